@@ -1,0 +1,3 @@
+module github.com/penstock-ci/penstock
+
+go 1.26
