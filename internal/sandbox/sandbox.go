@@ -1,0 +1,128 @@
+// Package sandbox gives a job a machine: somewhere to run commands with a file system, a network and a process
+// tree of its own, opened in milliseconds and gone without a trace when closed.
+//
+// Providers are `host` (Linux namespaces and overlay mounts, no daemon) and `none` (plain processes in a temporary
+// directory); all pass one conformance suite. The package knows commands, files and mounts. It never knows
+// workflows, steps or secrets.
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/penstock-ci/penstock/internal/layer"
+)
+
+// Provider opens machines.
+type Provider interface {
+	// Open gives a machine that lives until Close. It fails with a wrapped cause that says what the kernel or
+	// the spec refused; nothing half-open stays behind.
+	Open(ctx context.Context, spec Spec) (Sandbox, error)
+}
+
+// Spec is what a job asks of its machine.
+type Spec struct {
+	// Name is the host name inside and the label in messages: letters, digits, hyphens.
+	Name string
+	// Repo is the repository's short name. The workspace has GitHub's shape: .../work/REPO/REPO, made empty.
+	Repo string
+	// From is the snapshot (Layered.Snapshot) whose disk the machine begins with; empty begins fresh.
+	From layer.ID
+	// Limits bound the whole machine where the kernel allows; zero fields are unlimited.
+	Limits Limits
+}
+
+// Limits bound what all processes of a machine may use together.
+type Limits struct {
+	Memory    int64   // bytes
+	CPUs      float64 // cores
+	Processes int     // tasks, the guard against fork bombs; 0 takes the provider's default
+}
+
+// Sandbox is one open machine. All methods may be called from several goroutines.
+type Sandbox interface {
+	// Exec runs c to its end and returns *ExitError if it ran and failed, ctx's error if it was stopped.
+	// When ctx ends the process gets SIGINT, after 7.5 s SIGTERM, after another 2.5 s SIGKILL with all its
+	// descendants (the runner's own ladder: actions/runner ProcessInvoker).
+	// Exec returns when the process itself has ended and its output is drained; descendants that keep the
+	// output open past a short grace do not hold it up.
+	Exec(ctx context.Context, c Command) error
+	// Put unpacks a tar stream below dir (made if missing). Entries that would leave dir are an error.
+	Put(ctx context.Context, dir string, tar io.Reader) error
+	// Get packs the file or directory at path as a tar stream with names relative to path's parent.
+	Get(ctx context.Context, path string) (io.ReadCloser, error)
+	Info() Info
+	// Close ends every process, unmounts and discards all writes that were not captured. It is idempotent.
+	Close(ctx context.Context) error
+}
+
+// Command is one process to run.
+type Command struct {
+	Args []string // Args[0] is looked up in the PATH of Env, inside
+	Env  []string // complete, KEY=VALUE
+	Dir  string   // absolute, inside; empty is the workspace
+	// Image runs the command in an image beside the job; empty runs it in the machine itself.
+	Image string
+	Stdin io.Reader
+	// Stdout and Stderr may be the same writer: then both go through one pipe and keep their order.
+	Stdout, Stderr io.Writer
+	// TTY gives the process a terminal (for penstock shell); Stdin and Stdout must then be *os.File terminals.
+	TTY bool
+}
+
+// ExitError says that a command ran and failed.
+type ExitError struct {
+	Code   int    // exit code; 128+signal if a signal ended it
+	Signal string // "killed", "segmentation fault", ... or empty
+}
+
+func (e *ExitError) Error() string {
+	if e.Signal != "" {
+		return fmt.Sprintf("ended by signal: %s (exit code %d)", e.Signal, e.Code)
+	}
+	return fmt.Sprintf("exit code %d", e.Code)
+}
+
+// Info describes an open machine.
+type Info struct {
+	Provider string // "host", "none", "docker"
+	// OS and Arch in the runner context's words: Linux, macOS, Windows; X64, ARM64.
+	OS, Arch string
+	// Paths inside: the workspace (GITHUB_WORKSPACE), a directory for the runner's files (RUNNER_TEMP), the tool
+	// cache (RUNNER_TOOL_CACHE) and the home directory.
+	Workspace, Temp, ToolCache, Home string
+	// Path is the PATH that commands should start from.
+	Path string
+	// Notes are sentences for the user on what this machine lacks (e.g. why it is not isolated).
+	Notes []string
+}
+
+// Direct is what a machine on this host can also do: reach the runner's file directory (Info.Temp) without a copy.
+// The root refuses names that leave it, symbolic links included, since the job may have placed them.
+type Direct interface {
+	Files() *os.Root
+}
+
+// ErrBusy is returned by Layered.Snapshot while processes of earlier commands are alive.
+var ErrBusy = errors.New("processes of earlier commands are still running")
+
+// Layered is what a machine on layers can also do.
+type Layered interface {
+	// Snapshot freezes the disk as it is now, with all mounts, and goes on writing on top. It returns ErrBusy
+	// while processes of earlier commands are still alive, since they would go on writing below.
+	// A disk without changes since the last snapshot gives the same ID again and costs next to nothing.
+	Snapshot(ctx context.Context) (layer.ID, error)
+	// Mount puts the layers (lowest first) at the absolute path at, with a fresh writable layer of their own on
+	// top. No layers gives an empty directory whose content Capture can take by a rename. Content already at the
+	// path stays visible beneath.
+	Mount(ctx context.Context, at string, ids ...layer.ID) error
+	// Overlay puts a directory of the host at the absolute path at, writes going to a layer on top. The paths in
+	// hide (relative to dir, slash-separated) are not visible inside.
+	Overlay(ctx context.Context, at, dir string, hide []string) error
+	// Capture makes a layer of what is at the absolute path: by a rename if it is a mount of Mount, else by a copy.
+	Capture(ctx context.Context, at string) (layer.ID, error)
+}
+
