@@ -1,0 +1,41 @@
+// Package native holds the actions that Penstock carries in Go: checkout, setup-node, setup-python, setup-go,
+// cache, upload-artifact, download-artifact. They do what the originals do, with the same inputs, outputs and
+// messages, on layers instead of archives and without a network where none is needed.
+//
+// It knows one step of one job. It never evaluates expressions nor decides whether a step runs.
+package native
+
+import (
+	"context"
+	"io"
+
+	"github.com/penstock-ci/penstock/internal/expr"
+	"github.com/penstock-ci/penstock/internal/sandbox"
+)
+
+// Action is a native action.
+type Action interface {
+	// Main runs the step; an error fails it and its text is shown as the original would show it.
+	Main(ctx context.Context, s *Step) error
+}
+
+// Poster is an Action with a post step. State saved by Main (Step.State) is there again.
+type Poster interface {
+	Post(ctx context.Context, s *Step) error
+}
+
+// Step is what an action sees of its job, and how it answers.
+type Step struct {
+	Inputs  map[string]string // by lower-case name, defaults of the action filled in
+	Env     map[string]string // of the step
+	GitHub  expr.Value        // github context
+	Sandbox sandbox.Sandbox
+	Log     io.Writer // workflow commands (::error::, ::group::) work in it
+	Host    *Host
+
+	Outputs map[string]string // what the step sets; as GITHUB_OUTPUT
+	NewEnv  map[string]string // for later steps; as GITHUB_ENV
+	NewPath []string          // in front of PATH, the last first; as GITHUB_PATH
+	State   map[string]string // kept for Post; as GITHUB_STATE
+	Failed  bool              // in Post: the job has failed
+}
