@@ -1,3 +1,239 @@
 // Package blob keeps bytes by key: logs, artifacts, packed layers. This is the directory store; keys are
-// slash-separated names that can not leave it. It knows nothing of what the bytes mean.
+// slash-separated names that can not leave it, not even by a symbolic link. It knows nothing of what the bytes
+// mean, and never shows half of a Put.
 package blob
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+const (
+	// maxKey bounds a whole key, maxName one name in it: what common file systems take, with room for the store.
+	maxKey  = 1024
+	maxName = 240
+	// tempDir and timesDir are the store's own; no key begins with a dot.
+	tempDir  = ".tmp"
+	timesDir = ".times"
+	// staleTemp is the age at which a leftover of a killed Put is removed when the store opens.
+	staleTemp = 24 * time.Hour
+)
+
+// ErrKey is wrapped by the errors for keys that are not allowed.
+var ErrKey = errors.New("bad blob key")
+
+// Store is a directory of blobs. It may be used by any number of goroutines. Two processes may share a directory as
+// long as they do not append to the same key.
+type Store struct {
+	dir  string
+	root *os.Root
+
+	mu   sync.Mutex
+	logs map[string]*appender // open for Append
+	used int64                // counts Appends, for the choice of what to close
+}
+
+// Info describes a blob.
+type Info struct {
+	Key      string
+	Size     int64 // bytes
+	Modified time.Time
+}
+
+// Open opens the store in dir and makes the directory if there is none.
+func Open(dir string) (*Store, error) {
+	for _, d := range []string{dir, dir + "/" + tempDir, dir + "/" + timesDir} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, fmt.Errorf("open blob store: %w", err)
+		}
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open blob store: %w", err)
+	}
+	s := &Store{dir: dir, root: root, logs: map[string]*appender{}}
+	s.removeStaleTemps(time.Now().Add(-staleTemp))
+	return s, nil
+}
+
+// Close closes the files that are open for Append and the store. What was appended is handed to the operating
+// system, not forced to the disk: that is Seal.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	open := s.logs
+	s.logs = map[string]*appender{}
+	s.mu.Unlock()
+	var errs []error
+	for _, a := range open {
+		errs = append(errs, a.close(false))
+	}
+	errs = append(errs, s.root.Close())
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("close blob store: %w", err)
+	}
+	return nil
+}
+
+// Dir is the directory of the store.
+func (s *Store) Dir() string { return s.dir }
+
+// Open opens a blob for reading. The error wraps fs.ErrNotExist if there is none.
+func (s *Store) Open(key string) (*os.File, error) {
+	if err := CheckKey(key); err != nil {
+		return nil, err
+	}
+	f, err := s.root.Open(key)
+	if err != nil {
+		return nil, fmt.Errorf("open blob %s: %w", key, err)
+	}
+	info, err := f.Stat()
+	if err == nil && info.IsDir() {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("open blob %s: %w", key, err)
+	}
+	return f, nil
+}
+
+// Stat describes a blob. The error wraps fs.ErrNotExist if there is none.
+func (s *Store) Stat(key string) (Info, error) {
+	if err := CheckKey(key); err != nil {
+		return Info{}, err
+	}
+	info, err := s.root.Stat(key)
+	if err == nil && info.IsDir() {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		return Info{}, fmt.Errorf("stat blob %s: %w", key, err)
+	}
+	return Info{Key: key, Size: info.Size(), Modified: info.ModTime()}, nil
+}
+
+// List gives the blobs whose keys begin with prefix, sorted by key. An empty prefix gives all.
+func (s *Store) List(prefix string) ([]Info, error) {
+	if prefix != "" {
+		if err := CheckKey(strings.TrimSuffix(prefix, "/")); err != nil {
+			return nil, err
+		}
+	}
+	start := "."
+	if i := strings.LastIndexByte(prefix, '/'); i >= 0 {
+		start = prefix[:i]
+	}
+	var list []Info
+	err := fs.WalkDir(s.root.FS(), start, func(p string, d fs.DirEntry, err error) error {
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // deleted meanwhile, or nothing there at all
+			return nil
+		case err != nil:
+			return err
+		case p == tempDir || p == timesDir:
+			return fs.SkipDir
+		case d.IsDir():
+			if p != "." && !strings.HasPrefix(p+"/", prefix) && !strings.HasPrefix(prefix, p+"/") {
+				return fs.SkipDir
+			}
+			return nil
+		case !d.Type().IsRegular() || !strings.HasPrefix(p, prefix):
+			return nil
+		}
+		info, err := d.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		list = append(list, Info{Key: p, Size: info.Size(), Modified: info.ModTime()})
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list blobs %s: %w", prefix, err)
+	}
+	slices.SortFunc(list, func(a, b Info) int { return strings.Compare(a.Key, b.Key) })
+	return list, nil
+}
+
+// Delete removes a blob, its times and the directories it leaves empty. A blob that is not there is no error.
+func (s *Store) Delete(key string) error {
+	if err := CheckKey(key); err != nil {
+		return err
+	}
+	if a := s.take(key); a != nil {
+		a.close(false)
+	}
+	for _, name := range []string{key, timesDir + "/" + key} {
+		if info, err := s.root.Lstat(name); err != nil || info.IsDir() {
+			continue
+		}
+		if err := s.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("delete blob %s: %w", key, err)
+		}
+		for dir := path.Dir(name); dir != "." && dir != timesDir; dir = path.Dir(dir) {
+			if s.root.Remove(dir) != nil {
+				break // not empty
+			}
+		}
+	}
+	return nil
+}
+
+// CheckKey says whether a key is allowed: names of at most 240 bytes separated by single slashes, at most 1,024 bytes
+// in all, UTF-8 without control characters or backslashes, no name "." or "..", no dot at the beginning of the key.
+// The error wraps ErrKey.
+func CheckKey(key string) error {
+	bad := func(why string) error { return fmt.Errorf("%w %.80q: %s", ErrKey, key, why) }
+	switch {
+	case key == "":
+		return bad("it is empty")
+	case len(key) > maxKey:
+		return bad(fmt.Sprintf("longer than %d bytes", maxKey))
+	case !utf8.ValidString(key):
+		return bad("not UTF-8")
+	case key[0] == '.':
+		return bad("it begins with a dot")
+	case strings.ContainsFunc(key, func(r rune) bool { return r == '\\' || unicode.IsControl(r) }):
+		return bad("it has a backslash or a control character")
+	}
+	for name := range strings.SplitSeq(key, "/") {
+		switch {
+		case name == "":
+			return bad("it has an empty name")
+		case name == "." || name == "..":
+			return bad("it has a name of dots")
+		case len(name) > maxName:
+			return bad(fmt.Sprintf("a name in it is longer than %d bytes", maxName))
+		}
+	}
+	return nil
+}
+
+// ReadAll reads a blob of at most limit bytes; a longer one is an error.
+func (s *Store) ReadAll(key string, limit int64) ([]byte, error) {
+	f, err := s.Open(key)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	p, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("read blob %s: %w", key, err)
+	}
+	if int64(len(p)) > limit {
+		return nil, fmt.Errorf("read blob %s: larger than %d bytes", key, limit)
+	}
+	return p, nil
+}

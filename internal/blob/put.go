@@ -1,0 +1,100 @@
+package blob
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"time"
+)
+
+// Put stores what r yields under key, replacing what was there, and gives its size in bytes. When it returns without
+// error the blob is on the disk; until then, and after any error or kill, the key has what it had before.
+func (s *Store) Put(ctx context.Context, key string, r io.Reader) (int64, error) {
+	if err := CheckKey(key); err != nil {
+		return 0, err
+	}
+	temp := tempDir + "/" + rand.Text()
+	size, err := s.writeTemp(ctx, temp, r)
+	if err == nil {
+		err = s.publish(temp, key)
+	}
+	if err != nil {
+		s.root.Remove(temp)
+		return 0, fmt.Errorf("put blob %s: %w", key, err)
+	}
+	return size, nil
+}
+
+func (s *Store) writeTemp(ctx context.Context, temp string, r io.Reader) (int64, error) {
+	f, err := s.root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return 0, err
+	}
+	size, err := io.Copy(f, contextReader{ctx, r})
+	if err == nil {
+		err = f.Sync()
+	}
+	return size, errors.Join(err, f.Close())
+}
+
+// publish gives the finished temporary file its name, and makes name and directories durable.
+func (s *Store) publish(temp, key string) error {
+	dir := path.Dir(key)
+	_, err := s.root.Stat(dir)
+	fresh := errors.Is(err, fs.ErrNotExist)
+	if fresh {
+		if err := s.root.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	if err := s.root.Rename(temp, key); err != nil {
+		return err
+	}
+	for ; ; dir = path.Dir(dir) {
+		if err := s.syncDir(dir); err != nil {
+			return err
+		}
+		if dir == "." || !fresh {
+			return nil
+		}
+	}
+}
+
+func (s *Store) syncDir(dir string) error {
+	d, err := s.root.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// removeStaleTemps removes what killed Puts left behind. Younger files may belong to another process.
+func (s *Store) removeStaleTemps(before time.Time) {
+	entries, err := fs.ReadDir(s.root.FS(), tempDir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && info.ModTime().Before(before) {
+			s.root.Remove(tempDir + "/" + e.Name())
+		}
+	}
+}
+
+// contextReader ends a copy when its context does.
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c contextReader) Read(p []byte) (int, error) {
+	if err := context.Cause(c.ctx); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
