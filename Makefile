@@ -1,0 +1,36 @@
+# What a developer types. `make` alone lists it.
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+FUZZTIME ?= 20s
+BENCHFLAGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test test-deps lint fmt bench fuzz
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build ./penstock
+	go build ./cmd/penstock
+
+demo: ## install what is missing, build, and run the example's CI here
+	@scripts/demo
+
+test: test-deps build lint ## everything that CI checks: install what the tests need, lint, run every test
+	go test -race -timeout 40m ./...
+
+test-deps: ## install what the tests need
+	@scripts/test-deps
+
+lint: ## gofmt, go vet, staticcheck (staticcheck.conf)
+	@unformatted=$$(gofmt -l bench cmd internal); if [ -n "$$unformatted" ]; then echo "run make fmt:" $$unformatted >&2; exit 1; fi
+	go vet ./...
+	go run $(STATICCHECK) ./...
+
+fmt: ## format the Go files
+	gofmt -w bench cmd internal
+
+bench: ## measure against act and plain commands (BENCHFLAGS='-quick -run REGEXP -n RUNS')
+	go run ./bench $(BENCHFLAGS)
+
+fuzz: ## run every fuzz target for FUZZTIME (20s)
+	@scripts/fuzz $(FUZZTIME)
