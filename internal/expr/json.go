@@ -25,16 +25,16 @@ func FromJSON(data []byte) (Value, error) {
 	if len(data) > maxDataSize {
 		return Value{}, ErrTooLarge
 	}
-	if !json.Valid(data) {
-		var ignored json.RawMessage
-		return Value{}, fmt.Errorf("read JSON: %w", json.Unmarshal(data, &ignored))
-	}
 	r := jsonReader{src: string(data), maxDepth: maxDataDepth}
 	v, err := r.root()
-	if err != nil { // of the faults valid JSON can still have, only depth is left
+	if errors.Is(err, errDepth) {
 		return Value{}, ErrTooDeep
 	}
-	return v, nil
+	var ignored json.RawMessage
+	if err := json.Unmarshal(data, &ignored); err != nil {
+		return Value{}, fmt.Errorf("read JSON: %w", err)
+	}
+	return v, err
 }
 
 // FromGo converts what encoding/json, or a YAML reader, decodes into an any: nil, booleans, numbers, strings, slices

@@ -33,7 +33,13 @@ type jsonError struct {
 	path    string
 	line    int
 	column  int
+	cause   error // errDepth, or nil
 }
+
+// errDepth is the cause of a fault in JSON that is nested too deep.
+var errDepth = errors.New("too deep")
+
+func (e *jsonError) Unwrap() error { return e.cause }
 
 func (e *jsonError) Error() string {
 	return fmt.Sprintf("%s Path '%s', line %d, position %d.", e.message, strings.TrimPrefix(e.path, "."), e.line, e.column)
@@ -66,7 +72,7 @@ func (r *jsonReader) root() (Value, error) {
 }
 
 // fail makes an error at pos. Lines count from 1, and are 0 at the very start.
-func (r *jsonReader) fail(format string, args ...any) error {
+func (r *jsonReader) fail(format string, args ...any) *jsonError {
 	before := r.src[:r.pos]
 	line, column := 1+strings.Count(before, "\n"), utf16Len(before[strings.LastIndexByte(before, '\n')+1:])
 	if r.pos == 0 {
@@ -75,7 +81,7 @@ func (r *jsonReader) fail(format string, args ...any) error {
 	return &jsonError{message: fmt.Sprintf(format, args...), line: line, column: column}
 }
 
-func (r *jsonReader) unexpected() error {
+func (r *jsonReader) unexpected() *jsonError {
 	if r.pos == len(r.src) {
 		return r.fail("Unexpected end when reading JSON.")
 	}
@@ -238,10 +244,20 @@ func jsonRadix(s string) (float64, bool) {
 	return float64(int64(n)), err == nil
 }
 
-func (r *jsonReader) array(depth int) (Value, error) {
+// enter passes an opening bracket.
+func (r *jsonReader) enter(depth int) error {
 	r.pos++
-	if depth > r.maxDepth {
-		return Value{}, r.fail("The reader's MaxDepth of %d has been exceeded.", r.maxDepth)
+	if depth <= r.maxDepth {
+		return nil
+	}
+	fault := r.fail("The reader's MaxDepth of %d has been exceeded.", r.maxDepth)
+	fault.cause = errDepth
+	return fault
+}
+
+func (r *jsonReader) array(depth int) (Value, error) {
+	if err := r.enter(depth); err != nil {
+		return Value{}, err
 	}
 	items := []Value{}
 	for {
@@ -267,9 +283,8 @@ func (r *jsonReader) array(depth int) (Value, error) {
 }
 
 func (r *jsonReader) object(depth int) (Value, error) {
-	r.pos++
-	if depth > r.maxDepth {
-		return Value{}, r.fail("The reader's MaxDepth of %d has been exceeded.", r.maxDepth)
+	if err := r.enter(depth); err != nil {
+		return Value{}, err
 	}
 	var into members
 	for {

@@ -1,6 +1,7 @@
 package expr
 
 import (
+	"math"
 	"strconv"
 	"unicode/utf8"
 )
@@ -172,5 +173,8 @@ func appendJSONNumber(to []byte, f float64) []byte {
 	if n := int64(f); float64(n) == f && n > -1e15 && n < 1e15 {
 		return strconv.AppendInt(to, n, 10)
 	}
-	return strconv.AppendFloat(to, f, 'g', -1, 64)
+	if size := math.Abs(f); size < 1e-6 || size >= 1e21 {
+		return strconv.AppendFloat(to, f, 'e', -1, 64)
+	}
+	return strconv.AppendFloat(to, f, 'f', -1, 64)
 }

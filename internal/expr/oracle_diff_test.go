@@ -140,7 +140,10 @@ var (
 	starIndex     = regexp.MustCompile(`\[\s*\*\s*[^\]\s]`)
 	stringLiteral = regexp.MustCompile(`'(?:[^']|'')*'`)
 	numberToken   = regexp.MustCompile(`[-+.0-9][^\s()\[\],!><=&|]*`)
-	oddPlace      = regexp.MustCompile(`\{\d+[^}\d]|\{0*(25[6-9]|2[6-9]\d|[3-9]\d\d|\d{4,})`)
+	// JavaScript keeps half a surrogate pair, which UTF-8 cannot.
+	escapedSurrogate = regexp.MustCompile(`\\u[dD][89a-fA-F]`)
+
+	oddPlace = regexp.MustCompile(`\{\d+[^}\d]|\{0*(25[6-9]|2[6-9]\d|[3-9]\d\d|\d{4,})`)
 )
 
 // witness is a mismatch with what can be learned about it.
@@ -274,7 +277,7 @@ func isWide(f float64) bool {
 
 // isOddJSON reports whether the two readers of JSON may part over a text.
 func isOddJSON(text string) bool {
-	if !json.Valid([]byte(text)) {
+	if !json.Valid([]byte(text)) || escapedSurrogate.MatchString(text) {
 		return true
 	}
 	odd := false

@@ -351,8 +351,14 @@ func (n *node) writeArgs(b *strings.Builder, separator string) {
 }
 
 func (n *node) writeIndex(b *strings.Builder) {
-	n.args[0].write(b)
-	index := n.args[1]
+	base, index := n.args[0], n.args[1]
+	if base.op == opLiteral || base.op == opNot {
+		b.WriteByte('(')
+		base.write(b)
+		b.WriteByte(')')
+	} else {
+		base.write(b)
+	}
 	switch {
 	case index.op == opWildcard:
 		b.WriteString(".*")

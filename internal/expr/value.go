@@ -240,12 +240,20 @@ func (v Value) With(key string, val Value) Value {
 	}
 	pairs := make([]Pair, len(v.group.pairs), len(v.group.pairs)+1)
 	copy(pairs, v.group.pairs)
-	if i := v.group.find(key); i >= 0 {
+	if i := v.group.findOnce(key); i >= 0 {
 		pairs[i].Value = val
 	} else {
 		pairs = append(pairs, Pair{key, val})
 	}
 	return Value{code: codeObject, group: &group{pairs: pairs}}
+}
+
+// findOnce is find for an object that will hardly be asked again: it builds no index.
+func (g *group) findOnce(key string) int {
+	if g.index.Load() == nil {
+		return findPair(g.pairs, key)
+	}
+	return g.find(key)
 }
 
 // find is the place of a key among the pairs, -1 if there is none.

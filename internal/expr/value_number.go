@@ -115,8 +115,6 @@ func parseWord(s string) (float64, bool) {
 // below 0.0001. Minus zero is 0.
 func formatNumber(f float64) string {
 	switch {
-	case f == 0:
-		return "0"
 	case f != f:
 		return "NaN"
 	case math.IsInf(f, 1):
@@ -127,56 +125,5 @@ func formatNumber(f float64) string {
 	if n := int64(f); float64(n) == f && n > -1e15 && n < 1e15 {
 		return strconv.FormatInt(n, 10)
 	}
-	var buf, out [40]byte
-	sci := strconv.AppendFloat(buf[:0], f, 'e', 14, 64) // -d.dddddddddddddde+XX
-	text := out[:0]
-	if sci[0] == '-' {
-		text = append(text, '-')
-		sci = sci[1:]
-	}
-	digits := append(sci[:1:1], sci[2:16]...)
-	for len(digits) > 1 && digits[len(digits)-1] == '0' {
-		digits = digits[:len(digits)-1]
-	}
-	exponent, _ := strconv.Atoi(string(sci[17:]))
-	switch {
-	case exponent >= 15 || exponent < -4:
-		return string(appendScientific(text, digits, exponent))
-	case exponent < 0:
-		text = append(text, '0', '.')
-		for range -exponent - 1 {
-			text = append(text, '0')
-		}
-		return string(append(text, digits...))
-	}
-	for i := range max(len(digits), exponent+1) {
-		if i == exponent+1 {
-			text = append(text, '.')
-		}
-		if i < len(digits) {
-			text = append(text, digits[i])
-		} else {
-			text = append(text, '0')
-		}
-	}
-	return string(text)
-}
-
-func appendScientific(text, digits []byte, exponent int) []byte {
-	text = append(text, digits[0])
-	if len(digits) > 1 {
-		text = append(text, '.')
-		text = append(text, digits[1:]...)
-	}
-	text = append(text, 'E')
-	if exponent < 0 {
-		text = append(text, '-')
-		exponent = -exponent
-	} else {
-		text = append(text, '+')
-	}
-	if exponent < 10 {
-		text = append(text, '0')
-	}
-	return strconv.AppendInt(text, int64(exponent), 10)
+	return strconv.FormatFloat(f, 'G', 15, 64)
 }

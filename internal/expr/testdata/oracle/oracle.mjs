@@ -6,6 +6,7 @@
 import readline from "node:readline";
 import {Evaluator, ExpressionError, Lexer, Parser, data} from "@actions/expressions";
 import {FilteredArray} from "@actions/expressions/filtered_array";
+import {MAX_EXPRESSION_LENGTH} from "@actions/expressions/errors";
 import {reviver} from "@actions/expressions/data/reviver";
 
 const functions = [
@@ -63,6 +64,9 @@ function parse(source, contexts) {
   } catch (e) {
     if (e instanceof ExpressionError) {
       return {fault: ["parse", e.message, e.tok.start + 1]};
+    }
+    if (e.message === "ErrorExceededMaxLength") {
+      return {fault: ["parse", `Exceeded max expression length ${MAX_EXPRESSION_LENGTH}`, 0]};
     }
     const located = /^([^]*)\. Located at position (\d+) within expression: /.exec(e.message);
     return {fault: located ? ["parse", located[1], Number(located[2])] : ["parse", e.message, 0]};
