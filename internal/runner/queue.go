@@ -23,25 +23,16 @@ type Queue interface {
 	Finish(ctx context.Context, l Lease, res ci.Result) error
 }
 
-// Runner says what a runner offers.
-type Runner struct {
-	Name   string   `json:"name"`
-	Labels []string `json:"labels"` // runs-on matches them without case; empty takes every job
-	Group  string   `json:"group,omitempty"`
-}
-
-// Lease names a hold on a job.
-type Lease struct {
-	Run ci.RunID   `json:"run"`
-	Job ci.JobID   `json:"job"`
-	ID  ci.LeaseID `json:"id"`
-}
-
-// Signal is what the queue wants of a running job.
-type Signal string
+// Runner says what a runner offers; Lease names a hold on a job; Signal is what the queue wants of a running job. They
+// belong to ci, so that a queue need not know this room.
+type (
+	Runner = ci.Runner
+	Lease  = ci.Lease
+	Signal = ci.Signal
+)
 
 const (
-	Continue Signal = ""
-	Cancel   Signal = "cancel" // always() steps still run
-	Kill     Signal = "kill"   // nothing runs any more
+	Continue = ci.SignalNone
+	Cancel   = ci.SignalCancel
+	Kill     = ci.SignalKill
 )
