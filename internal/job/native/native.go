@@ -8,6 +8,7 @@ package native
 import (
 	"context"
 	"io"
+	"strings"
 
 	"github.com/penstock-ci/penstock/internal/expr"
 	"github.com/penstock-ci/penstock/internal/sandbox"
@@ -24,6 +25,13 @@ type Poster interface {
 	Post(ctx context.Context, s *Step) error
 }
 
+// PostIf is a Poster whose post step has a condition: the expression of `post-if:` in the original's action.yml,
+// for instance "success()". A Poster without it runs always.
+type PostIf interface {
+	Poster
+	PostIf() string
+}
+
 // Step is what an action sees of its job, and how it answers.
 type Step struct {
 	Inputs  map[string]string // by lower-case name, defaults of the action filled in
@@ -38,4 +46,38 @@ type Step struct {
 	NewPath []string          // in front of PATH, the last first; as GITHUB_PATH
 	State   map[string]string // kept for Post; as GITHUB_STATE
 	Failed  bool              // in Post: the job has failed
+}
+
+// Find gives the native version of an action, nil if there is none. repository is owner/name, path the directory
+// in it (empty for the root), ref any ref: the natives follow the newest version of the originals, and a commit
+// or a version that is meant exactly is had with --no-native.
+func Find(repository, path, ref string) Action {
+	if ref == "" {
+		return nil
+	}
+	return actions()[actionName(repository, path)]
+}
+
+func actions() map[string]Action {
+	return map[string]Action{
+		"actions/checkout":              checkout{},
+		"actions/setup-node":            setupNode{},
+		"actions/setup-python":          setupPython{},
+		"actions/setup-go":              setupGo{},
+		"actions/cache":                 cacheBoth{},
+		"actions/cache/restore":         cacheRestore{},
+		"actions/cache/save":            cacheSave{},
+		"actions/upload-artifact":       uploadArtifact{},
+		"actions/upload-artifact/merge": mergeArtifacts{},
+		"actions/download-artifact":     downloadArtifact{},
+	}
+}
+
+// actionName is the key of an action: GitHub takes owner and repository without case, the path with it.
+func actionName(repository, path string) string {
+	name := strings.ToLower(repository)
+	if p := strings.Trim(path, "/"); p != "" && p != "." {
+		name += "/" + p
+	}
+	return name
 }

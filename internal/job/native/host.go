@@ -1,0 +1,20 @@
+package native
+
+// Host is what natives need of the machine that Penstock runs on. Every field may be left out; an action that
+// needs a missing one says so.
+type Host struct {
+	// WorkTree is the local repository that checkout lays over the workspace.
+	WorkTree *WorkTree
+	// CloneURL is where other repositories are cloned from, {owner} and {repo} standing for their names. Empty is
+	// the server of the github context.
+	CloneURL string
+	// Cache is where caches are kept.
+	Cache *Cache
+	// Artifacts are the artifacts of runs.
+	Artifacts *Artifacts
+	// Home is the home directory of who runs Penstock, where version managers keep tools: looked into besides the
+	// machine's own directories, and mounted into machines that do not show it.
+	Home string
+	// Tools are directories of this host with the layout of the hosted tool cache: TOOL/VERSION/ARCH.
+	Tools []string
+}

@@ -1,0 +1,146 @@
+package native
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/penstock-ci/penstock/internal/sandbox"
+)
+
+// content is a file that is being read.
+type content struct {
+	io.Reader
+	size     int64
+	mode     int64 // permissions
+	modified time.Time
+}
+
+// stream reads files of the machine one after the other, links followed, and gives each to use with its place in
+// files.
+func (s *Step) stream(ctx context.Context, files []entry, use func(i int, c content) error) error {
+	if s.direct() {
+		for i, e := range files {
+			if err := useFile(ctx, i, e, use); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if len(files) == 0 {
+		return nil
+	}
+	var list bytes.Buffer
+	for _, e := range files {
+		list.WriteString(e.path)
+		list.WriteByte(0)
+	}
+	pr, pw := io.Pipe()
+	stderr := &limited{max: 4 << 10}
+	done := make(chan error, 1)
+	go func() {
+		err := s.Sandbox.Exec(ctx, sandbox.Command{
+			Args: []string{"tar", "--create", "--file=-", "--absolute-names", "--dereference", "--hard-dereference", "--format=pax",
+				"--no-recursion", "--null", "--verbatim-files-from", "--files-from=-"},
+			Env: s.environ("LC_ALL=C"), Dir: "/", Stdin: &list, Stdout: pw, Stderr: stderr,
+		})
+		if err != nil {
+			if text := strings.TrimSpace(stderr.String()); text != "" {
+				err = fmt.Errorf("read files of the machine: %s: %w", text, err)
+			}
+		}
+		pw.CloseWithError(err)
+		done <- err
+	}()
+	err := useTar(tar.NewReader(pr), files, use)
+	if err == nil {
+		_, err = io.Copy(io.Discard, pr) // the end of the archive
+	}
+	pr.CloseWithError(err)
+	return errors.Join(err, <-done)
+}
+
+// useTar gives the members of an archive to use. They come in the order of files; what has vanished is missing.
+func useTar(r *tar.Reader, files []entry, use func(i int, c content) error) error {
+	next := 0
+	for {
+		h, err := r.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for next < len(files) && files[next].path != h.Name {
+			next++
+		}
+		if next == len(files) {
+			return fmt.Errorf("the machine's tar gave %q, which was not asked for", h.Name)
+		}
+		if h.Typeflag != tar.TypeReg {
+			next++
+			continue
+		}
+		if err := use(next, content{r, h.Size, h.Mode & 0o777, h.ModTime}); err != nil {
+			return err
+		}
+		next++
+	}
+}
+
+func useFile(ctx context.Context, i int, e entry, use func(i int, c content) error) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	f, err := os.Open(filepath.FromSlash(e.path))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return err
+	}
+	return use(i, content{f, info.Size(), int64(info.Mode().Perm()), info.ModTime()})
+}
+
+// hashFiles is hashFiles of @actions/glob: the digest of the digests of the files in the workspace that the patterns
+// name, in the order of a walk; empty if there is none.
+func (s *Step) hashFiles(ctx context.Context, patterns []string) (string, error) {
+	found, _, err := s.glob(ctx, patterns, globbing{descend: true})
+	if err != nil {
+		return "", err
+	}
+	var files []entry
+	for _, e := range found {
+		switch {
+		case e.dir:
+		case !below(e.path, s.workspace()):
+			s.debug("Ignore '%s' since it is not under GITHUB_WORKSPACE.", e.path)
+		default:
+			files = append(files, e)
+		}
+	}
+	if len(files) == 0 {
+		return "", nil
+	}
+	all := sha256.New()
+	err = s.stream(ctx, files, func(_ int, c content) error {
+		one := sha256.New()
+		if _, err := io.Copy(one, c); err != nil {
+			return err
+		}
+		all.Write(one.Sum(nil))
+		return nil
+	})
+	return hex.EncodeToString(all.Sum(nil)), err
+}
