@@ -22,7 +22,7 @@ install_missing() {
 apt_install() {
 	command -v apt-get >/dev/null || fail "this machine has no apt-get: install these in your own way: $*"
 	as_root apt-get -qq update </dev/null || fail "apt-get update failed (see above)"
-	as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends "$@" </dev/null ||
+	as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends "$@" </dev/null >/dev/null ||
 		fail "apt-get could not install: $*"
 }
 
