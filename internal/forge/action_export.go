@@ -105,11 +105,10 @@ func (u *unpacking) all(r *tar.Reader) error {
 		if err := checkTreeName(name); err != nil {
 			return err
 		}
-		u.files++
-		u.bytes += h.Size
-		if u.files > u.maxFiles || u.bytes > u.maxBytes {
+		if u.files++; u.files > u.maxFiles || h.Size > u.maxBytes-u.bytes {
 			return fmt.Errorf("more than %d files or %d bytes", u.maxFiles, u.maxBytes)
 		}
+		u.bytes += h.Size
 		if err := u.one(h, name, r); err != nil {
 			return err
 		}
