@@ -140,6 +140,8 @@ func TestLimits(t *testing.T) {
 		{"too deep a call", nested("join(", "1", ")", 50), "Exceeded max expression depth 50"},
 		{"too deep a path", "github" + strings.Repeat(".a", 50), "Exceeded max expression depth 50"},
 		{"a chain of && is one level", "1" + strings.Repeat(" && 1", 1000), ""},
+		{"nested || are one level", "1" + strings.Repeat(" || (1", 100) + strings.Repeat(")", 100), ""},
+		{"nested && and || are not", "1" + strings.Repeat(" && (1 || (1", 25) + strings.Repeat("))", 25), "Exceeded max expression depth 50"},
 		{"a chain of == is not", "1" + strings.Repeat(" == 1", 50), "Exceeded max expression depth 50"},
 		{"most arguments", "format('a'" + strings.Repeat(",1", 254) + ")", ""},
 		{"blank", " \t\n", "An expression was expected"},
@@ -160,9 +162,14 @@ func TestMemory(t *testing.T) {
 	half := maxMemory / 2
 	env.Contexts["env"] = Object(
 		Pair{"fits", String(strings.Repeat("a", half-2*objectSize-stringOverhead))},
+		// With the context, its wrapper and the name 'edge', exactly the bound.
+		Pair{"edge", String(strings.Repeat("a", (maxMemory-2*objectSize-2*stringOverhead-8)/2))},
+		Pair{"over", String(strings.Repeat("a", (maxMemory-2*objectSize-2*stringOverhead-8)/2+1))},
 		Pair{"mega", String(strings.Repeat("a", 1<<20))},
 	)
 	for _, c := range []struct{ source, want string }{
+		{"env.edge", ""},
+		{"env.over", "while evaluating the following expression: env.over"},
 		{"env.fits == ''", ""},
 		{"env.fits == env.mega", "while evaluating the following expression: (env.fits == env.mega)"},
 		{"format('{0}{0}{0}{0}', env.mega) == ''", ""},

@@ -12,21 +12,16 @@ type builtin struct {
 // maxArguments is how many arguments format and case take at most.
 const maxArguments = 255
 
-var builtins = map[string]*builtin{}
-
-func init() {
-	for name, b := range map[string]*builtin{
-		"case":       {Signature{"case", 3, maxArguments}, callCase},
-		"contains":   {Signature{"contains", 2, 2}, callContains},
-		"endswith":   {Signature{"endsWith", 2, 2}, callEndsWith},
-		"format":     {Signature{"format", 1, maxArguments}, callFormat},
-		"fromjson":   {Signature{"fromJson", 1, 1}, callFromJSON},
-		"join":       {Signature{"join", 1, 2}, callJoin},
-		"startswith": {Signature{"startsWith", 2, 2}, callStartsWith},
-		"tojson":     {Signature{"toJson", 1, 1}, callToJSON},
-	} {
-		builtins[name] = b
-	}
+// builtins are the built-in functions by their lower-case names.
+var builtins = map[string]*builtin{
+	"case":       {Signature{"case", 3, maxArguments}, callCase},
+	"contains":   {Signature{"contains", 2, 2}, callContains},
+	"endswith":   {Signature{"endsWith", 2, 2}, callEndsWith},
+	"format":     {Signature{"format", 1, maxArguments}, callFormat},
+	"fromjson":   {Signature{"fromJson", 1, 1}, callFromJSON},
+	"join":       {Signature{"join", 1, 2}, callJoin},
+	"startswith": {Signature{"startsWith", 2, 2}, callStartsWith},
+	"tojson":     {Signature{"toJson", 1, 1}, callToJSON},
 }
 
 var errCasePredicate = errors.New("case predicate must evaluate to a boolean value")

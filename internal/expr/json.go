@@ -25,7 +25,7 @@ func FromJSON(data []byte) (Value, error) {
 	if len(data) > maxDataSize {
 		return Value{}, ErrTooLarge
 	}
-	r := jsonReader{src: string(data), maxDepth: maxDataDepth}
+	r := newJSONReader(string(data), maxDataDepth)
 	v, err := r.root()
 	if errors.Is(err, errDepth) {
 		return Value{}, ErrTooDeep

@@ -47,12 +47,17 @@ func (e *jsonError) Error() string {
 
 // parseJSON is fromJSON.
 func parseJSON(src string) (Value, error) {
-	r := jsonReader{src: src, maxDepth: maxParseDepth}
+	r := newJSONReader(src, maxParseDepth)
 	v, err := r.root()
 	if err != nil {
 		return Value{}, fmt.Errorf("Error parsing fromJson: %w", err)
 	}
 	return v, nil
+}
+
+// newJSONReader reads invalid UTF-8 as U+FFFD.
+func newJSONReader(src string, maxDepth int) jsonReader {
+	return jsonReader{src: strings.ToValidUTF8(src, "\uFFFD"), maxDepth: maxDepth}
 }
 
 func (r *jsonReader) root() (Value, error) {
@@ -374,14 +379,14 @@ func (r *jsonReader) text() (string, error) {
 	}
 	if r.pos < len(r.src) && r.src[r.pos] == quote {
 		r.pos++
-		return strings.ToValidUTF8(r.src[start:r.pos-1], "\uFFFD"), nil
+		return r.src[start : r.pos-1], nil
 	}
 	text := []byte(r.src[start:r.pos])
 	for r.pos < len(r.src) {
 		switch c := r.src[r.pos]; c {
 		case quote:
 			r.pos++
-			return strings.ToValidUTF8(string(text), "\uFFFD"), nil
+			return string(text), nil
 		case '\\':
 			var err error
 			if text, err = r.escape(text); err != nil {

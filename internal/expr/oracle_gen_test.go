@@ -20,7 +20,7 @@ func (g generator) chance(percent int) bool { return g.IntN(100) < percent }
 
 var (
 	contextNames = []string{"github", "env", "vars", "secrets", "inputs", "matrix", "strategy", "needs", "steps", "job", "jobs", "runner"}
-	keyPool      = []string{"name", "ref", "Event", "a", "b", "c", "b-c", "_x", "items", "HTTP_URL", "os", "node", "two words", "é", "Straße", "Ж", "", "emoji😀", "dot.ted", "it's", "null", "length"}
+	keyPool      = []string{"name", "ref", "Event", "a", "b", "c", "b-c", "_x", "items", "HTTP_URL", "os", "node", "two words", "é", "Ж", "", "emoji😀", "dot.ted", "it's", "null", "length"}
 	plainStrings = []string{"", "a", "A", "abc", "ABC", "main", "refs/heads/main", "push", "true", "false", "null", "hello world", "Hello World", "{0}", "{{}}", "it's", "a,b", "[1,2]",
 		"é", "É", "Жук", "жук", "日本", "😀", "über", "ÜBER", "\t", "\n", "line\r\nbreak", "\"q\"", "back\\slash", "\x01\x1f\x7f", "name", "b-c", "ref"}
 	numericStrings = []string{"0", "1", "-1", "1.5", " 2 ", "2\n", "0x1F", "0o17", "1e3", "+5", "-0", ".5", "5.", "Infinity", "-Infinity", "NaN", "1_000", "1,000", "0x", "0xZ", "12abc", "--1", "1e", "."}
@@ -47,6 +47,9 @@ func (g generator) object(depth int) Value {
 	var pairs []Pair
 	for range 1 + g.IntN(7) {
 		pairs = append(pairs, Pair{pickOf(g, keyPool...), g.data(depth)})
+	}
+	if g.odd && g.chance(10) {
+		pairs = append(pairs, Pair{pickOf(g, oddStrings...), g.data(depth)})
 	}
 	if g.chance(3) { // large enough to be indexed
 		for i := range 20 {
@@ -193,7 +196,7 @@ func (g generator) anyCase(s string) string {
 	case 0:
 		return strings.ToUpper(s)
 	case 1:
-		return strings.Title(s) //nolint:staticcheck // ASCII names
+		return strings.ToUpper(s[:1]) + s[1:]
 	default:
 		return s
 	}

@@ -32,7 +32,7 @@ const (
 type node struct {
 	op      op
 	value   Value    // opLiteral
-	name    string   // opContext, opCall: as written
+	name    string   // of a context, a function or an operator, as written
 	key     string   // opContext, opCall: in lower case
 	builtin *builtin // opCall; nil for a function of the caller's
 	format  *layout  // opCall of format whose first argument is a literal
@@ -207,7 +207,7 @@ func (p *parser) apply(t token) {
 		return
 	}
 	o := operators[t.raw]
-	n := &node{op: o.op}
+	n := &node{op: o.op, name: t.raw}
 	for _, arg := range p.popOperands(o.operands) {
 		if (o.op == opAnd || o.op == opOr) && arg.op == o.op {
 			n.args = append(n.args, arg.args...)
@@ -326,17 +326,8 @@ func (n *node) write(b *strings.Builder) {
 		b.WriteByte('!')
 		n.args[0].write(b)
 	default:
-		n.writeArgs(b, " "+n.op.text()+" ")
+		n.writeArgs(b, " "+n.name+" ")
 	}
-}
-
-func (o op) text() string {
-	for text, operator := range operators {
-		if operator.op == o {
-			return text
-		}
-	}
-	return ""
 }
 
 func (n *node) writeArgs(b *strings.Builder, separator string) {

@@ -171,6 +171,9 @@ func (t *Template) Eval(env Env) (Value, error) {
 	return t.expr.Eval(env)
 }
 
+// Expr is the expression that the template evaluates, format() round several; nil for a literal.
+func (t *Template) Expr() *Expr { return t.expr }
+
 // IsLiteral reports whether the template holds no expression that must be evaluated.
 func (t *Template) IsLiteral() bool { return t.expr == nil }
 
