@@ -2,6 +2,9 @@ module github.com/penstock-ci/penstock
 
 go 1.26.0
 
+// What npm installs into the example may hold Go packages.
+ignore ./examples
+
 require (
 	github.com/BurntSushi/toml v1.6.0 // indirect
 	github.com/Masterminds/semver/v3 v3.5.0 // indirect
