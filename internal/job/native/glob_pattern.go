@@ -235,6 +235,20 @@ func (set patternSet) searchPaths() []string {
 	return paths
 }
 
+// depth is how far below its literal beginning a pattern can reach.
+func (set patternSet) depth() int {
+	depth := 0
+	for _, p := range set {
+		if slices.ContainsFunc(p.segments, func(s segment) bool { return s.globstar }) {
+			return maxDepth
+		}
+		if !p.negate {
+			depth = max(depth, len(p.segments)-len(split(p.search)))
+		}
+	}
+	return depth
+}
+
 // below says that p is dir or below it.
 func below(p, dir string) bool {
 	return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
