@@ -148,7 +148,7 @@ func (s *Step) glob(ctx context.Context, patterns []string, how globbing) (found
 	if how.descend {
 		set = set.withDescendants()
 	}
-	all, err := s.list(ctx, searched, set.depth())
+	all, err := s.list(ctx, searched, set.depth(searched))
 	if err != nil {
 		return nil, nil, err
 	}

@@ -235,15 +235,17 @@ func (set patternSet) searchPaths() []string {
 	return paths
 }
 
-// depth is how far below its literal beginning a pattern can reach.
-func (set patternSet) depth() int {
+// depth is how far below the paths that are searched a pattern can reach.
+func (set patternSet) depth(searched []string) int {
 	depth := 0
 	for _, p := range set {
 		if slices.ContainsFunc(p.segments, func(s segment) bool { return s.globstar }) {
 			return maxDepth
 		}
-		if !p.negate {
-			depth = max(depth, len(p.segments)-len(split(p.search)))
+		for _, from := range searched {
+			if !p.negate && below(p.search, from) {
+				depth = max(depth, len(p.segments)-len(split(from)))
+			}
 		}
 	}
 	return depth
