@@ -205,7 +205,7 @@ func TestCacheOfJobsThatSaveAtOnce(t *testing.T) {
 	for i := range logs {
 		n := j.next()
 		wg.Go(func() {
-			_, logs[i] = n.cached(map[string]string{"path": "store", "key": "k"}, fmt.Sprintf("mkdir store; echo %d >store/x; echo %d >store/y", i, i))
+			_, logs[i] = n.cached(map[string]string{"path": "store", "key": "k"}, fmt.Sprintf("mkdir -p store; echo %d >store/x; echo %d >store/y", i, i))
 		})
 	}
 	wg.Wait()

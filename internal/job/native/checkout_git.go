@@ -1,6 +1,7 @@
 package native
 
 import (
+	"archive/tar"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -176,15 +177,16 @@ func (g *gitRepo) localNames() []string {
 
 // show makes a repository directory of this host visible to the machine and gives its path there.
 func (g *gitRepo) show(ctx context.Context, dir string) (string, error) {
-	layered, ok := g.s.Sandbox.(sandbox.Layered)
-	if !ok {
-		if g.s.direct() {
-			return dir, nil
-		}
-		return "", fmt.Errorf("the machine can not see %s", dir)
+	if g.s.direct() {
+		return dir, nil
 	}
 	at := path.Join(g.s.Sandbox.Info().Temp, "_origin-"+rand.Text()[:10])
-	return at, layered.Overlay(ctx, at, dir, []string{"hooks", "config.worktree"})
+	if layered, ok := g.s.Sandbox.(sandbox.Layered); ok {
+		return at, layered.Overlay(ctx, at, dir, []string{"hooks", "config.worktree"})
+	}
+	return at, g.s.putTar(ctx, at, func(w *tar.Writer) error {
+		return packDir(ctx, w, dir, "", map[string]bool{"hooks": true, "config.worktree": true})
+	})
 }
 
 // prepare leaves an empty repository, or one of the same remote that is cleaned.

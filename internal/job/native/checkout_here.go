@@ -2,7 +2,6 @@ package native
 
 import (
 	"archive/tar"
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -224,26 +223,16 @@ func copyTree(ctx context.Context, s *Step, root string, state treeState, dir st
 	for _, h := range hide {
 		hidden[h] = true
 	}
-	pr, pw := io.Pipe()
-	packed := make(chan struct{})
-	go func() {
-		defer close(packed)
-		buffered := bufio.NewWriterSize(pw, 1<<20)
-		w := tar.NewWriter(buffered)
-		err := packDir(ctx, w, root, "", hidden)
-		if err == nil && state.git && state.gitDir != state.commonDir {
-			skip := map[string]bool{}
-			for _, name := range inRepository(".git/") {
-				skip[name] = true
-			}
-			err = packDir(ctx, w, state.commonDir, ".git", skip)
+	return s.putTar(ctx, dir, func(w *tar.Writer) error {
+		if err := packDir(ctx, w, root, "", hidden); err != nil || !state.git || state.gitDir == state.commonDir {
+			return err
 		}
-		pw.CloseWithError(errors.Join(err, w.Close(), buffered.Flush()))
-	}()
-	err := s.Sandbox.Put(ctx, dir, pr)
-	pr.CloseWithError(err)
-	<-packed
-	return err
+		skip := map[string]bool{}
+		for _, name := range inRepository(".git/") {
+			skip[name] = true
+		}
+		return packDir(ctx, w, state.commonDir, ".git", skip)
+	})
 }
 
 // packDir writes a directory of this host to an archive under prefix. Files that vanish meanwhile are left out, as

@@ -234,21 +234,7 @@ func (s *Step) unpackArtifact(ctx context.Context, art Artifact, dir string, raw
 			return err
 		}
 	}
-	pr, pw := io.Pipe()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		buffered := bufio.NewWriterSize(pw, 1<<20)
-		w := tar.NewWriter(buffered)
-		err := pack(w)
-		if err == nil {
-			err = errors.Join(w.Close(), buffered.Flush())
-		}
-		pw.CloseWithError(err)
-	}()
-	err = s.Sandbox.Put(ctx, dir, pr)
-	pr.CloseWithError(err)
-	<-done
+	err = s.putTar(ctx, dir, pack)
 	if err == nil {
 		s.info("Artifact download completed successfully.")
 	}

@@ -2,6 +2,7 @@ package native
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -73,19 +74,23 @@ func commandError(name string, err error) error {
 
 // limited is a buffer that drops what is over its limit and remembers that it did.
 type limited struct {
-	bytes.Buffer
+	kept bytes.Buffer // not embedded: its ReadFrom would take everything
 	max  int
 	over bool
 }
 
 func (l *limited) Write(p []byte) (int, error) {
-	if room := l.max - l.Len(); len(p) > room {
+	if room := l.max - l.kept.Len(); len(p) > room {
 		l.over = true
-		l.Buffer.Write(p[:room])
+		l.kept.Write(p[:room])
 		return len(p), nil
 	}
-	return l.Buffer.Write(p)
+	return l.kept.Write(p)
 }
+
+func (l *limited) String() string { return l.kept.String() }
+
+func (l *limited) Bytes() []byte { return l.kept.Bytes() }
 
 // file is a file to be written into the machine. A name that ends in a slash is a directory, a link is symbolic.
 type file struct {
@@ -121,6 +126,26 @@ func (s *Step) put(ctx context.Context, dir string, files ...file) error {
 		return err
 	}
 	return s.Sandbox.Put(ctx, dir, &b)
+}
+
+// putTar puts what pack writes into the machine, below dir.
+func (s *Step) putTar(ctx context.Context, dir string, pack func(w *tar.Writer) error) error {
+	pr, pw := io.Pipe()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		buffered := bufio.NewWriterSize(pw, 1<<20)
+		w := tar.NewWriter(buffered)
+		err := pack(w)
+		if err == nil {
+			err = errors.Join(w.Close(), buffered.Flush())
+		}
+		pw.CloseWithError(err)
+	}()
+	err := s.Sandbox.Put(ctx, dir, pr)
+	pr.CloseWithError(err)
+	<-done
+	return err
 }
 
 // read reads a small file of the machine, symbolic links followed. The error of a missing one is fs.ErrNotExist.

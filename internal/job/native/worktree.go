@@ -115,7 +115,9 @@ func ignored(ctx context.Context, root, prefix string, depth int) (paths []strin
 		return nil, nil, fmt.Errorf("list ignored files: %w", err)
 	}
 	for name := range bytes.SplitSeq(out, []byte{0}) {
-		if p := strings.TrimSuffix(string(name), "/"); p != "" {
+		p := strings.TrimSuffix(string(name), "/")
+		// A directory of ignored files alone is listed, and then its files once more.
+		if p != "" && !(len(paths) > 0 && below(path.Join(prefix, p), paths[len(paths)-1])) {
 			paths = append(paths, path.Join(prefix, p))
 		}
 	}
