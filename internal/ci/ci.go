@@ -3,7 +3,8 @@
 //
 // It is pure: no clock, no disk, no network. A Run is a value, the snapshot that is stored. Decide turns an input
 // (a fact from outside) into events, Apply is the only thing that changes a Run, Ready says what a runner may
-// start. After a crash the same work is found again, since it is always derived from the stored Run.
+// start. After a crash the same work is found again, since it is always derived from the stored Run. It never holds a
+// secret: of secrets it knows the names and how calls pass them on (Task.Pass).
 package ci
 
 import (
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/penstock-ci/penstock/internal/expr"
+	"github.com/penstock-ci/penstock/internal/workflow"
 )
 
 // RunID names a run: github.run_id.
@@ -41,11 +43,33 @@ const (
 	Skipped   Conclusion = "skipped"
 )
 
+// Wait is what a pending or waiting job waits for, and so how far it has come: its needs first, then a place among
+// its matrix, then its concurrency groups, then the gate of its environment.
+type Wait string
+
+const (
+	WaitNeeds  Wait = "needs"        // other jobs, or the run's own concurrency group
+	WaitSlot   Wait = "max-parallel" // a place among the cells that may run at a time
+	WaitGroup  Wait = "concurrency"  // a concurrency group
+	WaitReview Wait = "environment"  // reviewers or the wait timer of an environment
+)
+
+// Stop is what is wanted of a run or job that shall end early. The words are those of runner.Signal.
+type Stop string
+
+const (
+	StopCancel Stop = "cancel" // always() steps still run
+	StopKill   Stop = "kill"   // nothing runs any more
+)
+
 var (
 	// ErrStale is returned by Decide when the run has moved past the input: an old lease, a finished job.
 	ErrStale = errors.New("the run has moved past this input")
 	// ErrUnknownJob is returned by Decide for an input that names no job of the run.
 	ErrUnknownJob = errors.New("no such job in this run")
+	// ErrRefused is returned by Decide, wrapped with why, for what a user asks and may not have: a review by somebody who
+	// is no reviewer, a re-run with nothing to run again.
+	ErrRefused = errors.New("not allowed")
 )
 
 // Plan is all that a run needs to know, fixed when it is triggered; nothing is left to fetch. It holds no secrets.
@@ -70,7 +94,8 @@ type Plan struct {
 	Only []string `json:"only,omitempty"`
 	// Cells restricts matrices to the cells that have these values (penstock run --matrix key:value).
 	Cells map[string][]string `json:"cells,omitempty"`
-	// parsed files live in unexported fields, filled by NewPlan and UnmarshalJSON.
+
+	parsed *files // filled by NewPlan and UnmarshalJSON, never changed
 }
 
 // File is one workflow file of a plan.
@@ -103,16 +128,23 @@ type Run struct {
 	Started     time.Time    `json:"started,omitzero"`
 	Completed   time.Time    `json:"completed,omitzero"`
 	CancelledBy string       `json:"cancelled_by,omitempty"` // who asked; empty: nobody
+	RerunBy     string       `json:"rerun_by,omitempty"`     // who asked for this attempt; empty for the first
 	Jobs        []*Job       `json:"jobs"`                   // in the order they appear
-	Annotations []Annotation `json:"annotations,omitempty"`  // on the run itself: a bad matrix, an unknown runner
+	Annotations []Annotation `json:"annotations,omitempty"`  // on the run itself: a bad matrix, a bad runs-on
+	Stop        Stop         `json:"stop,omitempty"`         // somebody asked for its end
+	Claim       *Claim       `json:"claim,omitempty"`        // the concurrency group of the workflow
+	OutputBytes int          `json:"output_bytes,omitempty"` // size of all outputs of its jobs
 	// Plan is stored beside the run, once, and set by the store when it loads.
 	Plan *Plan `json:"-"`
 	// Version counts the events applied; the store checks it when it saves.
 	Version int64 `json:"version"`
+
+	places map[JobID]int // where jobs are in Jobs; nil when not known
 }
 
-// Job is the state of one job of a run: a matrix cell, or a call of a reusable workflow (which has no steps and
-// whose children carry its ID as a prefix).
+// Job is the state of one job of a run: a job with steps, a matrix (whose cells carry its ID before a slash), or a call
+// of a reusable workflow (whose children carry its ID before a colon). Only jobs with steps are leased. A Job is never
+// changed in place: Apply puts a new one in its place.
 type Job struct {
 	ID             JobID             `json:"id"`
 	Def            string            `json:"def"`                // ID in its workflow file
@@ -120,11 +152,11 @@ type Job struct {
 	Parent         JobID             `json:"parent,omitempty"`   // the call it belongs to
 	Name           string            `json:"name"`               // as shown: "test (3.10, unit)", "deploy / build"
 	Call           bool              `json:"call,omitempty"`     // a call of a reusable workflow
-	Expanded       bool              `json:"expanded,omitempty"` // a matrix placeholder that its cells have replaced
+	Expanded       bool              `json:"expanded,omitempty"` // a matrix: its cells run, it ends with them as their sum
 	Cell           int               `json:"cell"`               // index of the matrix cell
 	Cells          int               `json:"cells"`              // strategy.job-total
-	Matrix         expr.Value        `json:"matrix"`
-	Needs          []JobID           `json:"needs,omitempty"`
+	Matrix         expr.Value        `json:"matrix,omitzero"`
+	Needs          []JobID           `json:"needs,omitempty"`  // as the file has them: a matrix, not its cells
 	Labels         []string          `json:"labels,omitempty"` // runs-on
 	Group          string            `json:"group,omitempty"`  // runs-on.group
 	Status         Status            `json:"status"`
@@ -143,6 +175,45 @@ type Job struct {
 	Steps          []Step            `json:"steps,omitempty"`
 	Annotations    []Annotation      `json:"annotations,omitempty"`
 	Attempt        int               `json:"attempt"` // the run attempt that ran it: an earlier one if a re-run took it over
+	Waits          Wait              `json:"waits,omitempty"`
+	Stop           Stop              `json:"stop,omitempty"`   // its runner is to end it
+	Losses         int               `json:"losses,omitempty"` // how often its lease was lost before it started
+
+	ContinueOnError bool          `json:"continue_on_error,omitempty"`
+	Timeout         time.Duration `json:"timeout,omitempty"`        // zero: DefaultTimeout
+	CancelTimeout   time.Duration `json:"cancel_timeout,omitempty"` // zero: DefaultCancelTimeout
+	KeepGoing       bool          `json:"keep_going,omitempty"`     // of a matrix: fail-fast is false
+	MaxParallel     int           `json:"max_parallel,omitempty"`   // of a matrix: zero is no limit
+	Inputs          expr.Value    `json:"inputs,omitzero"`          // of a call: the inputs context of what it calls
+	Claims          []Claim       `json:"claims,omitempty"`         // concurrency groups, in the order it takes them
+	Gate            *Gate         `json:"gate,omitempty"`
+	Resume          *Resume       `json:"resume,omitempty"` // where a re-run goes on
+}
+
+const (
+	// DefaultTimeout bounds a job that sets no timeout-minutes.
+	DefaultTimeout = 360 * time.Minute
+	// DefaultCancelTimeout bounds what a cancelled job may still do.
+	DefaultCancelTimeout = 5 * time.Minute
+)
+
+// Claim is a run's or job's wish for a concurrency group, or its hold on it. Claims can be compared with ==.
+type Claim struct {
+	Key              string    `json:"key"`             // lower case: groups ignore case
+	Owner            JobID     `json:"owner,omitempty"` // empty is the run itself
+	Held             bool      `json:"held,omitempty"`
+	CancelInProgress bool      `json:"cancel_in_progress,omitempty"`
+	Queue            string    `json:"queue,omitempty"` // "max": waits behind others that wait rather than replace them
+	Since            time.Time `json:"since,omitzero"`  // when it was wanted; zero: not yet
+}
+
+// Gate is a job's way through the protection of its environment.
+type Gate struct {
+	Opened   time.Time `json:"opened"`             // when the job came to it
+	Until    time.Time `json:"until,omitzero"`     // when the wait timer is over
+	Expires  time.Time `json:"expires,omitzero"`   // when it fails for want of a review; zero: needs none
+	Approved string    `json:"approved,omitempty"` // who approved
+	Comment  string    `json:"comment,omitempty"`
 }
 
 // LeaseID is a runner's hold on a job: random, never reused.
@@ -205,13 +276,15 @@ type Task struct {
 	// Environment is the evaluated name, empty for none.
 	Environment string `json:"environment,omitempty"`
 	// Timeout bounds the job; it is cancelled when it runs out. CancelTimeout bounds what always() steps may take after.
-	Timeout       time.Duration     `json:"timeout"`
-	CancelTimeout time.Duration     `json:"cancel_timeout"`
-	Permissions   map[string]string `json:"permissions,omitempty"`
-	// Secrets of a called workflow: names mapped by the call; nil passes all (inherit or a root job).
-	SecretNames map[string]string `json:"secret_names,omitempty"`
+	Timeout       time.Duration `json:"timeout"`
+	CancelTimeout time.Duration `json:"cancel_timeout"`
+	// Permissions of the token by scope; scopes not in it have none. Nil: the workflow does not say, the default holds.
+	Permissions map[string]string `json:"permissions,omitempty"`
 	// Resume starts the job at a step with the disk and state it had then; nil starts fresh.
 	Resume *Resume `json:"resume,omitempty"`
+
+	workflow *workflow.Workflow // File, parsed; nil once the task has travelled
+	passes   []pass             // the calls that lead to the job, outermost first
 }
 
 // Resume says where a job goes on.

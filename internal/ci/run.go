@@ -1,0 +1,217 @@
+package ci
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/penstock-ci/penstock/internal/expr"
+)
+
+const (
+	// maxJobs bounds the jobs of one run, matrix cells and the jobs of called workflows included.
+	maxJobs = 20000
+	// maxCells is how many cells a matrix may have (GitHub's limit).
+	maxCells = 256
+	// maxSteps, maxJobAnnotations and maxRunAnnotations bound what is kept of reports.
+	maxSteps          = 2000
+	maxJobAnnotations = 1000
+	maxRunAnnotations = 200
+	// maxJobOutputs and maxRunOutputs bound outputs, bytes (GitHub's limits).
+	maxJobOutputs = 1 << 20
+	maxRunOutputs = 50 << 20
+	// maxLosses is how often a job is queued again after its lease was lost before it started.
+	maxLosses = 3
+	// maxAttempts is how often a run may be run (GitHub's limit).
+	maxAttempts = 50
+	// maxReviewWait is how long a job waits for reviewers (GitHub's limit).
+	maxReviewWait = 30 * 24 * time.Hour
+	// backstop is how long after its own limits a runner may still be silent about a job before the run gives it up.
+	backstop = time.Minute
+)
+
+// New begins a run of a plan and settles what can be settled at once. It gives the run and the events that made it.
+func New(id RunID, plan *Plan, now time.Time) (*Run, []Event) {
+	d := &decision{run: &Run{Plan: plan}, now: now}
+	d.create(id)
+	return d.run, d.events
+}
+
+// Decide gives the events by which the run answers an input. It changes nothing: the caller applies them. No events and
+// no error say that nothing changes. The error is ErrStale or ErrUnknownJob, or wraps ErrRefused.
+func (r *Run) Decide(in Input, now time.Time) ([]Event, error) {
+	fork := *r
+	fork.Jobs = slices.Clone(r.Jobs)
+	if fork.places == nil {
+		fork.locate()
+	}
+	d := &decision{run: &fork, now: now}
+	if err := in.decide(d); err != nil {
+		return nil, err
+	}
+	if len(d.events) > 0 {
+		d.settle()
+	}
+	return d.events, nil
+}
+
+// Ready gives the queued jobs, which a runner may take now, in their order. Limits, groups and gates are behind them.
+func (r *Run) Ready() []JobID {
+	var out []JobID
+	for _, j := range r.Jobs {
+		if j.Status == Queued {
+			out = append(out, j.ID)
+		}
+	}
+	return out
+}
+
+// Job finds a job by its ID; nil if there is none.
+func (r *Run) Job(id JobID) *Job {
+	if id == "" {
+		return nil
+	}
+	if r.places == nil {
+		for _, j := range r.Jobs {
+			if j.ID == id {
+				return j
+			}
+		}
+		return nil
+	}
+	if at, ok := r.places[id]; ok {
+		return r.Jobs[at]
+	}
+	return nil
+}
+
+// Deadline is when the run next has something to do by itself, to be told by Tick; false if never. Leases are not among
+// it: whoever gives them says when they are Lost.
+func (r *Run) Deadline() (time.Time, bool) {
+	var next time.Time
+	for _, j := range r.Jobs {
+		if j.timed() && (next.IsZero() || j.Deadline.Before(next)) {
+			next = j.Deadline
+		}
+	}
+	return next, !next.IsZero()
+}
+
+// timed reports whether the job does something by itself at its deadline.
+func (j *Job) timed() bool {
+	if j.Deadline.IsZero() {
+		return false
+	}
+	return j.Status == Waiting || j.Status == InProgress && (!j.Started.IsZero() || j.Stop != "")
+}
+
+// Claims gives the concurrency groups that the run or its jobs want now or hold.
+func (r *Run) Claims() []Claim {
+	if r.Status == Completed {
+		return nil
+	}
+	var out []Claim
+	if r.Claim != nil {
+		out = append(out, *r.Claim)
+	}
+	for _, j := range r.Jobs {
+		if len(j.Claims) == 0 || j.Status == Completed {
+			continue
+		}
+		for _, c := range j.Claims {
+			if !c.Since.IsZero() {
+				c.Owner = j.ID
+				out = append(out, c)
+			}
+		}
+	}
+	return out
+}
+
+// matrix is the ID of the matrix whose cell the job is.
+func (id JobID) matrix() (JobID, bool) {
+	s := string(id)
+	slash := strings.LastIndexByte(s, '/')
+	if slash < 0 || strings.LastIndexByte(s, ':') > slash {
+		return "", false
+	}
+	return id[:slash], true
+}
+
+// within is the prefix of the IDs of a call's children, empty for root jobs.
+func within(call JobID) JobID {
+	if call == "" {
+		return ""
+	}
+	return call + ":"
+}
+
+// node is the job among those of its file.
+func (r *Run) node(j *Job) *node { return r.Plan.parsed.node(j.File, j.Def) }
+
+// sibling is the job of a node in the same file and call.
+func (r *Run) sibling(j *Job, n *node) *Job { return r.Job(within(j.Parent) + JobID(n.def.ID)) }
+
+// parts are the places in Jobs of a matrix's cells or a call's jobs.
+func (r *Run) parts(j *Job) []*Job {
+	sep := byte(':')
+	if j.Expanded {
+		sep = '/'
+	}
+	prefix := string(j.ID)
+	var out []*Job
+	for _, k := range r.Jobs[r.places[j.ID]+1:] {
+		id := string(k.ID)
+		if len(id) <= len(prefix) || id[:len(prefix)] != prefix || id[len(prefix)] != '/' && id[len(prefix)] != ':' {
+			break
+		}
+		if id[len(prefix)] == sep && !strings.ContainsAny(id[len(prefix)+1:], ":/") {
+			out = append(out, k)
+		}
+	}
+	return out
+}
+
+// contains reports whether a job is a part of another, however deep.
+func (id JobID) contains(other JobID) bool {
+	return len(other) > len(id) && other[:len(id)] == id && (other[len(id)] == ':' || other[len(id)] == '/')
+}
+
+// container reports whether the job is a matrix or call whose parts exist.
+func (j *Job) container() bool { return j.Expanded || j.Call && j.Status == InProgress }
+
+// result is the job's conclusion as others see it: a failure that is tolerated is a success (as GitHub has it).
+func (j *Job) result() Conclusion {
+	if j.Tolerated {
+		return Success
+	}
+	return j.Conclusion
+}
+
+// joint is the conclusion of several jobs together.
+func joint(jobs []*Job) Conclusion {
+	rank := []Conclusion{Skipped, Success, Cancelled, Failure}
+	worst := 0
+	for _, j := range jobs {
+		worst = max(worst, slices.Index(rank, j.result()))
+	}
+	return rank[worst]
+}
+
+// inputs is the inputs context of a call's jobs, of the root for the empty ID.
+func (r *Run) inputs(call JobID) expr.Value {
+	if j := r.Job(call); j != nil {
+		return j.Inputs
+	}
+	return r.Plan.Inputs
+}
+
+func at(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
+
+func plural(n int, word string) string {
+	if n == 1 {
+		return "1 " + word
+	}
+	return fmt.Sprintf("%d %ss", n, word)
+}
