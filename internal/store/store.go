@@ -1,0 +1,138 @@
+// Package store keeps runs, their plans and their records in a database: SQLite in a file or in memory. It is the
+// only room that speaks SQL. What a write has acknowledged is on the disk; a state change and its records are one
+// transaction; record numbers have no gaps and appear in order.
+//
+// It decides nothing, and never sees a secret: those are resolved when a job is leased and are not part of a run.
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync"
+)
+
+var (
+	// ErrNotFound says that there is no such run.
+	ErrNotFound = errors.New("no such run")
+	// ErrConflict says that a run was changed by somebody else since it was loaded: nothing was written, load again.
+	ErrConflict = errors.New("the run was changed meanwhile")
+	// ErrHeld says that another run holds the concurrency group that this one was to hold: nothing was written.
+	ErrHeld = errors.New("another run holds the concurrency group")
+	// ErrFull says that the disk of the database is full: nothing was written.
+	ErrFull = errors.New("no space left on the disk")
+	// ErrInUse says that another process has the database open for writing.
+	ErrInUse = errors.New("the database is in use")
+	// ErrReadOnly is the answer to every write to a store that was opened with mode=ro.
+	ErrReadOnly = errors.New("the database is open for reading only")
+	// ErrClosed is the answer to every write after Close.
+	ErrClosed = errors.New("the store is closed")
+)
+
+// Store is an open database. It may be used by any number of goroutines.
+type Store struct {
+	d       dialect
+	reader  *sql.DB // any number of connections; in memory the same as writer.db
+	writer  *writer // nil if read only
+	unlock  func() error
+	plans   planCache
+	changed broadcast
+	once    sync.Once // closes
+}
+
+// Open opens a database and brings its tables up to date. The URL is sqlite:PATH, sqlite:PATH?mode=ro to look on while
+// another process writes, or sqlite::memory: for a database that ends with the store. The error wraps ErrInUse if
+// another process, or another Store of this one, has the file open for writing.
+func Open(ctx context.Context, url string) (*Store, error) {
+	d, err := parseURL(url)
+	if err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	s := &Store{d: d, unlock: func() error { return nil }}
+	if err := s.open(ctx); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("open store %s: %w", url, d.explain(err))
+	}
+	return s, nil
+}
+
+func (s *Store) open(ctx context.Context) error {
+	if !s.d.readOnly {
+		unlock, err := s.d.lock()
+		if err != nil {
+			return err
+		}
+		s.unlock = unlock
+		db, err := s.d.openWriter()
+		if err != nil {
+			return err
+		}
+		if err := migrate(ctx, db, s.d); err != nil {
+			db.Close()
+			return err
+		}
+		if s.writer, err = startWriter(ctx, db, s.d, &s.changed); err != nil {
+			db.Close()
+			return err
+		}
+	}
+	if s.d.memory {
+		s.reader = s.writer.db
+		return nil
+	}
+	var err error
+	if s.reader, err = s.d.openReader(); err != nil {
+		return err
+	}
+	return checkSchema(ctx, s.reader, s.d)
+}
+
+// Close finishes the writes that are under way and closes the database. Closing it again does nothing.
+func (s *Store) Close() (err error) {
+	s.once.Do(func() { err = s.close() })
+	return err
+}
+
+func (s *Store) close() error {
+	var errs []error
+	if s.reader != nil && !s.d.memory {
+		errs = append(errs, s.reader.Close())
+	}
+	if s.writer != nil {
+		errs = append(errs, s.writer.close())
+	}
+	errs = append(errs, s.unlock())
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("close store: %w", err)
+	}
+	return nil
+}
+
+// Changed gives a channel that is closed when records are added after the call. Take it, read, and wait on it if
+// there was nothing new: so nothing is missed and nothing polled. Records that another process adds do not close it.
+func (s *Store) Changed() <-chan struct{} { return s.changed.wait() }
+
+// broadcast wakes everyone who waits.
+type broadcast struct {
+	mu sync.Mutex
+	ch chan struct{}
+}
+
+func (b *broadcast) wait() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch == nil {
+		b.ch = make(chan struct{})
+	}
+	return b.ch
+}
+
+func (b *broadcast) wake() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch != nil {
+		close(b.ch)
+		b.ch = nil
+	}
+}
