@@ -1,0 +1,187 @@
+package engine
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/penstock-ci/penstock/internal/blob"
+	"github.com/penstock-ci/penstock/internal/ci"
+	"github.com/penstock-ci/penstock/internal/store"
+)
+
+// crashEnv names the directory in which this test binary, started again, works until it is killed.
+const crashEnv = "PENSTOCK_ENGINE_CRASH_DIR"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(crashEnv); dir != "" {
+		if err := workUntilKilled(dir); err != nil {
+			fmt.Println("error", err)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// workUntilKilled triggers runs and carries their jobs through, and says on stdout what was acknowledged:
+//
+//	run ID              a run was triggered
+//	begin RUN JOB LEASE a job was started: from here on a real runner would execute
+//	log RUN JOB SIZE    so many bytes of a log were taken
+//	end RUN JOB         a job was finished with success
+func workUntilKilled(dir string) error {
+	ctx := context.Background()
+	st, err := store.Open(ctx, "sqlite:"+filepath.Join(dir, "p.db"))
+	if err != nil {
+		return err
+	}
+	blobs, err := blob.Open(filepath.Join(dir, "blobs"))
+	if err != nil {
+		return err
+	}
+	e, err := New(ctx, st, blobs, Options{LeaseFor: 50 * time.Millisecond})
+	if err != nil {
+		return err
+	}
+	go e.Work(ctx)
+	var mu sync.Mutex
+	say := func(format string, args ...any) {
+		mu.Lock()
+		defer mu.Unlock()
+		fmt.Printf(format+"\n", args...)
+	}
+	p := &ci.Plan{Event: "push", Repository: "octo/hello"}
+	if p, err = ci.NewPlan(ci.File{Path: "ci.yml", Text: buildThenTest}, nil, *p); err != nil {
+		return err
+	}
+	failed := make(chan error)
+	for range 4 {
+		go func() {
+			for {
+				id, err := e.Trigger(ctx, p)
+				if err != nil {
+					failed <- err
+					return
+				}
+				say("run %d", id)
+			}
+		}()
+		go func() {
+			for {
+				if err := crashJob(ctx, e, say); err != nil && !errors.Is(err, ci.ErrStale) {
+					failed <- err
+					return
+				}
+			}
+		}()
+	}
+	return <-failed
+}
+
+func crashJob(ctx context.Context, e *Engine, say func(string, ...any)) error {
+	task, err := e.Lease(ctx, ci.Runner{})
+	if err != nil {
+		return err
+	}
+	l := ci.Lease{Run: task.Run, Job: task.Job, ID: task.Lease}
+	if err := e.Report(ctx, l, ci.Report{}); err != nil {
+		return err
+	}
+	say("begin %d %s %s", l.Run, l.Job, l.ID)
+	text := fmt.Sprintf("%d %s\n", l.Run, l.Job)
+	if err := e.Append(ctx, l, 0, []byte(text)); err != nil {
+		return err
+	}
+	say("log %d %s %d", l.Run, l.Job, len(text))
+	if err := e.Finish(ctx, l, ci.Result{Conclusion: ci.Success}); err != nil {
+		return err
+	}
+	say("end %d %s", l.Run, l.Job)
+	return nil
+}
+
+// kill -9, again and again, on one database: what was acknowledged is there, the records have no gaps and make the
+// snapshots, and no job has begun twice unless the record says that its lease was lost in between.
+func TestKill(t *testing.T) {
+	dir := t.TempDir()
+	var said []string
+	for range 6 {
+		said = append(said, crash(t, dir, 100+rand.IntN(300))...)
+	}
+	h := open(t, "sqlite:"+filepath.Join(dir, "p.db"), filepath.Join(dir, "blobs"), Options{})
+	h.wantSound(t)
+	begun := map[string]int{}
+	for _, line := range said {
+		var id ci.RunID
+		var job ci.JobID
+		var size int
+		words := strings.Fields(line)
+		switch words[0] {
+		case "run":
+			fmt.Sscan(words[1], &id)
+			if _, err := h.Run(t.Context(), id); err != nil {
+				t.Errorf("acknowledged: %s, but %v", line, err)
+			}
+		case "begin":
+			begun[words[1]+" "+words[2]]++
+		case "log":
+			fmt.Sscan(strings.Join(words[1:], " "), &id, &job, &size)
+			if info, err := h.blobs.Stat(LogKey(id, 1, job)); err != nil || info.Size < int64(size) {
+				t.Errorf("acknowledged: %s, but %+v, %v", line, info, err)
+			}
+		case "end":
+			fmt.Sscan(strings.Join(words[1:], " "), &id, &job)
+			if j := h.run(t, id).Job(job); j.Status != ci.Completed || j.Conclusion != ci.Success {
+				t.Errorf("acknowledged: %s, but it is %s %s", line, j.Status, j.Conclusion)
+			}
+		default:
+			t.Fatalf("the child says %q", line)
+		}
+	}
+	again := 0
+	for name, n := range begun {
+		if n > 1 {
+			t.Errorf("%s has begun %d times", name, n)
+		}
+	}
+	t.Logf("%d acknowledgements, %d jobs begun, %d of them again", len(said), len(begun), again)
+}
+
+// crash lets a child work, kills it after so many acknowledgements, and gives them.
+func crash(t *testing.T, dir string, enough int) (said []string) {
+	child := exec.Command(os.Args[0])
+	child.Env = append(os.Environ(), crashEnv+"="+dir)
+	child.Stderr = os.Stderr
+	out, err := child.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	r := bufio.NewReader(out)
+	for {
+		line, err := r.ReadString('\n')
+		if err != nil { // what was torn by the kill was not said
+			break
+		}
+		said = append(said, strings.TrimSpace(line))
+		if len(said) == enough {
+			time.AfterFunc(time.Duration(rand.IntN(3000))*time.Microsecond, func() { child.Process.Kill() })
+		}
+	}
+	child.Wait()
+	if len(said) < enough {
+		t.Fatalf("the child ended by itself after %d acknowledgements: %v", len(said), said[max(0, len(said)-1):])
+	}
+	return said
+}

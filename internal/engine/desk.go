@@ -1,0 +1,284 @@
+package engine
+
+import (
+	"container/heap"
+	"sync"
+	"time"
+
+	"github.com/penstock-ci/penstock/internal/ci"
+)
+
+// desk is what Work has to look after: when which run needs something, which leases run out, which concurrency groups
+// have changed. All of it follows from what is stored.
+type desk struct {
+	mu     sync.Mutex
+	files  map[ci.RunID]*file
+	timers fileHeap
+	groups map[group]bool // to be looked at
+	wake   chan struct{}  // holds one: something is due earlier than Work knows
+}
+
+// group is a concurrency group.
+type group struct{ repository, name string }
+
+// file is what the desk has on a run.
+type file struct {
+	run        ci.RunID
+	repository string
+	deadline   time.Time // when a Tick has something to do, zero for never
+	ticked     time.Time // the deadline that had its Tick
+	holdings   map[ci.JobID]*holding
+	claims     []ci.Claim
+	pause      time.Time // nothing is tried before: the last try failed
+	failures   int       // in a row
+
+	due   time.Time // when to look at it
+	index int       // in timers, -1 if it is not there
+}
+
+// holding is a lease on a job.
+type holding struct {
+	job     ci.JobID
+	id      ci.LeaseID
+	attempt int
+	signal  ci.Signal
+	until   time.Time     // when it is lost
+	told    ci.Signal     // what its runner has heard
+	news    chan struct{} // closed when there is a new signal, or the lease has ended
+}
+
+func (d *desk) init() {
+	d.files = map[ci.RunID]*file{}
+	d.groups = map[group]bool{}
+	d.wake = make(chan struct{}, 1)
+}
+
+// put takes what a run asks for now. New leases are good until the time given.
+func (d *desk) put(f finding, until time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c := d.files[f.run]
+	if c == nil {
+		if f.completed && len(f.claims) == 0 {
+			return
+		}
+		c = &file{run: f.run, repository: f.repository, index: -1, holdings: map[ci.JobID]*holding{}}
+		d.files[f.run] = c
+	}
+	c.deadline = f.deadline
+	c.pause, c.failures = time.Time{}, 0
+	c.putHoldings(f.holdings, until)
+	d.putClaims(c, f.claims)
+	d.schedule(c)
+	if f.completed && len(c.claims) == 0 && len(c.holdings) == 0 {
+		delete(d.files, f.run)
+	}
+}
+
+func (c *file) putHoldings(now []holding, until time.Time) {
+	for _, h := range now {
+		old := c.holdings[h.job]
+		if old != nil && old.id == h.id {
+			if old.signal != h.signal {
+				old.signal = h.signal
+				close(old.news)
+				old.news = make(chan struct{})
+			}
+			continue
+		}
+		if old != nil {
+			close(old.news)
+		}
+		h.until, h.news = until, make(chan struct{})
+		c.holdings[h.job] = &h
+	}
+	if len(now) == len(c.holdings) {
+		return
+	}
+	held := make(map[ci.JobID]bool, len(now))
+	for _, h := range now {
+		held[h.job] = true
+	}
+	for job, h := range c.holdings {
+		if !held[job] {
+			close(h.news)
+			delete(c.holdings, job)
+		}
+	}
+}
+
+// putClaims marks the groups of all claims that came, changed or went.
+func (d *desk) putClaims(c *file, claims []ci.Claim) {
+	changed := false
+	old := map[ci.Claim]bool{}
+	for _, claim := range c.claims {
+		old[claim] = true
+	}
+	for _, claim := range claims {
+		if old[claim] {
+			delete(old, claim)
+			continue
+		}
+		d.groups[group{c.repository, claim.Key}] = true
+		changed = true
+	}
+	for claim := range old {
+		d.groups[group{c.repository, claim.Key}] = true
+		changed = true
+	}
+	c.claims = claims
+	if changed {
+		d.ring()
+	}
+}
+
+// schedule sets when a run has to be looked at.
+func (d *desk) schedule(c *file) {
+	due := time.Time{}
+	earlier := func(t time.Time) {
+		if due.IsZero() || t.Before(due) {
+			due = t
+		}
+	}
+	if !c.deadline.IsZero() && !c.deadline.Equal(c.ticked) {
+		earlier(c.deadline)
+	}
+	for _, h := range c.holdings {
+		earlier(h.until)
+	}
+	if !due.IsZero() && due.Before(c.pause) {
+		due = c.pause
+	}
+	c.due = due
+	switch {
+	case due.IsZero() && c.index >= 0:
+		heap.Remove(&d.timers, c.index)
+	case due.IsZero():
+	case c.index >= 0:
+		heap.Fix(&d.timers, c.index)
+	default:
+		heap.Push(&d.timers, c)
+	}
+	if c.index == 0 {
+		d.ring()
+	}
+}
+
+// ring wakes Work.
+func (d *desk) ring() {
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+// chore is one thing that Work has to do for a run.
+type chore struct {
+	run   ci.RunID
+	input ci.Input
+}
+
+// due gives what has to be done at a time, the groups to look at, and when to ask again (zero: when woken).
+func (d *desk) due(now time.Time, lost func(*holding) ci.Input) (chores []chore, groups []group, next time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for len(d.timers) > 0 && !d.timers[0].due.After(now) {
+		c := d.timers[0]
+		for _, h := range c.holdings {
+			if !h.until.After(now) {
+				chores = append(chores, chore{c.run, lost(h)})
+				h.until = now.Add(retryAfter) // it goes when the loss is stored
+			}
+		}
+		if !c.deadline.IsZero() && !c.deadline.After(now) && !c.deadline.Equal(c.ticked) {
+			chores = append(chores, chore{c.run, ci.Tick{}})
+			c.ticked = c.deadline
+		}
+		c.pause = time.Time{}
+		d.schedule(c)
+	}
+	for g := range d.groups {
+		groups = append(groups, g)
+	}
+	clear(d.groups)
+	if len(d.timers) > 0 {
+		next = d.timers[0].due
+	}
+	return chores, groups, next
+}
+
+// failed says that something for a run could not be done: it is tried again after a pause that grows.
+func (d *desk) failed(run ci.RunID, now time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c := d.files[run]
+	if c == nil {
+		return
+	}
+	c.failures++
+	c.pause = now.Add(min(retryAfter<<min(c.failures-1, 6), maxRetry))
+	c.ticked = time.Time{}
+	d.schedule(c)
+}
+
+// failedGroup says that a group could not be looked after: it is looked at again with the next wake-up.
+func (d *desk) failedGroup(g group) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.groups[g] = true
+}
+
+// renew makes a lease good until a time. It gives the signal for the job, whether its runner has not heard it yet, and a
+// channel that is closed when there is news. ok is false if the lease has ended.
+func (d *desk) renew(l ci.Lease, until time.Time) (signal ci.Signal, fresh bool, news <-chan struct{}, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c := d.files[l.Run]
+	if c == nil {
+		return "", false, nil, false
+	}
+	h := c.holdings[l.Job]
+	if h == nil || h.id != l.ID {
+		return "", false, nil, false
+	}
+	h.until = until
+	d.schedule(c)
+	fresh = h.signal != h.told
+	h.told = h.signal
+	return h.signal, fresh, h.news, true
+}
+
+// attempt gives the run attempt of a lease, ok false if the lease has ended.
+func (d *desk) attempt(l ci.Lease) (attempt int, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if c := d.files[l.Run]; c != nil {
+		if h := c.holdings[l.Job]; h != nil && h.id == l.ID {
+			return h.attempt, true
+		}
+	}
+	return 0, false
+}
+
+// fileHeap has the file that is due first on top.
+type fileHeap []*file
+
+func (h fileHeap) Len() int           { return len(h) }
+func (h fileHeap) Less(i, k int) bool { return h[i].due.Before(h[k].due) }
+func (h fileHeap) Swap(i, k int) {
+	h[i], h[k] = h[k], h[i]
+	h[i].index, h[k].index = i, k
+}
+func (h *fileHeap) Push(v any) {
+	c := v.(*file)
+	c.index = len(*h)
+	*h = append(*h, c)
+}
+func (h *fileHeap) Pop() any {
+	old := *h
+	c := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h = old[:len(old)-1]
+	c.index = -1
+	return c
+}

@@ -1,0 +1,85 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/penstock-ci/penstock/internal/ci"
+	"github.com/penstock-ci/penstock/internal/store"
+)
+
+const (
+	// retryAfter and maxRetry bound the pause before Work tries again what failed.
+	retryAfter = time.Second
+	maxRetry   = time.Minute
+)
+
+// Work does what no caller does: it tells runs when their timers are due, declares leases lost that nobody renews, and
+// decides who gets a concurrency group. It works until ctx ends. There is one Work for one store.
+func (e *Engine) Work(ctx context.Context) error {
+	alarm := time.NewTimer(0)
+	defer alarm.Stop()
+	for ctx.Err() == nil {
+		now := e.now()
+		chores, groups, next := e.desk.due(now, e.loss)
+		for _, c := range chores {
+			e.do(ctx, c)
+		}
+		failed := false
+		for _, g := range groups {
+			failed = !e.settle(ctx, g) || failed
+		}
+		if failed {
+			next = now.Add(retryAfter)
+		}
+		alarm.Stop()
+		if !next.IsZero() {
+			alarm.Reset(next.Sub(now))
+		}
+		select {
+		case <-ctx.Done():
+		case <-alarm.C:
+		case <-e.desk.wake:
+		}
+	}
+	return nil
+}
+
+// loss is the input for a lease that ran out.
+func (e *Engine) loss(h *holding) ci.Input {
+	return ci.Lost{Job: h.job, Lease: h.id, Reason: "The runner was not heard of for " + e.opt.LeaseFor.String() + "."}
+}
+
+func (e *Engine) do(ctx context.Context, c chore) {
+	err := e.Update(ctx, c.run, c.input)
+	if err == nil || ctx.Err() != nil || overtaken(err) {
+		return
+	}
+	e.opt.Log.Error("a run could not be looked after, it is tried again", "run", c.run, "error", err)
+	e.desk.failed(c.run, e.now())
+}
+
+// overtaken reports whether an input came too late to matter.
+func overtaken(err error) bool {
+	return errors.Is(err, ci.ErrStale) || errors.Is(err, ci.ErrUnknownJob) || errors.Is(err, store.ErrNotFound)
+}
+
+// settle decides about a concurrency group by what is stored of it. It reports whether all went well.
+func (e *Engine) settle(ctx context.Context, g group) bool {
+	claims, err := e.store.Claims(ctx, g.repository, g.name)
+	if err == nil {
+		for _, v := range arbitrate(claims) {
+			if err = e.Update(ctx, v.run, v.input); err != nil && !overtaken(err) {
+				break
+			}
+			err = nil
+		}
+	}
+	if err == nil || ctx.Err() != nil {
+		return true
+	}
+	e.opt.Log.Error("a concurrency group could not be looked after, it is tried again", "group", g.name, "error", err)
+	e.desk.failedGroup(g)
+	return false
+}
