@@ -35,6 +35,7 @@ var cases = []struct {
 	{"log", measureLog},
 	{"cache", measureCache},
 	{"workspace", measureWorkspace},
+	{"jobs", measureJobs},
 }
 
 // bench is what all cases share.
