@@ -1,7 +1,6 @@
 package native
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
@@ -17,6 +16,7 @@ import (
 	"github.com/penstock-ci/penstock/internal/blob"
 	"github.com/penstock-ci/penstock/internal/expr"
 	"github.com/penstock-ci/penstock/internal/sandbox"
+	"github.com/penstock-ci/penstock/internal/workflow"
 )
 
 // plainBox is a machine of plain processes in a directory. As provider "none" its files are read directly, under any
@@ -106,7 +106,7 @@ func newJob(t *testing.T, provider string) *job {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { blobs.Close() })
-	cache, err := OpenCache(filepath.Join(dir, "cache"), 0)
+	cache, err := OpenCache(filepath.Join(dir, "cache"), nil, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -255,23 +255,23 @@ func contains(t *testing.T, text string, wants ...string) {
 	}
 }
 
-// defaults reads the literal defaults of a native's manifest, which are all that tests need of it.
+// defaults gives the literal defaults of a native's manifest, which are all that tests need of it.
 func defaults(t *testing.T, repository, path, ref string) map[string]string {
 	t.Helper()
 	inputs := map[string]string{}
-	for line := range strings.Lines(string(Manifest(repository, path, ref))) {
-		line = strings.TrimRight(line, "\n")
-		name, rest, ok := strings.Cut(line, ": { ")
-		if !ok || !strings.HasPrefix(line, "  ") {
-			continue
-		}
-		_, value, ok := strings.Cut(strings.TrimSuffix(rest, " }"), "default: ")
-		value = strings.Trim(value, `"`)
-		if ok && value != "null" && !strings.HasPrefix(value, "${{") {
-			inputs[strings.ToLower(strings.TrimSpace(name))] = value
+	for _, in := range manifest(t, repository, path, ref).Inputs {
+		if in.Default.IsLiteral() {
+			inputs[strings.ToLower(in.Name)] = in.Default.Literal().Text()
 		}
 	}
 	return inputs
 }
 
-var _ = tar.TypeReg
+func manifest(t *testing.T, repository, path, ref string) *workflow.Action {
+	t.Helper()
+	a, err := workflow.ParseAction("action.yml", Manifest(repository, path, ref))
+	if err != nil {
+		t.Fatalf("%s/%s: %v", repository, path, err)
+	}
+	return a
+}

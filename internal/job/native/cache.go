@@ -3,7 +3,6 @@ package native
 import (
 	"archive/tar"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,7 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/penstock-ci/penstock/internal/layer"
 	"github.com/penstock-ci/penstock/internal/sandbox"
 )
 
@@ -155,7 +153,7 @@ func (s *Step) restoreCache(ctx context.Context, paths []string, key string, res
 	if s.Host == nil || s.Host.Cache == nil {
 		return "", nil
 	}
-	found, err := s.Host.Cache.find(s.cacheScopes(), cacheVersion(paths), keys)
+	found, err := s.Host.Cache.find(s.cacheScopes(), s.cacheVersion(paths), keys)
 	if err != nil {
 		s.warning("Failed to restore: %v", err)
 		return "", nil
@@ -208,6 +206,32 @@ func (s *Step) cacheScopes() []string {
 	return scopes
 }
 
+// layers is the machine as one on layers, if it is one and its layers can be kept.
+func (s *Step) layers() (sandbox.Layered, bool) {
+	if s.Host == nil || s.Host.Cache == nil || s.Host.Cache.layers == nil {
+		return nil, false
+	}
+	layered, ok := s.Sandbox.(sandbox.Layered)
+	return layered, ok
+}
+
+// cacheVersion is the version of paths on this machine. A machine may have its workspace and its home anywhere, so
+// paths that name them are taken as relative to them.
+func (s *Step) cacheVersion(paths []string) string {
+	_, layered := s.layers()
+	general := slices.Clone(paths)
+	for i, p := range general {
+		bare := strings.TrimPrefix(p, "!")
+		for _, base := range []struct{ name, dir string }{{".", s.workspace()}, {"~", s.home()}} {
+			if below(bare, base.dir) {
+				general[i] = strings.TrimSuffix(p, bare) + base.name + strings.TrimPrefix(bare, base.dir)
+				break
+			}
+		}
+	}
+	return cacheVersion(general, layered)
+}
+
 // place is the absolute path that a part of a cache belongs to.
 func (s *Step) place(p cachePart) (string, error) {
 	base := map[string]string{"workspace": s.workspace(), "home": s.home(), "": "/"}[p.Base]
@@ -241,14 +265,11 @@ func (s *Step) restorePart(ctx context.Context, part cachePart) error {
 		return err
 	}
 	if part.Pack == "" {
-		layered, ok := s.Sandbox.(sandbox.Layered)
-		if !ok {
-			return errors.New("the cache is kept in layers, and this machine takes none")
+		layered, ok := s.layers()
+		if !ok || part.Layer == "" {
+			return errors.New("the cache's index names nothing that this machine takes")
 		}
-		if err := layered.Mount(ctx, at, part.Layers...); err != nil {
-			return err
-		}
-		return s.remember(at, part.Layers)
+		return layered.Mount(ctx, at, part.Layer)
 	}
 	r, err := s.Host.Cache.unpack(part.Pack)
 	if err != nil {
@@ -262,7 +283,7 @@ func (s *Step) restorePart(ctx context.Context, part cachePart) error {
 // awaitCache makes room for a cache that is not there yet: an empty layer at each directory that a path names and
 // that does not exist, so that saving it is a rename. That it can not is no matter: saving then copies.
 func (s *Step) awaitCache(ctx context.Context, paths []string) {
-	layered, ok := s.Sandbox.(sandbox.Layered)
+	layered, ok := s.layers()
 	if !ok {
 		return
 	}
@@ -276,27 +297,8 @@ func (s *Step) awaitCache(ctx context.Context, paths []string) {
 		}
 		if err := layered.Mount(ctx, p.search); err != nil {
 			s.debug("no layer at %s: %v", p.search, err)
-			continue
 		}
-		_ = s.remember(p.search, nil)
 	}
-}
-
-// stateMounts is where Main keeps for Post which layers lie at which path.
-const stateMounts = "penstock-mounts"
-
-func (s *Step) mounts() map[string][]layer.ID {
-	mounts := map[string][]layer.ID{}
-	_ = json.Unmarshal([]byte(s.State[stateMounts]), &mounts) // what is not there, or not ours, is none
-	return mounts
-}
-
-func (s *Step) remember(at string, ids []layer.ID) error {
-	mounts := s.mounts()
-	mounts[at] = ids
-	text, err := json.Marshal(mounts)
-	s.save(stateMounts, string(text))
-	return err
 }
 
 // saveCache saves what the paths name under key, in the scope of the run's ref. saved is false if it was not, with
@@ -315,7 +317,7 @@ func (s *Step) saveCache(ctx context.Context, paths []string, key string) (saved
 	if len(found) == 0 {
 		return false, errors.New("Path Validation Error: Path(s) specified in the action for caching do(es) not exist, hence no cache is being saved.")
 	}
-	e := cacheEntry{Scope: s.cacheScopes()[0], Version: cacheVersion(paths), Key: key}
+	e := cacheEntry{Scope: s.cacheScopes()[0], Version: s.cacheVersion(paths), Key: key}
 	taken := fmt.Sprintf("Failed to save: Unable to reserve cache with key %s, another job may be creating this cache.", key)
 	if s.Host.Cache.has(e.Scope, e.Version, key) {
 		s.info("%s", taken)
@@ -359,13 +361,10 @@ func (s *Step) saveCache(ctx context.Context, paths []string, key string) (saved
 // saveDirectory keeps a directory: as a layer where the machine has layers, else packed.
 func (s *Step) saveDirectory(ctx context.Context, dir string) (cachePart, error) {
 	part := s.part(dir)
-	if layered, ok := s.Sandbox.(sandbox.Layered); ok {
-		id, err := layered.Capture(ctx, dir)
-		if err != nil {
-			return part, err
-		}
-		part.Layers = append(slices.Clone(s.mounts()[dir]), id)
-		return part, nil
+	if layered, ok := s.layers(); ok {
+		var err error
+		part.Layer, err = layered.Capture(ctx, dir)
+		return part, err
 	}
 	stream, err := s.Sandbox.Get(ctx, dir)
 	if err != nil {

@@ -3,6 +3,7 @@ package native
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -25,9 +26,10 @@ import (
 // is a directory of small files that are written whole and never changed, so that several processes share it; a
 // layer or pack that no index file names is garbage, whatever moment a process died at.
 type Cache struct {
-	dir   string
-	limit int64
-	now   func() time.Time
+	dir    string
+	layers *layer.Store // nil where no machine has layers
+	limit  int64
+	now    func() time.Time
 }
 
 // DefaultCacheLimit is what a repository's caches may use together on GitHub: 10 GB.
@@ -36,15 +38,16 @@ const DefaultCacheLimit = 10 << 30
 // ErrCacheExists is returned when a key is saved that is there: saved caches never change.
 var ErrCacheExists = errors.New("the cache key exists already")
 
-// OpenCache opens the cache in dir and makes it if there is none. Above limit bytes Trim removes what was used
-// longest ago; 0 is DefaultCacheLimit.
-func OpenCache(dir string, limit int64) (*Cache, error) {
+// OpenCache opens the cache in dir and makes it if there is none. Its layers are in layers, kept by references; nil
+// will do where no machine has layers. Above limit bytes Trim removes what was used longest ago; 0 is
+// DefaultCacheLimit.
+func OpenCache(dir string, layers *layer.Store, limit int64) (*Cache, error) {
 	for _, d := range []string{"index", "packs"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
 			return nil, fmt.Errorf("open cache: %w", err)
 		}
 	}
-	return &Cache{dir: dir, limit: cmp.Or(limit, DefaultCacheLimit), now: time.Now}, nil
+	return &Cache{dir: dir, layers: layers, limit: cmp.Or(limit, DefaultCacheLimit), now: time.Now}, nil
 }
 
 // cacheEntry is one saved cache.
@@ -54,22 +57,28 @@ type cacheEntry struct {
 	Key     string      `json:"key"`
 	Created time.Time   `json:"created"`
 	Parts   []cachePart `json:"parts"`
+	Ref     string      `json:"ref,omitempty"` // the reference that keeps the layers
 
 	file string // of the index
 }
 
 // cachePart is a directory or a set of files of a cache.
 type cachePart struct {
-	Base   string     `json:"base,omitempty"`   // what Path is relative to: workspace, home, or empty for /
-	Path   string     `json:"path"`             // slash-separated
-	Layers []layer.ID `json:"layers,omitempty"` // a directory, lowest layer first
-	Pack   string     `json:"pack,omitempty"`   // a file below packs: a tar below Path, zstd
-	Size   int64      `json:"size,omitempty"`   // of the pack, bytes
+	Base  string   `json:"base,omitempty"`  // what Path is relative to: workspace, home, or empty for /
+	Path  string   `json:"path"`            // slash-separated
+	Layer layer.ID `json:"layer,omitempty"` // a directory
+	Pack  string   `json:"pack,omitempty"`  // a file below packs: a tar below Path, zstd
+	Size  int64    `json:"size,omitempty"`  // of the pack, bytes
 }
 
-// cacheVersion tells caches of other paths apart (@actions/cache getCacheVersion; how they are packed is no part).
-func cacheVersion(paths []string) string {
-	sum := sha256.Sum256([]byte(strings.Join(append(slices.Clone(paths), "1.0"), "|")))
+// cacheVersion tells caches of other paths apart, and those in layers from those in archives, since a machine takes
+// only one kind (@actions/cache getCacheVersion, where the second is the compression).
+func cacheVersion(paths []string, layers bool) string {
+	kind := "archive"
+	if layers {
+		kind = "layers"
+	}
+	sum := sha256.Sum256([]byte(strings.Join(append(slices.Clone(paths), kind, "1.0"), "|")))
 	return hex.EncodeToString(sum[:])
 }
 
@@ -177,9 +186,24 @@ func (c *Cache) has(scope, version, key string) bool {
 	return err == nil
 }
 
+// refPrefix begins the names of the references that keep the caches' layers.
+const refPrefix = "cache/"
+
 // add writes an entry into the index. It returns ErrCacheExists if another was first.
-func (c *Cache) add(e cacheEntry) error {
+func (c *Cache) add(e cacheEntry) (err error) {
 	e.Created = c.now()
+	if ids := e.layers(); len(ids) > 0 {
+		// Kept before the index names them: what a killed process leaves is a reference, which Trim removes.
+		e.Ref = fmt.Sprintf("%s%d-%s", refPrefix, e.Created.Unix(), rand.Text())
+		if err := c.layers.SetRef(e.Ref, ids...); err != nil {
+			return fmt.Errorf("save cache: %w", err)
+		}
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, c.layers.SetRef(e.Ref))
+			}
+		}()
+	}
 	dir := c.indexDir(e.Scope, e.Version)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("save cache: %w", err)
@@ -206,6 +230,15 @@ func (c *Cache) add(e cacheEntry) error {
 		return fmt.Errorf("save cache: %w", err)
 	}
 	return nil
+}
+
+func (e cacheEntry) layers() (ids []layer.ID) {
+	for _, p := range e.Parts {
+		if p.Layer != "" {
+			ids = append(ids, p.Layer)
+		}
+	}
+	return ids
 }
 
 // pack stores a tar compressed and gives the part's name and size.

@@ -4,15 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/penstock-ci/penstock/internal/layer"
 )
 
 // cached runs a job with actions/cache: restore, a script, save.
@@ -245,7 +242,7 @@ func TestCacheIsWholeOrNotThere(t *testing.T) {
 	packs := func() int { p, _ := filepath.Glob(filepath.Join(j.host.Cache.dir, "packs", "*")); return len(p) }
 	trim := func() {
 		t.Helper()
-		if err := j.host.Cache.Trim(t.Context(), noLayers); err != nil {
+		if err := j.host.Cache.Trim(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -260,8 +257,6 @@ func TestCacheIsWholeOrNotThere(t *testing.T) {
 	}
 }
 
-func noLayers(layer.ID) (int64, error) { return 0, fs.ErrNotExist }
-
 func TestCacheTrimsWhatWasUsedLongestAgo(t *testing.T) {
 	j := newJob(t, "none")
 	cache := j.host.Cache
@@ -272,13 +267,13 @@ func TestCacheTrimsWhatWasUsedLongestAgo(t *testing.T) {
 	}
 	j.next().must("actions/cache/restore@v4", map[string]string{"path": "store", "key": "a"}) // used again
 	cache.limit = 250_000
-	if err := cache.Trim(t.Context(), noLayers); err != nil {
+	if err := cache.Trim(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	left := func() string {
 		var keys []string
 		for _, key := range []string{"a", "b", "c"} {
-			if cache.has("octo/repo refs/heads/main", cacheVersion([]string{"store"}), key) {
+			if cache.has("octo/repo refs/heads/main", cacheVersion([]string{"store"}, false), key) {
 				keys = append(keys, key)
 			}
 		}
@@ -288,7 +283,7 @@ func TestCacheTrimsWhatWasUsedLongestAgo(t *testing.T) {
 		t.Errorf("left: %s, want ac", left())
 	}
 	now = now.AddDate(0, 0, 8)
-	if err := cache.Trim(t.Context(), noLayers); err != nil {
+	if err := cache.Trim(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if left() != "" {
@@ -297,7 +292,7 @@ func TestCacheTrimsWhatWasUsedLongestAgo(t *testing.T) {
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
 	j.next().cached(map[string]string{"path": "store", "key": "d"}, "mkdir store; echo x >store/x")
-	if err := cache.Trim(cancelled, noLayers); !errors.Is(err, context.Canceled) {
+	if err := cache.Trim(cancelled); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -306,12 +301,12 @@ func TestCacheSurvivesADamagedIndex(t *testing.T) {
 	j := newJob(t, "none")
 	with := map[string]string{"path": "store", "key": "k"}
 	j.cached(with, "mkdir store; echo x >store/x")
-	file := j.host.Cache.indexFile("octo/repo refs/heads/main", cacheVersion([]string{"store"}), "k")
+	file := j.host.Cache.indexFile("octo/repo refs/heads/main", cacheVersion([]string{"store"}, false), "k")
 	for _, text := range []string{
 		"{", `{"key":"k","version":"x"}`,
-		`{"scope":"octo/repo refs/heads/main","version":"` + cacheVersion([]string{"store"}) + `","key":"k","parts":[{"base":"workspace","path":"../../evil","pack":"x"}]}`,
-		`{"scope":"octo/repo refs/heads/main","version":"` + cacheVersion([]string{"store"}) + `","key":"k","parts":[{"base":"workspace","path":"store","pack":"../index/x"}]}`,
-		`{"scope":"octo/repo refs/heads/main","version":"` + cacheVersion([]string{"store"}) + `","key":"k","parts":[{"base":"workspace","path":"store","pack":"gone"}]}`,
+		`{"scope":"octo/repo refs/heads/main","version":"` + cacheVersion([]string{"store"}, false) + `","key":"k","parts":[{"base":"workspace","path":"../../evil","pack":"x"}]}`,
+		`{"scope":"octo/repo refs/heads/main","version":"` + cacheVersion([]string{"store"}, false) + `","key":"k","parts":[{"base":"workspace","path":"store","pack":"../index/x"}]}`,
+		`{"scope":"octo/repo refs/heads/main","version":"` + cacheVersion([]string{"store"}, false) + `","key":"k","parts":[{"base":"workspace","path":"store","pack":"gone"}]}`,
 	} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)

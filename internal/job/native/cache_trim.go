@@ -8,103 +8,133 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/penstock-ci/penstock/internal/layer"
 )
 
-// staleCache is the age at which leftovers of killed processes are removed, and unused entries: GitHub keeps a cache
-// for a week after its last use.
 const (
-	staleTemp  = 24 * time.Hour
+	// staleTemp is the age at which leftovers of killed processes are removed; a younger one may belong to a process
+	// that is just saving.
+	staleTemp = 24 * time.Hour
+	// staleCache is the age since its last use at which a cache is removed: GitHub's week.
 	staleCache = 7 * 24 * time.Hour
 )
 
-// Layers are the layers that saved caches need: what a layer store must not collect.
-func (c *Cache) Layers() ([]layer.ID, error) {
-	var ids []layer.ID
-	err := c.each(func(e cacheEntry, _ fs.FileInfo) {
-		for _, p := range e.Parts {
-			ids = append(ids, p.Layers...)
-		}
-	})
-	slices.Sort(ids)
-	return slices.Compact(ids), err
+// usedEntry is an entry with what Trim decides by.
+type usedEntry struct {
+	cacheEntry
+	at   time.Time
+	size int64 // bytes that are free when it goes, if no entry used later shares its layers
 }
 
-// each visits every entry of the index.
-func (c *Cache) each(visit func(e cacheEntry, info fs.FileInfo)) error {
-	dirs, err := os.ReadDir(filepath.Join(c.dir, "index"))
+// Trim removes entries unused for a week, then those used longest ago until the rest is within the limit, and what
+// killed processes left. The layers of what is removed are the layer store's to collect.
+func (c *Cache) Trim(ctx context.Context) error {
+	all, err := c.used()
 	if err != nil {
-		return fmt.Errorf("read the cache's index: %w", err)
+		return fmt.Errorf("trim cache: %w", err)
 	}
-	for _, d := range dirs {
-		entries, err := c.read(filepath.Join(c.dir, "index", d.Name()))
-		if err != nil {
-			return fmt.Errorf("read the cache's index: %w", err)
-		}
-		for _, e := range entries {
-			if info, err := os.Lstat(e.file); err == nil {
-				visit(e, info)
+	if err := c.measure(ctx, all); err != nil {
+		return fmt.Errorf("trim cache: %w", err)
+	}
+	var total int64
+	packs, refs := map[string]bool{}, map[string]bool{}
+	now := c.now()
+	for _, u := range all {
+		if total += u.size; total > c.limit || now.Sub(u.at) > staleCache {
+			total -= u.size
+			if err := c.remove(u.cacheEntry); err != nil {
+				return fmt.Errorf("trim cache: %w", err)
 			}
+			continue
 		}
+		refs[u.Ref] = true
+		for _, p := range u.Parts {
+			packs[p.Pack] = true
+		}
+	}
+	if err := errors.Join(c.sweepFiles(packs, now.Add(-staleTemp)), c.sweepRefs(refs, now.Add(-staleTemp))); err != nil {
+		return fmt.Errorf("trim cache: %w", err)
 	}
 	return nil
 }
 
-// Trim removes entries unused for a week, then those used longest ago until the rest is within the limit, and what
-// killed processes left. size tells the bytes of a layer; layers themselves are the layer store's to collect.
-func (c *Cache) Trim(ctx context.Context, size func(layer.ID) (int64, error)) error {
-	type used struct {
-		cacheEntry
-		at   time.Time
-		size int64
-	}
-	var all []used
-	counted := map[layer.ID]bool{} // layers that several entries share count once, for the one used last
-	err := c.each(func(e cacheEntry, info fs.FileInfo) { all = append(all, used{cacheEntry: e, at: info.ModTime()}) })
+// used gives every entry of the index, the one used last first.
+func (c *Cache) used() ([]usedEntry, error) {
+	dirs, err := os.ReadDir(filepath.Join(c.dir, "index"))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	slices.SortFunc(all, func(a, b used) int { return b.at.Compare(a.at) })
-	var total int64
-	packs := map[string]bool{}
-	now := c.now()
-	for _, u := range all {
+	var all []usedEntry
+	for _, d := range dirs {
+		entries, err := c.read(filepath.Join(c.dir, "index", d.Name()))
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			if info, err := os.Lstat(e.file); err == nil {
+				all = append(all, usedEntry{cacheEntry: e, at: info.ModTime()})
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b usedEntry) int { return b.at.Compare(a.at) })
+	return all, nil
+}
+
+// measure fills in sizes. Layers that several entries stand on count once, for the one used last.
+func (c *Cache) measure(ctx context.Context, all []usedEntry) error {
+	counted := map[layer.ID]bool{}
+	for i := range all {
+		u := &all[i]
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
 		for _, p := range u.Parts {
 			u.size += p.Size
-			for _, id := range p.Layers {
-				if counted[id] {
-					continue
-				}
-				counted[id] = true
-				n, err := size(id)
-				if err != nil && !errors.Is(err, fs.ErrNotExist) {
-					return fmt.Errorf("measure layer %s: %w", id, err)
-				}
-				u.size += n
-			}
 		}
-		if total += u.size; total > c.limit || now.Sub(u.at) > staleCache {
-			total -= u.size
-			if err := os.Remove(u.file); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("trim cache: %w", err)
-			}
+		ids := u.layers()
+		if len(ids) == 0 || c.layers == nil {
 			continue
 		}
-		for _, p := range u.Parts {
-			packs[p.Pack] = true
+		stack, err := c.layers.Stack(ids...)
+		if errors.Is(err, layer.ErrNotExist) {
+			u.at = time.Time{} // its layers are gone: it goes too
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		for _, l := range stack {
+			if counted[l.ID] {
+				continue
+			}
+			counted[l.ID] = true
+			n, err := c.layers.Size(l.ID)
+			if err != nil && !errors.Is(err, layer.ErrNotExist) {
+				return err
+			}
+			u.size += n
 		}
 	}
-	return c.sweep(packs, now.Add(-staleTemp))
+	return nil
 }
 
-// sweep removes packs that no entry names and half-written index files, once they are older than before: a younger
-// one may be another process's that is just saving.
-func (c *Cache) sweep(packs map[string]bool, before time.Time) error {
+// remove takes an entry out of the index and lets go of its layers.
+func (c *Cache) remove(e cacheEntry) error {
+	if err := os.Remove(e.file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if e.Ref == "" || c.layers == nil {
+		return nil
+	}
+	return c.layers.SetRef(e.Ref)
+}
+
+// sweepFiles removes packs that no entry names and half-written index files that are older than before.
+func (c *Cache) sweepFiles(packs map[string]bool, before time.Time) error {
 	return filepath.WalkDir(c.dir, func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return ignoreMissing(err)
@@ -119,6 +149,28 @@ func (c *Cache) sweep(packs map[string]bool, before time.Time) error {
 		}
 		return ignoreMissing(os.Remove(name))
 	})
+}
+
+// sweepRefs lets go of layers that were kept for an entry that was never written.
+func (c *Cache) sweepRefs(refs map[string]bool, before time.Time) error {
+	if c.layers == nil {
+		return nil
+	}
+	names, err := c.layers.Refs(refPrefix)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		made, _, _ := strings.Cut(strings.TrimPrefix(name, refPrefix), "-")
+		seconds, err := strconv.ParseInt(made, 10, 64)
+		if refs[name] || err != nil || seconds > before.Unix() {
+			continue
+		}
+		if err := c.layers.SetRef(name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func ignoreMissing(err error) error {

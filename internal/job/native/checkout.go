@@ -136,7 +136,7 @@ func (set *checkoutSettings) readRef(s *Step) error {
 	default:
 		set.ref = ref
 	}
-	tree := s.Host != nil && s.Host.WorkTree != nil && strings.EqualFold(s.Host.WorkTree.repository, set.repository)
+	tree := s.Host != nil && s.Host.WorkTree != nil && strings.EqualFold(s.Host.WorkTree.Repository, set.repository)
 	same := []string{runRef, runSHA, s.github("ref_name"), s.github("head_ref"), strings.TrimPrefix(runRef, "refs/heads/"), strings.TrimPrefix(runRef, "refs/tags/")}
 	if sha := s.github("event", "pull_request", "head", "sha"); sha != "" {
 		same = append(same, sha)

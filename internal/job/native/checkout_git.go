@@ -92,7 +92,7 @@ func (g *gitRepo) findSource(ctx context.Context) error {
 	if host == nil {
 		return nil
 	}
-	if g.set.own && host.WorkTree != nil && strings.EqualFold(host.WorkTree.repository, g.set.repository) {
+	if g.set.own && host.WorkTree != nil && strings.EqualFold(host.WorkTree.Repository, g.set.repository) {
 		return g.fromHere(ctx, host.WorkTree)
 	}
 	if host.CloneURL == "" || g.set.sshKey != "" {
@@ -124,7 +124,7 @@ func (g *gitRepo) fromHere(ctx context.Context, tree *WorkTree) error {
 	}
 	found := ""
 	for _, name := range g.localNames() {
-		if _, err := gitHere(ctx, tree.root, 1<<10, "rev-parse", "-q", "--verify", "--end-of-options", name+"^{commit}"); err == nil {
+		if _, err := gitHere(ctx, tree.Dir, 1<<10, "rev-parse", "-q", "--verify", "--end-of-options", name+"^{commit}"); err == nil {
 			found = name
 			break
 		}
@@ -139,7 +139,7 @@ func (g *gitRepo) fromHere(ctx context.Context, tree *WorkTree) error {
 	g.s.info("'%s' is taken from the local repository (%s)", g.wanted(), found)
 	if g.set.commit == "" {
 		// The name may be a remote-tracking branch here: ask for the commit, and keep the name for the branch.
-		sha, err := gitHere(ctx, tree.root, 1<<10, "rev-parse", "-q", "--verify", "--end-of-options", found+"^{commit}")
+		sha, err := gitHere(ctx, tree.Dir, 1<<10, "rev-parse", "-q", "--verify", "--end-of-options", found+"^{commit}")
 		if err != nil {
 			return err
 		}

@@ -22,7 +22,7 @@ func checkoutHere(ctx context.Context, s *Step, set checkoutSettings) (commit st
 	tree := s.Host.WorkTree
 	state, err := tree.read(ctx)
 	if err != nil {
-		return "", fmt.Errorf("read the working tree %s: %w", tree.root, err)
+		return "", fmt.Errorf("read the working tree %s: %w", tree.Dir, err)
 	}
 	s.info("The working tree of this machine is checked out as it is: uncommitted changes included, ignored files left out")
 	hide := slices.Clone(state.ignored)
@@ -35,15 +35,15 @@ func checkoutHere(ctx context.Context, s *Step, set checkoutSettings) (commit st
 		hide = append(hide, hiddenOfGit(state)...)
 	}
 	if layered, ok := s.Sandbox.(sandbox.Layered); ok {
-		err = overlayTree(ctx, s, layered, tree.root, state, set.dir, hide)
+		err = overlayTree(ctx, s, layered, tree.Dir, state, set.dir, hide)
 	} else {
-		err = copyTree(ctx, s, tree.root, state, set.dir, hide)
+		err = copyTree(ctx, s, tree.Dir, state, set.dir, hide)
 	}
 	if err != nil {
 		return "", fmt.Errorf("put the working tree into %s: %w", set.dir, err)
 	}
 	if !state.git {
-		s.warning("%s is no git repository: git commands in the job will fail", tree.root)
+		s.warning("%s is no git repository: git commands in the job will fail", tree.Dir)
 		return state.commit, nil
 	}
 	if err := settleTree(ctx, s, set, state); err != nil {

@@ -54,7 +54,7 @@ func newRepo(t testing.TB, files map[string]string) (dir, sha string) {
 
 // here makes a repository the job's own.
 func (j *job) here(dir, sha string) {
-	j.host.WorkTree = OpenWorkTree(dir, "octo/repo")
+	j.host.WorkTree = &WorkTree{Dir: dir, Repository: "octo/repo"}
 	j.github["sha"] = sha
 }
 
@@ -394,7 +394,7 @@ func TestCheckoutRefusesForksInTrustedWorkflows(t *testing.T) {
 func TestWorkTreeLimitsAndNames(t *testing.T) {
 	dir, _ := newRepo(t, map[string]string{".gitignore": "i*\n"})
 	writeFiles(t, dir, map[string]string{"i a": "", "i\nb": "", "iü/x": "", "d/i": ""})
-	got, err := OpenWorkTree(dir, "o/r").Ignored(t.Context())
+	got, err := (&WorkTree{Dir: dir, Repository: "o/r"}).Ignored(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

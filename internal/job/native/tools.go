@@ -42,7 +42,11 @@ var inPath = regexp.MustCompile(`(?:/v?|[/-]go)(\d+\.\d+\.\d+)(?:[./-][a-z0-9_.-
 // find lists the installed versions that the machine can run, the newest first. Of equal versions the first place
 // counts.
 func (q search) find(ctx context.Context, s *Step) ([]tool, error) {
-	inside, err := s.expand(ctx, q.patterns(s, []string{s.home()}))
+	homes := []string{s.home()}
+	if s.Host != nil && s.Host.Home != "" {
+		homes = append(homes, s.Host.Home)
+	}
+	inside, err := s.expand(ctx, q.patterns(s, homes))
 	if err != nil {
 		return nil, fmt.Errorf("look for %s: %w", q.program, err)
 	}

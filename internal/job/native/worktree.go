@@ -16,10 +16,11 @@ import (
 )
 
 // WorkTree is a local repository, as checkout puts it into the workspace: the files as they lie in the directory,
-// uncommitted changes included, without those that git ignores. It reads the repository once and never writes it.
+// uncommitted changes included, without those that git ignores. It reads the repository once, when it is needed or
+// Prepare is called, and never writes it.
 type WorkTree struct {
-	root       string // absolute
-	repository string // owner/name
+	Dir        string // absolute
+	Repository string // owner/name
 
 	once  sync.Once
 	state treeState
@@ -41,12 +42,6 @@ type submodule struct {
 	ready bool   // its files are there
 }
 
-// OpenWorkTree names the repository in a directory; repository is owner/name. Nothing is read before it is needed
-// or Prepare is called.
-func OpenWorkTree(root, repository string) *WorkTree {
-	return &WorkTree{root: filepath.Clean(root), repository: repository}
-}
-
 // Prepare reads what checkout needs to know, so that no job waits for it. Errors are kept for checkout.
 func (w *WorkTree) Prepare(ctx context.Context) { _, _ = w.read(ctx) }
 
@@ -58,7 +53,7 @@ func (w *WorkTree) Ignored(ctx context.Context) ([]string, error) {
 }
 
 func (w *WorkTree) read(ctx context.Context) (treeState, error) {
-	w.once.Do(func() { w.state, w.err = readTree(context.WithoutCancel(ctx), w.root) })
+	w.once.Do(func() { w.state, w.err = readTree(context.WithoutCancel(ctx), filepath.Clean(w.Dir)) })
 	return w.state, w.err
 }
 
