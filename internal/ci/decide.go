@@ -281,6 +281,14 @@ func (d *decision) fail(j *Job, f *fault) {
 	d.complete(j, Event{Conclusion: Failure, Reason: f.message, RunAnnotations: []Annotation{f.note}})
 }
 
+// refuse ends a job that never ran, with an annotation at its place in the file.
+func (d *decision) refuse(j *Job, c Conclusion, reason string) {
+	n := d.run.node(j)
+	note := Annotation{Level: "error", Message: reason, Title: j.Name, Line: n.def.Line, Column: n.def.Column}
+	note.File = d.run.Plan.parsed.byUses[j.File].workflow.Path
+	d.complete(j, Event{Conclusion: c, Reason: reason, RunAnnotations: []Annotation{note}})
+}
+
 // status brings the state of the run in line with that of its jobs.
 func (d *decision) status() {
 	r := d.run
@@ -332,11 +340,46 @@ func waitsForGroup(key string) string { return "Waits for the concurrency group 
 
 // end completes the run.
 func (d *decision) end() {
-	e := Event{Type: EventRunCompleted, Conclusion: joint(d.run.roots()), Reason: d.run.Reason}
-	if d.run.Stop != "" {
-		e.Conclusion = Cancelled
+	r := d.run
+	e := Event{Type: EventRunCompleted, Conclusion: joint(r.roots())}
+	switch {
+	case r.Stop != "":
+		e.Conclusion, e.Reason = Cancelled, r.Reason
+	case e.Conclusion == Failure:
+		e.Reason = "Failed: " + r.those(Failure) + "."
+	case e.Conclusion == Cancelled:
+		e.Reason = "Cancelled: " + r.those(Cancelled) + "."
 	}
 	d.emit(e)
+}
+
+// those names the jobs that ended in a way, a few of them; matrices and calls stand for their parts only if no part did.
+func (r *Run) those(c Conclusion) string {
+	const few = 3
+	var names []string
+	for i, j := range r.Jobs {
+		if j.result() != c || r.anyPart(i, c) {
+			continue
+		}
+		names = append(names, j.Name)
+	}
+	if more := len(names) - few; more > 0 {
+		names = append(names[:few:few], plural(more, "other"))
+	}
+	return enumerate(names, "and")
+}
+
+// anyPart reports whether a part of the matrix or call at a place ended in a way.
+func (r *Run) anyPart(place int, c Conclusion) bool {
+	for _, k := range r.Jobs[place+1:] {
+		if !r.Jobs[place].ID.contains(k.ID) {
+			return false
+		}
+		if k.result() == c {
+			return true
+		}
+	}
+	return false
 }
 
 // title is the run's name: run-name, else what GitHub shows for the event.

@@ -121,8 +121,7 @@ func (in Reviewed) decide(d *decision) error {
 		if in.Comment != "" {
 			reason += ": " + in.Comment
 		}
-		d.complete(j, Event{Conclusion: Failure, Reason: reason, By: in.User, Comment: in.Comment,
-			RunAnnotations: []Annotation{{Level: "error", Message: reason}}})
+		d.refuse(j, Failure, reason)
 	}
 	return nil
 }
@@ -136,8 +135,7 @@ func (Tick) decide(d *decision) error {
 		case j.Status == InProgress:
 			d.abandon(j)
 		case j.Gate.Approved == "" && !j.Gate.Expires.IsZero():
-			reason := fmt.Sprintf("Nobody reviewed the deployment to %s within 30 days", j.Environment)
-			d.complete(j, Event{Conclusion: Failure, Reason: reason, RunAnnotations: []Annotation{{Level: "error", Message: reason}}})
+			d.refuse(j, Failure, fmt.Sprintf("Nobody reviewed the deployment to %s within 30 days", j.Environment))
 		default:
 			d.move(j.ID, true)
 		}

@@ -76,7 +76,7 @@ func (d *decision) ready(j *Job, n *node) {
 // spread puts the cells of a matrix in its place.
 func (d *decision) spread(j *Job, m *matrix, p *preparation) {
 	if len(d.run.Jobs)+len(m.cells) > maxJobs {
-		d.complete(j, Event{Conclusion: Failure, Reason: tooManyJobs, RunAnnotations: []Annotation{{Level: "error", Message: tooManyJobs}}})
+		d.refuse(j, Failure, tooManyJobs)
 		return
 	}
 	e := Event{Type: EventJobsAdded, After: j.ID, KeepGoing: m.keepGoing, MaxParallel: m.maxParallel}
@@ -179,9 +179,7 @@ type verdict struct {
 func (d *decision) carryOut(v verdict) {
 	switch {
 	case v.conclusion != "":
-		e := Event{Conclusion: v.conclusion, Reason: v.reason}
-		e.RunAnnotations = []Annotation{{Level: "error", Message: v.reason}}
-		d.complete(d.run.Job(v.id), e)
+		d.refuse(d.run.Job(v.id), v.conclusion, v.reason)
 	case v.begin:
 		d.begin(d.run.Job(v.id))
 	}
@@ -260,7 +258,7 @@ func (r *Run) above(j *Job, key string) (owner string, found bool) {
 func (d *decision) begin(call *Job) {
 	f := d.run.Plan.parsed.called(call.File, d.run.node(call).def)
 	if len(d.run.Jobs)+len(f.nodes) > maxJobs {
-		d.complete(call, Event{Conclusion: Failure, Reason: tooManyJobs, RunAnnotations: []Annotation{{Level: "error", Message: tooManyJobs}}})
+		d.refuse(call, Failure, tooManyJobs)
 		return
 	}
 	e := Event{Type: EventJobsAdded, After: call.ID}
@@ -507,8 +505,8 @@ func (p *preparation) call(j *Job, env expr.Env) error {
 		return err
 	}
 	f := p.run.Plan.parsed.called(p.file.source.Uses, p.node.def)
-	if j.Inputs, err = workflow.CallInputs(f.workflow.On.Find(eventCall), given); err != nil {
-		return err
+	if j.Inputs, err = workflow.CallInputsIn(f.workflow.On.Find(eventCall), given, env); err != nil {
+		return errors.New(err.Error()) // a place in the called file is none in this one
 	}
 	inner := expr.Env{Contexts: map[string]expr.Value{"github": env.Contexts["github"], "inputs": j.Inputs, "vars": env.Contexts["vars"]}}
 	claim, err := evalClaim(f.workflow.Concurrency, inner)

@@ -122,7 +122,7 @@ func (in Lost) decide(d *decision) error {
 		d.emit(Event{Type: EventJobRequeued, Job: j.ID, Reason: reason + " The job had not started and is queued again."})
 	default:
 		if !begun {
-			reason += fmt.Sprintf(" That was lost %d times before the job could start.", j.Losses+1)
+			reason += fmt.Sprintf(" %s had the job and none started it.", plural(j.Losses+1, "runner"))
 		}
 		d.complete(j, Event{Conclusion: Failure, Reason: reason, Steps: cutShort(j.Steps, d.now, Failure),
 			Annotations: []Annotation{{Level: "error", Message: reason}}})

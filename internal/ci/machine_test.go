@@ -234,3 +234,10 @@ func (m *machine) leaseOf(id JobID) LeaseID {
 	}
 	return "l0"
 }
+
+func unmarshal(t testing.TB, text string, v any) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(text), v); err != nil {
+		t.Fatal(err)
+	}
+}
