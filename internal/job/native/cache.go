@@ -98,7 +98,7 @@ func restoreStep(ctx context.Context, s *Step) error {
 		return err
 	}
 	lookup := s.loose("lookup-only")
-	matched, err := s.restoreCache(ctx, s.patterns("path"), key, restoreKeys, lookup)
+	matched, err := s.restoreCache(ctx, s.patterns("path"), key, restoreKeys, lookup, false)
 	if err != nil {
 		return err
 	}
@@ -136,8 +136,9 @@ func checkCacheKey(key string) error {
 }
 
 // restoreCache restores the paths from the first of the keys that is found and gives the key that matched, empty for
-// a miss. What goes wrong in the store is a warning and a miss: a cache is never needed.
-func (s *Step) restoreCache(ctx context.Context, paths []string, key string, restoreKeys []string, lookup bool) (matched string, err error) {
+// a miss. What goes wrong in the store is a warning and a miss: a cache is never needed. beneath says that what the
+// machine has at the paths is as good as restored, and need not be saved: a package manager's own cache.
+func (s *Step) restoreCache(ctx context.Context, paths []string, key string, restoreKeys []string, lookup, beneath bool) (matched string, err error) {
 	if len(paths) == 0 {
 		return "", errors.New("Path Validation Error: At least one directory or file path is required")
 	}
@@ -164,7 +165,7 @@ func (s *Step) restoreCache(ctx context.Context, paths []string, key string, res
 	}
 	if found == nil {
 		if !lookup {
-			s.awaitCache(ctx, paths)
+			s.awaitCache(ctx, paths, beneath)
 		}
 		return "", nil
 	}
@@ -280,23 +281,32 @@ func (s *Step) restorePart(ctx context.Context, part cachePart) error {
 	return s.Sandbox.Put(ctx, at, r)
 }
 
-// awaitCache makes room for a cache that is not there yet: an empty layer at each directory that a path names and
-// that does not exist, so that saving it is a rename. That it can not is no matter: saving then copies.
-func (s *Step) awaitCache(ctx context.Context, paths []string) {
+// awaitCache makes room for a cache that is not there yet: an empty layer at each directory that a path names, so that
+// saving it is a rename. A directory that has files gets one only if beneath allows it, since they would not be saved.
+// Where that fails it is no matter: saving then copies.
+func (s *Step) awaitCache(ctx context.Context, paths []string, beneath bool) {
 	layered, ok := s.layers()
 	if !ok {
 		return
 	}
+	var dirs []string
 	for _, text := range paths {
-		p, err := parsePattern(text, s.workspace(), s.home())
-		if err != nil || p.negate || len(split(p.search)) != len(p.segments) {
-			continue
+		if p, err := parsePattern(text, s.workspace(), s.home()); err == nil && !p.negate && len(split(p.search)) == len(p.segments) {
+			dirs = append(dirs, p.search)
 		}
-		if kind, err := s.kind(ctx, p.search); err != nil || kind != "" {
-			continue
+	}
+	if !beneath {
+		there, err := s.list(ctx, dirs, 0)
+		if err != nil {
+			return
 		}
-		if err := layered.Mount(ctx, p.search); err != nil {
-			s.debug("no layer at %s: %v", p.search, err)
+		dirs = slices.DeleteFunc(dirs, func(d string) bool {
+			return slices.ContainsFunc(there, func(e entry) bool { return e.path == d })
+		})
+	}
+	for _, dir := range dirs {
+		if err := layered.Mount(ctx, dir); err != nil {
+			s.debug("no layer at %s: %v", dir, err)
 		}
 	}
 }

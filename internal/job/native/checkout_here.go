@@ -55,8 +55,8 @@ func checkoutHere(ctx context.Context, s *Step, set checkoutSettings) (commit st
 // hiddenOfGit is what of the repository's own files stays on the host: hooks would run in the job, locks would stop
 // it, other working trees are none of its business. The configuration is written anew, without credentials.
 func hiddenOfGit(state treeState) []string {
-	if state.gitDir != state.commonDir {
-		return []string{".git"} // the file that leads to the repository: it is put in its place
+	if state.elsewhere {
+		return []string{".git"} // what leads to the repository: that is put in its place
 	}
 	return inRepository(".git/")
 }
@@ -73,7 +73,7 @@ func overlayTree(ctx context.Context, s *Step, layered sandbox.Layered, root str
 	if err := layered.Overlay(ctx, dir, root, hide); err != nil {
 		return err
 	}
-	if state.git && state.gitDir != state.commonDir {
+	if state.git && state.elsewhere {
 		return layered.Overlay(ctx, dir+"/.git", state.commonDir, inRepository(""))
 	}
 	return nil
@@ -224,7 +224,7 @@ func copyTree(ctx context.Context, s *Step, root string, state treeState, dir st
 		hidden[h] = true
 	}
 	return s.putTar(ctx, dir, func(w *tar.Writer) error {
-		if err := packDir(ctx, w, root, "", hidden); err != nil || !state.git || state.gitDir == state.commonDir {
+		if err := packDir(ctx, w, root, "", hidden); err != nil || !state.git || !state.elsewhere {
 			return err
 		}
 		skip := map[string]bool{}

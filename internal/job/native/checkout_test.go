@@ -151,6 +151,32 @@ func TestCheckoutOfALinkedWorkingTree(t *testing.T) {
 	})
 }
 
+func TestCheckoutOfARepositoryWhoseGitDirectoryIsElsewhere(t *testing.T) {
+	each(t, func(t *testing.T, j *job) {
+		dir, sha := newRepo(t, map[string]string{"a.txt": "a"})
+		gitIn(t, dir, "init", "-q", "--separate-git-dir", filepath.Join(t.TempDir(), "store.git"))
+		j.here(dir, sha)
+		j.must("actions/checkout@v4", nil)
+		if got := j.sh("cat a.txt; git status --short; git rev-parse HEAD; test -d .git"); got != "a"+sha {
+			t.Errorf("separate: %q", got)
+		}
+		dir, sha = newRepo(t, map[string]string{"b.txt": "b"})
+		moved := filepath.Join(t.TempDir(), "moved")
+		if err := os.Rename(filepath.Join(dir, ".git"), moved); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(moved, filepath.Join(dir, ".git")); err != nil {
+			t.Fatal(err)
+		}
+		n := j.next()
+		n.here(dir, sha)
+		n.must("actions/checkout@v4", nil)
+		if got := n.sh("cat b.txt; git status --short; git rev-parse HEAD"); got != "b"+sha {
+			t.Errorf("a link: %q", got)
+		}
+	})
+}
+
 func TestCheckoutOfSubmodules(t *testing.T) {
 	inner, _ := newRepo(t, map[string]string{"i.txt": "i", ".gitignore": "junk\n"})
 	dir, _ := newRepo(t, map[string]string{"a.txt": "a"})

@@ -53,7 +53,7 @@ func restoreTool(ctx context.Context, s *Step, paths []string, key string, resto
 	}
 	s.save(statePaths, string(text))
 	s.save(statePrimaryKey, key)
-	matched, err = s.restoreCache(ctx, paths, key, restoreKeys, false)
+	matched, err = s.restoreCache(ctx, paths, key, restoreKeys, false, true)
 	if err != nil {
 		return "", err
 	}

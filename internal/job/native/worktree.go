@@ -32,6 +32,7 @@ type treeState struct {
 	git        bool
 	gitDir     string   // of this working tree, absolute
 	commonDir  string   // of the repository, absolute; other than gitDir in a linked working tree
+	elsewhere  bool     // the repository is not in .git: a linked working tree, a submodule, --separate-git-dir
 	commit     string   // HEAD, empty before the first commit
 	ignored    []string // paths, slash-separated, relative to root; directories whole
 	submodules []submodule
@@ -79,6 +80,8 @@ func readTree(ctx context.Context, root string) (treeState, error) {
 		}
 	}
 	state.git, state.gitDir, state.commonDir = true, lines[1], lines[2]
+	info, err := os.Lstat(filepath.Join(root, ".git"))
+	state.elsewhere = err != nil || !info.IsDir()
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if head, err := gitHere(ctx, root, 1<<10, "rev-parse", "-q", "--verify", "HEAD"); err == nil {
