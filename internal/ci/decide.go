@@ -2,7 +2,6 @@ package ci
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -74,9 +73,21 @@ func (d *decision) create(id RunID) {
 
 // refuseRun fails all jobs of a run that can not begin.
 func (d *decision) refuseRun(reason string) {
-	for _, j := range slices.Clone(d.run.Jobs) {
-		if j.Status != Completed && !j.container() {
-			d.complete(j, Event{Conclusion: Failure, Reason: reason})
+	for _, j := range d.run.roots() {
+		d.drop(j, Failure, reason)
+	}
+}
+
+// drop ends a job that does not run, or of a matrix or call that waits to run again those parts that would; it ends with
+// them.
+func (d *decision) drop(j *Job, c Conclusion, reason string) {
+	parts := d.run.within(j)
+	if len(parts) == 0 && j.Status != Completed {
+		d.complete(j, Event{Conclusion: c, Reason: reason})
+	}
+	for _, k := range parts {
+		if k.Status != Completed && len(d.run.within(k)) == 0 {
+			d.complete(k, Event{Conclusion: c, Reason: reason})
 		}
 	}
 }
@@ -102,15 +113,21 @@ func (r *Run) granted() bool { return r.Claim == nil || r.Claim.Held }
 
 // open looks at all jobs that may begin now that the run may.
 func (d *decision) open() {
-	if !d.run.granted() {
-		return
+	if d.run.granted() {
+		d.enter(d.run.roots())
 	}
-	for _, j := range slices.Clone(d.run.Jobs) {
+}
+
+// enter looks at jobs of one file, now that what they are part of has begun.
+func (d *decision) enter(jobs []*Job) {
+	for _, j := range jobs {
 		switch {
 		case j.Waits == WaitNeeds:
 			d.check = append(d.check, j.ID)
 		case j.Expanded && j.Status == InProgress:
 			d.fill(j)
+		case j.Waits == WaitSlot:
+			d.move(j.ID, true)
 		}
 	}
 }
@@ -129,11 +146,11 @@ func (r *Run) roots() []*Job {
 // fresh is a job that waits for its needs.
 func (d *decision) fresh(call JobID, file string, n *node) *Job {
 	j := &Job{
-		ID: within(call) + JobID(n.def.ID), Def: n.def.ID, File: file, Parent: call, Call: n.def.Uses != "", Cells: 1,
+		ID: inside(call) + JobID(n.def.ID), Def: n.def.ID, File: file, Parent: call, Call: n.def.Uses != "", Cells: 1,
 		Status: Pending, Waits: WaitNeeds, Since: d.now, Attempt: d.run.Attempt,
 	}
 	for _, m := range n.needs {
-		j.Needs = append(j.Needs, within(call)+JobID(m.def.ID))
+		j.Needs = append(j.Needs, inside(call)+JobID(m.def.ID))
 	}
 	j.Name = d.run.prefixed(call, plainName(n))
 	j.Reason = waitsForNeeds(n)

@@ -17,6 +17,9 @@ func (d *decision) consider(j *Job) {
 	if j == nil || j.Status != Pending || j.Waits != WaitNeeds || !d.run.granted() {
 		return
 	}
+	if call := d.run.Job(j.Parent); call != nil && call.Status != InProgress {
+		return
+	}
 	n := d.run.node(j)
 	for _, m := range n.needs {
 		if k := d.run.sibling(j, m); k != nil && k.Status != Completed {
@@ -178,6 +181,8 @@ type verdict struct {
 
 func (d *decision) carryOut(v verdict) {
 	switch {
+	case v.conclusion != "" && len(d.run.within(d.run.Job(v.id))) > 0:
+		d.drop(d.run.Job(v.id), v.conclusion, v.reason)
 	case v.conclusion != "":
 		d.refuse(d.run.Job(v.id), v.conclusion, v.reason)
 	case v.begin:
@@ -254,8 +259,13 @@ func (r *Run) above(j *Job, key string) (owner string, found bool) {
 	return "", false
 }
 
-// begin adds the jobs of a call.
+// begin adds the jobs of a call, or goes on with them if it runs again.
 func (d *decision) begin(call *Job) {
+	if parts := d.run.parts(call); len(parts) > 0 {
+		d.emit(Event{Type: EventJobsAdded, After: call.ID})
+		d.enter(parts)
+		return
+	}
 	f := d.run.Plan.parsed.called(call.File, d.run.node(call).def)
 	if len(d.run.Jobs)+len(f.nodes) > maxJobs {
 		d.refuse(call, Failure, tooManyJobs)

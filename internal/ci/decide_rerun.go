@@ -97,15 +97,7 @@ func (r *Run) unfinished(j *Job) bool {
 	if !j.bad() {
 		return j.Conclusion == Skipped && r.cancelled(j)
 	}
-	for _, k := range r.Jobs[r.places[j.ID]+1:] {
-		if !j.ID.contains(k.ID) {
-			break
-		}
-		if r.unfinished(k) {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(r.within(j), r.unfinished)
 }
 
 func (j *Job) bad() bool { return j.Conclusion == Failure || j.Conclusion == Cancelled }
@@ -211,10 +203,7 @@ func (r *Run) reset(old *Job, e Event) {
 		j.Waits, j.Cell, j.Cells, j.Matrix, j.Name = WaitSlot, old.Cell, old.Cells, old.Matrix, old.Name
 		j.Labels, j.Group, j.Environment, j.Inputs = old.Labels, old.Group, old.Environment, old.Inputs
 		j.ContinueOnError, j.Timeout, j.CancelTimeout = old.ContinueOnError, old.Timeout, old.CancelTimeout
-		for _, c := range old.Claims {
-			c.Since, c.Held = time.Time{}, false
-			j.Claims = append(j.Claims, c)
-		}
+		j.Reason, j.Claims = waitsAgain, unclaimed(old.Claims)
 	} else {
 		n := r.node(old)
 		j.Name, j.Reason = r.prefixed(old.Parent, plainName(n)), waitsForNeeds(n)
@@ -222,11 +211,24 @@ func (r *Run) reset(old *Job, e Event) {
 	*old = *j
 }
 
-// reopen makes a matrix or call run again for a part of it. Its parts that stay have given their outputs already.
+const waitsAgain = "Waits to run again."
+
+// unclaimed are claims that are not made yet.
+func unclaimed(claims []Claim) []Claim {
+	claims = slices.Clone(claims)
+	for i := range claims {
+		claims[i].Since, claims[i].Held = time.Time{}, false
+	}
+	return claims
+}
+
+// reopen makes a matrix or call run again for a part of it. A call goes through its limits again; of a matrix, the cells
+// that stay have given their outputs already.
 func (r *Run) reopen(j *Job, e Event) {
 	j.Status, j.Conclusion, j.Tolerated, j.Reason, j.Stop = InProgress, "", false, "", ""
 	j.Since, j.Completed, j.Outputs, j.Attempt = e.At, time.Time{}, nil, e.Attempt
 	if !j.Expanded {
+		j.Status, j.Waits, j.Reason, j.Claims = Pending, WaitSlot, waitsAgain, unclaimed(j.Claims)
 		return
 	}
 	parts := slices.DeleteFunc(r.parts(j), func(k *Job) bool { return k.Status != Completed })

@@ -29,7 +29,7 @@ func (d *decision) stop(j *Job, how Stop, reason string, spare bool) {
 		}
 		d.emit(e)
 	default:
-		d.complete(j, Event{Conclusion: Cancelled, Reason: reason})
+		d.drop(j, Cancelled, reason)
 	}
 }
 

@@ -139,8 +139,8 @@ func (id JobID) matrix() (JobID, bool) {
 	return id[:slash], true
 }
 
-// within is the prefix of the IDs of a call's children, empty for root jobs.
-func within(call JobID) JobID {
+// inside is the prefix of the IDs of a call's children, empty for root jobs.
+func inside(call JobID) JobID {
 	if call == "" {
 		return ""
 	}
@@ -151,26 +151,28 @@ func within(call JobID) JobID {
 func (r *Run) node(j *Job) *node { return r.Plan.parsed.node(j.File, j.Def) }
 
 // sibling is the job of a node in the same file and call.
-func (r *Run) sibling(j *Job, n *node) *Job { return r.Job(within(j.Parent) + JobID(n.def.ID)) }
+func (r *Run) sibling(j *Job, n *node) *Job { return r.Job(inside(j.Parent) + JobID(n.def.ID)) }
 
-// parts are the places in Jobs of a matrix's cells or a call's jobs.
+// parts are a matrix's cells or a call's jobs, without what they have inside.
 func (r *Run) parts(j *Job) []*Job {
 	sep := byte(':')
 	if j.Expanded {
 		sep = '/'
 	}
-	prefix := string(j.ID)
-	var out []*Job
-	for _, k := range r.Jobs[r.places[j.ID]+1:] {
-		id := string(k.ID)
-		if len(id) <= len(prefix) || id[:len(prefix)] != prefix || id[len(prefix)] != '/' && id[len(prefix)] != ':' {
-			break
-		}
-		if id[len(prefix)] == sep && !strings.ContainsAny(id[len(prefix)+1:], ":/") {
-			out = append(out, k)
-		}
+	n := len(j.ID)
+	return slices.DeleteFunc(r.within(j), func(k *Job) bool {
+		return k.ID[n] != sep || strings.ContainsAny(string(k.ID[n+1:]), ":/")
+	})
+}
+
+// within are all parts of a matrix or call, however deep.
+func (r *Run) within(j *Job) []*Job {
+	first := r.places[j.ID] + 1
+	end := first
+	for end < len(r.Jobs) && j.ID.contains(r.Jobs[end].ID) {
+		end++
 	}
-	return out
+	return slices.Clone(r.Jobs[first:end])
 }
 
 // contains reports whether a job is a part of another, however deep.
