@@ -139,6 +139,11 @@ func TestAbsentBlob(t *testing.T) {
 			t.Errorf("Delete(%s) = %v, want nil", key, err)
 		}
 	}
+	for _, key := range []string{"dir", "dir/file/below"} {
+		if _, err := s.Put(t.Context(), key, strings.NewReader("x")); err == nil {
+			t.Errorf("Put(%s) put a blob where a directory is, or into a blob", key)
+		}
+	}
 	if _, err := s.Stat("dir"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Stat of a directory = %v, want fs.ErrNotExist", err)
 	}

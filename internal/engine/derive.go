@@ -9,6 +9,7 @@ import (
 // finding is what a stored run asks for.
 type finding struct {
 	run        ci.RunID
+	version    int64
 	repository string
 	completed  bool
 	ready      []readyJob
@@ -20,7 +21,7 @@ type finding struct {
 // derive finds out what a run asks for. It shares with the run only what does not change.
 func (e *Engine) derive(run *ci.Run) finding {
 	f := finding{
-		run: run.ID, repository: run.Plan.Repository, completed: run.Status == ci.Completed, claims: run.Claims(),
+		run: run.ID, version: run.Version, repository: run.Plan.Repository, completed: run.Status == ci.Completed, claims: run.Claims(),
 	}
 	if t, ok := run.Deadline(); ok {
 		f.deadline = t

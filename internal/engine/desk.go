@@ -8,29 +8,43 @@ import (
 	"github.com/penstock-ci/penstock/internal/ci"
 )
 
+// never is the time of a trial that is not planned.
+var never = time.Unix(1<<40, 0)
+
 // desk is what Work has to look after: when which run needs something, which leases run out, which concurrency groups
 // have changed. All of it follows from what is stored.
 type desk struct {
 	mu     sync.Mutex
 	files  map[ci.RunID]*file
 	timers fileHeap
-	groups map[group]bool // to be looked at
-	wake   chan struct{}  // holds one: something is due earlier than Work knows
+	groups map[group]trial // to be looked at
+	wake   chan struct{}   // holds one: something is due earlier than Work knows
 }
 
 // group is a concurrency group.
 type group struct{ repository, name string }
 
+// trial is when something is tried, again if it has failed.
+type trial struct {
+	at       time.Time // not before
+	failures int       // in a row
+}
+
+// after is the next trial after a failure: the pause grows.
+func (t trial) after(now time.Time) trial {
+	return trial{at: now.Add(min(retryAfter<<min(t.failures, 6), maxRetry)), failures: t.failures + 1}
+}
+
 // file is what the desk has on a run.
 type file struct {
 	run        ci.RunID
+	version    int64
 	repository string
 	deadline   time.Time // when a Tick has something to do, zero for never
 	ticked     time.Time // the deadline that had its Tick
 	holdings   map[ci.JobID]*holding
 	claims     []ci.Claim
-	pause      time.Time // nothing is tried before: the last try failed
-	failures   int       // in a row
+	trial      trial
 
 	due   time.Time // when to look at it
 	index int       // in timers, -1 if it is not there
@@ -49,7 +63,7 @@ type holding struct {
 
 func (d *desk) init() {
 	d.files = map[ci.RunID]*file{}
-	d.groups = map[group]bool{}
+	d.groups = map[group]trial{}
 	d.wake = make(chan struct{}, 1)
 }
 
@@ -66,7 +80,9 @@ func (d *desk) put(f finding, until time.Time) {
 		d.files[f.run] = c
 	}
 	c.deadline = f.deadline
-	c.pause, c.failures = time.Time{}, 0
+	if f.version != c.version {
+		c.version, c.trial = f.version, trial{}
+	}
 	c.putHoldings(f.holdings, until)
 	d.putClaims(c, f.claims)
 	d.schedule(c)
@@ -119,11 +135,11 @@ func (d *desk) putClaims(c *file, claims []ci.Claim) {
 			delete(old, claim)
 			continue
 		}
-		d.groups[group{c.repository, claim.Key}] = true
+		d.groups[group{c.repository, claim.Key}] = trial{}
 		changed = true
 	}
 	for claim := range old {
-		d.groups[group{c.repository, claim.Key}] = true
+		d.groups[group{c.repository, claim.Key}] = trial{}
 		changed = true
 	}
 	c.claims = claims
@@ -146,8 +162,8 @@ func (d *desk) schedule(c *file) {
 	for _, h := range c.holdings {
 		earlier(h.until)
 	}
-	if !due.IsZero() && due.Before(c.pause) {
-		due = c.pause
+	if !due.IsZero() && due.Before(c.trial.at) {
+		due = c.trial.at
 	}
 	c.due = due
 	switch {
@@ -194,38 +210,48 @@ func (d *desk) due(now time.Time, lost func(*holding) ci.Input) (chores []chore,
 			chores = append(chores, chore{c.run, ci.Tick{}})
 			c.ticked = c.deadline
 		}
-		c.pause = time.Time{}
+		c.trial.at = time.Time{}
 		d.schedule(c)
 	}
-	for g := range d.groups {
-		groups = append(groups, g)
-	}
-	clear(d.groups)
 	if len(d.timers) > 0 {
 		next = d.timers[0].due
+	}
+	for g, t := range d.groups {
+		switch {
+		case !t.at.After(now):
+			groups = append(groups, g)
+			d.groups[g] = trial{at: never, failures: t.failures} // its failures are known until it went well
+		case t.at != never && (next.IsZero() || t.at.Before(next)):
+			next = t.at
+		}
 	}
 	return chores, groups, next
 }
 
-// failed says that something for a run could not be done: it is tried again after a pause that grows.
+// failed says that something for a run could not be done: it is tried again after a pause.
 func (d *desk) failed(run ci.RunID, now time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	c := d.files[run]
-	if c == nil {
-		return
+	if c := d.files[run]; c != nil {
+		c.trial = c.trial.after(now)
+		c.ticked = time.Time{}
+		d.schedule(c)
 	}
-	c.failures++
-	c.pause = now.Add(min(retryAfter<<min(c.failures-1, 6), maxRetry))
-	c.ticked = time.Time{}
-	d.schedule(c)
 }
 
-// failedGroup says that a group could not be looked after: it is looked at again with the next wake-up.
-func (d *desk) failedGroup(g group) {
+// settled says how the look at a group went: a failure is tried again after a pause.
+func (d *desk) settled(g group, ok bool, now time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.groups[g] = true
+	t, known := d.groups[g]
+	switch {
+	case !known || t.at != never: // it has changed meanwhile and is looked at anyhow
+	case ok:
+		delete(d.groups, g)
+	default:
+		d.groups[g] = t.after(now)
+		d.ring()
+	}
 }
 
 // renew makes a lease good until a time. It gives the signal for the job, whether its runner has not heard it yet, and a

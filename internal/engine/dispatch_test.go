@@ -110,6 +110,32 @@ func TestDispatchOffersAgain(t *testing.T) {
 	}
 }
 
+// A job whose lease fails, or is lost, while a runner that had waited for it still holds the offer is offered once.
+func TestDispatchOffersOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDispatch()
+		got := make(chan *offer, 1)
+		go func() {
+			o, err := d.next(t.Context(), ci.Runner{})
+			if err != nil {
+				t.Error(err)
+			}
+			got <- o
+		}()
+		synctest.Wait()
+		now := []readyJob{ready("a", 0)}
+		d.put(1, now)
+		o := <-got
+		d.put(1, nil)
+		d.put(1, now)
+		d.release(o)
+		d.put(1, now)
+		if first, second := take(t, d, ci.Runner{}), take(t, d, ci.Runner{}); first != "a" || second != "" {
+			t.Errorf("offered %q and %q, want a once", first, second)
+		}
+	})
+}
+
 func TestDispatchForgets(t *testing.T) {
 	d := newDispatch()
 	for run := range ci.RunID(100) {

@@ -19,8 +19,6 @@ import (
 	"github.com/penstock-ci/penstock/internal/ci"
 )
 
-
-
 func TestSignals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := inMemory(t, Options{})

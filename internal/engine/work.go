@@ -26,12 +26,8 @@ func (e *Engine) Work(ctx context.Context) error {
 		for _, c := range chores {
 			e.do(ctx, c)
 		}
-		failed := false
 		for _, g := range groups {
-			failed = !e.settle(ctx, g) || failed
-		}
-		if failed {
-			next = now.Add(retryAfter)
+			e.desk.settled(g, e.settle(ctx, g), e.now())
 		}
 		alarm.Stop()
 		if !next.IsZero() {
@@ -80,6 +76,5 @@ func (e *Engine) settle(ctx context.Context, g group) bool {
 		return true
 	}
 	e.opt.Log.Error("a concurrency group could not be looked after, it is tried again", "group", g.name, "error", err)
-	e.desk.failedGroup(g)
 	return false
 }

@@ -443,6 +443,76 @@ func TestGroupHasOneHolder(t *testing.T) {
 	})
 }
 
+// Writes that share a transaction: the trouble of one is not that of the others.
+func TestOneFailsAlone(t *testing.T) {
+	everyKind(t, func(t *testing.T, s *Store) {
+		gate := make(chan struct{})
+		s.writer.enqueue(write{exec: func(*batch) error { <-gate; return nil }, done: func(error) {}})
+		var results []error
+		var all sync.WaitGroup
+		p := plan(t, twoCells, nil)
+		for n := range 5 {
+			all.Add(1)
+			s.Create(p, func(id ci.RunID, p *ci.Plan) (Save, error) {
+				run, events := ci.New(id, p, noon)
+				step := Save{Run: run, Events: events}
+				if n == 1 || n == 3 { // the second of them can not have it
+					step.Claims = []ci.Claim{{Key: "g", Held: true}}
+				}
+				return step, nil
+			}, func(_ Save, err error) {
+				results = append(results, err)
+				all.Done()
+			})
+		}
+		close(gate)
+		all.Wait()
+		for n, err := range results {
+			if n == 3 && !errors.Is(err, ErrHeld) || n != 3 && err != nil {
+				t.Errorf("write %d: %v", n, err)
+			}
+		}
+		if list, err := s.Runs(t.Context(), Filter{}); err != nil || len(list) != 4 || list[0].ID != 4 {
+			t.Errorf("runs %+v, %v are stored, want four without a gap", list, err)
+		}
+		wantGapless(t, s)
+	})
+}
+
+func TestWhatIsAcknowledgedIsOnTheDisk(t *testing.T) {
+	s := openStore(t, "sqlite:"+filepath.Join(t.TempDir(), "p.db"))
+	for pragma, want := range map[string]string{"synchronous": "2", "journal_mode": "wal"} { // 2 is FULL
+		var got string
+		if err := s.writer.db.QueryRow("PRAGMA " + pragma).Scan(&got); err != nil || got != want {
+			t.Errorf("%s = %q, %v, want %q", pragma, got, err, want)
+		}
+	}
+}
+
+// Readers that give up do not harm a database that lives in one connection.
+func TestReadersThatGiveUp(t *testing.T) {
+	everyKind(t, func(t *testing.T, s *Store) {
+		run := create(t, s, plan(t, twoCells, nil))
+		var all sync.WaitGroup
+		for n := range 8 {
+			all.Go(func() {
+				for range 20 {
+					ctx, cancel := context.WithTimeout(t.Context(), time.Duration(n)*50*time.Microsecond)
+					s.Run(ctx, run.ID)
+					s.Records(ctx, 0, 10)
+					cancel()
+				}
+			})
+		}
+		for range 20 {
+			create(t, s, plan(t, twoCells, nil))
+		}
+		all.Wait()
+		wantSame(t, load(t, s, run.ID), run)
+		wantGapless(t, s)
+	})
+}
+
 func TestReopen(t *testing.T) {
 	url := "sqlite:" + filepath.Join(t.TempDir(), "p.db")
 	s, err := Open(t.Context(), url)
