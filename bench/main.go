@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 )
@@ -31,6 +32,7 @@ var cases = []struct {
 }{
 	{"echo", measureEcho},
 	{"steps", measureSteps},
+	{"machine", measureMachine},
 	{"matrix", measureMatrix},
 	{"log", measureLog},
 	{"cache", measureCache},
@@ -64,6 +66,13 @@ func run(ctx context.Context) error {
 	quick := flag.Bool("quick", false, "small sizes, to see that the cases work")
 	penstock := flag.String("penstock", "", "measure this `BINARY`, rather than one built from the working tree")
 	flag.Parse()
+	if flag.Arg(0) == machineHelper && flag.NArg() == 3 {
+		runs, err := strconv.Atoi(flag.Arg(2))
+		if err != nil {
+			return err
+		}
+		return measureMachinesHere(ctx, flag.Arg(1), runs)
+	}
 	pattern, err := regexp.Compile(*only)
 	if err != nil || flag.NArg() > 0 || *runs < 1 {
 		flag.Usage()
