@@ -125,4 +125,3 @@ type Layered interface {
 	// Capture makes a layer of what is at the absolute path: by a rename if it is a mount of Mount, else by a copy.
 	Capture(ctx context.Context, at string) (layer.ID, error)
 }
-

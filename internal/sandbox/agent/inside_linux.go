@@ -1,0 +1,277 @@
+package agent
+
+import (
+	"errors"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// inside is the agent: process 1 of a machine.
+type inside struct {
+	pipe     *pipe
+	children *children
+	parts    []part // prepared while the host's tree was still visible, put in place by begin
+}
+
+// part is a mount that only a process of the machine can make.
+type part struct {
+	fd int
+	at string
+}
+
+func runAgent() int {
+	unix.CloseOnExec(control)
+	a := &inside{pipe: &pipe{fd: control}}
+	a.children = watchChildren(a.ended)
+	unix.Umask(0o022)
+	err := a.prepare()
+	ready := failureOf(errNone)
+	if err != nil {
+		ready = failureOf(err)
+	}
+	if err := (&pipe{fd: control + 1}).write(header{op: opAnswer}, ready); err != nil || ready.text != "" {
+		return 1
+	}
+	unix.Close(control + 1)
+	for {
+		f, err := a.pipe.read()
+		if err != nil {
+			return 0 // the supervisor has gone: so has the machine
+		}
+		a.handle(&f)
+	}
+}
+
+var errNone = errors.New("")
+
+// prepare makes the mounts that belong to this process's own namespaces. It needs the host's /proc and /sys in view:
+// the kernel gives new ones only to who could see the old.
+func (a *inside) prepare() error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return wrap("make mounts private", err)
+	}
+	for _, p := range []struct {
+		fs, at string
+		attr   int
+		opts   []string
+		must   bool
+	}{
+		{"proc", "/proc", unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC, nil, true},
+		{"sysfs", "/sys", unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC | unix.MOUNT_ATTR_RDONLY, nil, false},
+		{"tmpfs", "/dev", unix.MOUNT_ATTR_NOSUID, []string{"mode", "755"}, true},
+		{"devpts", "/dev/pts", unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC, []string{"ptmxmode", "666", "mode", "620"}, true},
+	} {
+		fd, err := newMount(p.fs, p.attr, p.opts...)
+		if err != nil && p.must {
+			return wrap("mount "+p.fs, err)
+		}
+		if err == nil {
+			a.parts = append(a.parts, part{fd, p.at})
+		}
+	}
+	for _, name := range []string{"null", "zero", "full", "random", "urandom", "tty"} {
+		fd, err := unix.OpenTree(unix.AT_FDCWD, "/dev/"+name, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+		if err != nil {
+			return wrap("open /dev/"+name, err)
+		}
+		a.parts = append(a.parts, part{fd, "/dev/" + name})
+	}
+	return nil
+}
+
+// newMount gives a file system that is mounted nowhere yet.
+func newMount(fs string, attr int, opts ...string) (int, error) {
+	ctx, err := unix.Fsopen(fs, unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(ctx)
+	for i := 0; i+1 < len(opts); i += 2 {
+		if err := unix.FsconfigSetString(ctx, opts[i], opts[i+1]); err != nil {
+			return -1, err
+		}
+	}
+	if err := unix.FsconfigCreate(ctx); err != nil {
+		return -1, err
+	}
+	return unix.Fsmount(ctx, unix.FSMOUNT_CLOEXEC, attr)
+}
+
+// attach puts a detached mount in place.
+func attach(fd int, at string) error {
+	return unix.MoveMount(fd, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+func (a *inside) handle(f *frame) {
+	switch f.op {
+	case OpBegin:
+		a.answer(f, nil, a.begin(f))
+	case OpExec:
+		a.exec(f)
+	case OpSignal:
+		a.answer(f, nil, a.signal(f))
+	case OpIdle:
+		go func() { a.answer(f, &Flags{[]bool{a.children.idle()}}, nil) }()
+	case OpUnpack:
+		go a.unpack(f)
+	case OpPack:
+		go a.pack(f)
+	case OpMkdir:
+		made, err := mkdir(f)
+		a.answer(f, made, err)
+	default:
+		f.closeFiles()
+		a.answer(f, nil, errFrame)
+	}
+}
+
+// answer sends m, or err if there is one.
+func (a *inside) answer(f *frame, m Message, err error, files ...int) {
+	if err != nil {
+		_ = a.pipe.write(header{f.id, opError}, failureOf(err)) // without a supervisor the read loop ends too
+		return
+	}
+	_ = a.pipe.write(header{f.id, opAnswer}, m, files...)
+}
+
+func (a *inside) ended(id int, status unix.WaitStatus) {
+	e := &Ended{Code: status.ExitStatus()}
+	if status.Signaled() {
+		e = &Ended{Code: 128 + int(status.Signal()), Signal: int(status.Signal())}
+	}
+	_ = a.pipe.write(header{id, opAnswer}, e)
+}
+
+// begin takes the machine into use, once its file tree is in place.
+func (a *inside) begin(f *frame) error {
+	var b Begin
+	if err := decode(f.body, &b); err != nil {
+		return err
+	}
+	for _, p := range a.parts {
+		if err := a.place(p); err != nil {
+			return wrap("mount "+p.at, err)
+		}
+	}
+	a.parts = nil
+	for _, link := range [][2]string{
+		{"/proc/self/fd", "/dev/fd"}, {"fd/0", "/dev/stdin"}, {"fd/1", "/dev/stdout"}, {"fd/2", "/dev/stderr"}, {"pts/ptmx", "/dev/ptmx"},
+	} {
+		if err := os.Symlink(link[0], link[1]); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir("/dev/shm", 0o777); err != nil {
+		return err
+	}
+	if err := os.Chmod("/dev/shm", 0o777|os.ModeSticky); err != nil {
+		return err
+	}
+	if err := unix.Sethostname([]byte(b.Hostname)); err != nil {
+		return wrap("set the host name", err)
+	}
+	if b.Processes > 0 {
+		limit := &unix.Rlimit{Cur: uint64(b.Processes), Max: uint64(b.Processes)}
+		var now unix.Rlimit
+		if err := unix.Getrlimit(unix.RLIMIT_NPROC, &now); err == nil && now.Max > limit.Max {
+			if err := unix.Setrlimit(unix.RLIMIT_NPROC, limit); err != nil {
+				return wrap("limit processes", err)
+			}
+		}
+	}
+	return loopbackUp()
+}
+
+func (a *inside) place(p part) error {
+	defer unix.Close(p.fd)
+	if len(p.at) > len("/dev/") && p.at[:5] == "/dev/" {
+		if p.at == "/dev/pts" {
+			if err := os.Mkdir(p.at, 0o755); err != nil {
+				return err
+			}
+		} else if err := os.WriteFile(p.at, nil, 0o666); err != nil {
+			return err
+		}
+	}
+	return attach(p.fd, p.at)
+}
+
+// loopbackUp brings up the machine's only network interface.
+func loopbackUp() error {
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return wrap("bring up the loopback interface", err)
+	}
+	defer unix.Close(s)
+	req, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	req.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	return wrap("bring up the loopback interface", unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, req))
+}
+
+// unpack writes the tar stream that came with the request below a directory.
+func (a *inside) unpack(f *frame) {
+	defer f.closeFiles()
+	var p Paths
+	if err := decode(f.body, &p); err != nil || len(p.Paths) != 1 || len(f.files) != 1 {
+		a.answer(f, nil, errFrame)
+		return
+	}
+	stream := os.NewFile(uintptr(f.files[0]), "tar")
+	f.files = nil
+	defer stream.Close()
+	a.answer(f, nil, Unpack(p.Paths[0], stream))
+}
+
+// pack sends a file or directory as a tar stream. It answers when that begins and when it has ended.
+func (a *inside) pack(f *frame) {
+	defer f.closeFiles()
+	var p Paths
+	if err := decode(f.body, &p); err != nil || len(p.Paths) != 1 || len(f.files) != 1 {
+		a.answer(f, nil, errFrame)
+		return
+	}
+	stream := os.NewFile(uintptr(f.files[0]), "tar")
+	f.files = nil
+	defer stream.Close()
+	if _, err := os.Lstat(p.Paths[0]); err != nil {
+		a.answer(f, nil, err)
+		return
+	}
+	a.answer(f, nil, nil)
+	err := Pack(p.Paths[0], stream)
+	stream.Close()
+	a.answer(f, nil, err)
+}
+
+func mkdir(f *frame) (*Made, error) {
+	var m Mkdir
+	if err := decode(f.body, &m); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(m.Path, 0o755); err != nil {
+		return nil, err
+	}
+	d, err := os.Open(m.Path)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	_, err = d.Readdirnames(1)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	return &Made{Empty: err == io.EOF}, nil
+}
+
+// wrap says what was being done; nil stays nil.
+func wrap(doing string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &os.SyscallError{Syscall: doing, Err: err}
+}

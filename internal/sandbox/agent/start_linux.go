@@ -1,0 +1,36 @@
+package agent
+
+import (
+	"os"
+	"runtime/debug"
+
+	"golang.org/x/sys/unix"
+)
+
+// Names under which this binary becomes one of the two processes. They are what ps shows.
+const (
+	NameAgent  = "penstock-machine"
+	NameWarden = "penstock-warden"
+	nameIDs    = "penstock-ids" // waits to be killed
+)
+
+// control is the descriptor of the socket that a process of this package is started with.
+const control = 3
+
+func init() {
+	if len(os.Args) == 0 {
+		return
+	}
+	switch os.Args[0] {
+	case NameAgent:
+		debug.SetGCPercent(400)
+		os.Exit(runAgent())
+	case nameIDs:
+		for {
+			_ = unix.Pause()
+		}
+	case NameWarden:
+		debug.SetGCPercent(400)
+		os.Exit(runWarden(os.Args[1:]))
+	}
+}

@@ -1,0 +1,266 @@
+package agent
+
+import (
+	"io"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// build puts a machine's file tree together and makes it the root of the machine. It runs on the machine's thread.
+func (w *warden) build(m *machine, mounts []Mount, ready *pipe) error {
+	defer unix.Close(ready.fd)
+	fds := make([]int, 0, len(mounts))
+	defer func() {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+	}()
+	for i := range mounts {
+		fd, err := w.make(&mounts[i], -1)
+		if err != nil {
+			return wrap("mount "+mounts[i].At, err)
+		}
+		fds = append(fds, fd)
+	}
+	if err := awaitReady(ready); err != nil {
+		return err
+	}
+	return w.within(m, func() error {
+		if err := attach(fds[0], w.stage); err != nil {
+			return wrap("attach the root", err)
+		}
+		for i, fd := range fds[1:] {
+			if err := attach(fd, w.stage+mounts[i+1].At); err != nil {
+				return wrap("attach "+mounts[i+1].At, err)
+			}
+		}
+		return pivot(w.stage)
+	})
+}
+
+// awaitReady waits until the agent has what it needs of the host's tree.
+func awaitReady(ready *pipe) error {
+	f, err := ready.read()
+	if err != nil {
+		return wrap("start the machine", err)
+	}
+	f.closeFiles()
+	var fail failure
+	if err := decode(f.body, &fail); err != nil {
+		return err
+	}
+	if fail.text != "" {
+		return fail.err()
+	}
+	return nil
+}
+
+// pivot makes the mount at dir the root of the mount namespace and lets go of the old one.
+func pivot(dir string) error {
+	if err := unix.Chdir(dir); err != nil {
+		return err
+	}
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return wrap("change the root", err)
+	}
+	return wrap("let go of the host's tree", unix.Unmount(".", unix.MNT_DETACH))
+}
+
+// within runs do in the mount namespace of a machine.
+func (w *warden) within(m *machine, do func() error) error {
+	ns, err := unix.Open("/proc/"+strconv.Itoa(m.pid)+"/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return ErrGone
+	}
+	defer unix.Close(ns)
+	if err := unix.Setns(ns, unix.CLONE_NEWNS); err != nil {
+		return wrap("enter the machine", err)
+	}
+	failed := do()
+	if err := unix.Setns(w.home, unix.CLONE_NEWNS); err != nil {
+		return wrap("leave the machine", err)
+	}
+	if err := unix.Chdir(w.store); err != nil {
+		return err
+	}
+	return failed
+}
+
+// make gives a mount that is attached nowhere. beneath is what lies at its place in the machine, or -1.
+func (w *warden) make(m *Mount, beneath int) (int, error) {
+	if m.Bind != "" {
+		return unix.OpenTree(unix.AT_FDCWD, m.Bind, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	}
+	at := w.point()
+	if err := os.Mkdir(at, 0o700); err != nil {
+		return -1, err
+	}
+	defer os.Remove(at)
+	var lowers []string
+	for _, l := range m.Lowers {
+		dir, err := w.lower(l)
+		if err != nil {
+			return -1, err
+		}
+		lowers = append(lowers, escape(dir, ":"))
+	}
+	if beneath >= 0 {
+		under := w.point()
+		if err := os.Mkdir(under, 0o700); err != nil {
+			return -1, err
+		}
+		defer os.Remove(under)
+		if err := attach(beneath, under); err != nil {
+			return -1, err
+		}
+		defer unix.Unmount(under, unix.MNT_DETACH)
+		lowers = append(lowers, escape(under, ":"))
+	}
+	options := "userxattr,lowerdir=" + strings.Join(lowers, ":")
+	if m.Upper != "" {
+		options += ",volatile,upperdir=" + escape(m.Upper, "") + ",workdir=" + escape(m.Work, "")
+	}
+	if len(options) >= os.Getpagesize() {
+		return -1, syscall.E2BIG
+	}
+	if err := unix.Mount("overlay", at, "overlay", unix.MS_NODEV, options); err != nil {
+		return -1, err
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, at, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if bad := unix.Unmount(at, unix.MNT_DETACH); err == nil && bad != nil {
+		unix.Close(fd)
+		return -1, bad
+	}
+	return fd, err
+}
+
+// escape prepares a path for overlay's options.
+func escape(path, also string) string {
+	var b strings.Builder
+	for i := range len(path) {
+		if c := path[i]; c == '\\' || c == ',' || strings.IndexByte(also, c) >= 0 {
+			b.WriteByte('\\')
+		}
+		b.WriteByte(path[i])
+	}
+	return b.String()
+}
+
+// point gives the path of a mount point that does not exist yet.
+func (w *warden) point() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.spare++
+	return w.stage + "/" + strconv.Itoa(w.spare)
+}
+
+// lower gives the path at which an overlay of a machine can take a lower directory from.
+func (w *warden) lower(l Lower) (string, error) {
+	if !l.Host || w.owner < 0 {
+		return l.Path, nil
+	}
+	w.mu.Lock()
+	view, ok := w.views[l.Path]
+	w.mu.Unlock()
+	if ok {
+		return view, nil
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, l.Path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return "", wrap("open "+l.Path, err)
+	}
+	defer unix.Close(fd)
+	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP | unix.MOUNT_ATTR_RDONLY, Userns_fd: uint64(w.owner)}
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, attr); err != nil {
+		return "", wrap("map the owners of "+l.Path, err)
+	}
+	view = w.point()
+	if err := os.Mkdir(view, 0o700); err != nil {
+		return "", err
+	}
+	if err := attach(fd, view); err != nil {
+		return "", wrap("attach "+l.Path, err)
+	}
+	w.mu.Lock()
+	w.views[l.Path] = view
+	w.mu.Unlock()
+	return view, nil
+}
+
+// settleOwners makes the user namespace that owners are mapped by. It takes a process to have one, for a moment.
+func (w *warden) settleOwners() error {
+	ids := w.ids()
+	pid, err := syscall.ForkExec("/proc/self/exe", []string{nameIDs}, &syscall.ProcAttr{
+		Sys: &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids},
+	})
+	if err != nil {
+		return wrap("make a user namespace", err)
+	}
+	w.owner, err = unix.Open("/proc/"+strconv.Itoa(pid)+"/ns/user", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	_ = unix.Kill(pid, unix.SIGKILL)
+	_, _ = retry(func() (int, error) { return unix.Wait4(pid, nil, 0, nil) })
+	return wrap("open the user namespace", err)
+}
+
+// attach adds mounts to a machine or, for OpSwap, puts them in place of those at the same paths.
+func (w *warden) attach(f *frame) error {
+	var req Attach
+	if err := decode(f.body, &req); err != nil {
+		return err
+	}
+	return w.on(req.Machine, func(m *machine) error {
+		for i := range req.Mounts {
+			if err := w.attachOne(m, &req.Mounts[i]); err != nil {
+				return wrap("mount "+req.Mounts[i].At, err)
+			}
+		}
+		return nil
+	})
+}
+
+func (w *warden) attachOne(m *machine, mount *Mount) error {
+	beneath := -1
+	if mount.Beneath {
+		err := w.within(m, func() (err error) {
+			beneath, err = unix.OpenTree(unix.AT_FDCWD, mount.At, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		defer unix.Close(beneath)
+	}
+	fd, err := w.make(mount, beneath)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return w.within(m, func() error { return attach(fd, mount.At) })
+}
+
+// dirty says for each directory whether anything is in it.
+func (w *warden) dirty(f *frame) (*Flags, error) {
+	var p Paths
+	if err := decode(f.body, &p); err != nil {
+		return nil, err
+	}
+	flags := &Flags{}
+	for _, dir := range p.Paths {
+		d, err := os.Open(path.Join(w.store, dir))
+		if err != nil {
+			return nil, err
+		}
+		_, err = d.Readdirnames(1)
+		d.Close()
+		if err != nil && err != io.EOF {
+			return nil, err
+		}
+		flags.Flags = append(flags.Flags, err == nil)
+	}
+	return flags, nil
+}

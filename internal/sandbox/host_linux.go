@@ -1,0 +1,170 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/penstock-ci/penstock/internal/layer"
+	"github.com/penstock-ci/penstock/internal/sandbox/agent"
+)
+
+// firstID is the host's user and group id of a machine's root, when the host's root opens machines: the first of the
+// ids that neither users, nor subordinate ids, nor systemd's containers take (systemd.io/UIDS-GIDS).
+const firstID = 0x70000000
+
+// defaultProcesses guards against fork bombs where a spec says nothing.
+const defaultProcesses = 8192
+
+// Host opens machines made of Linux namespaces over this machine's own tools.
+type Host struct {
+	// Ladder is how a command is stopped; NewHost gives GitHub's.
+	Ladder Ladder
+
+	layers *layer.Store
+	work   *layer.Scratch
+	warden *agent.Client
+	proc   *os.Process
+	owner  int // the host's id of root inside: firstID, or this user's
+	base   *base
+	null   *os.File
+
+	close func() error
+}
+
+// NewHost prepares for opening machines. The error says why this kernel or this user can not: it tries once for every
+// boot, and remembers beside the store.
+func NewHost(store *layer.Store) (*Host, error) {
+	h := &Host{Ladder: github, layers: store, owner: os.Getuid()}
+	if h.owner == 0 {
+		h.owner = firstID
+	}
+	h.close = sync.OnceValue(h.end)
+	if err := h.start(); err != nil {
+		return nil, fmt.Errorf("prepare host machines: %w", err)
+	}
+	if err := h.probe(); err != nil {
+		h.Close()
+		return nil, fmt.Errorf("prepare host machines: %w", err)
+	}
+	return h, nil
+}
+
+// Close ends the machines that are still open and lets go of everything.
+func (h *Host) Close() error { return h.close() }
+
+func (h *Host) end() error {
+	var err error
+	if h.warden != nil {
+		h.warden.Close()
+		_, err = h.proc.Wait()
+	}
+	if h.null != nil {
+		h.null.Close()
+	}
+	if h.work != nil {
+		err = errors.Join(err, h.work.Release())
+	}
+	return err
+}
+
+// shifted says whether a machine's ids are others outside.
+func (h *Host) shifted() bool { return os.Getuid() == 0 }
+
+func (h *Host) start() (err error) {
+	if h.work, err = h.layers.Scratch(); err != nil {
+		return err
+	}
+	if h.null, err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err != nil {
+		return err
+	}
+	prepared := make(chan error, 1)
+	go func() {
+		var err error
+		h.base, err = h.prepareBase()
+		prepared <- err
+	}()
+	err = h.startWarden()
+	return errors.Join(err, <-prepared)
+}
+
+// startWarden starts the process that makes machines.
+func (h *Host) startWarden() error {
+	stage := filepath.Join(h.work.Dir(), "stage")
+	if err := os.Mkdir(stage, 0o700); err != nil {
+		return err
+	}
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return err
+	}
+	defer theirs.Close()
+	attr := &os.ProcAttr{
+		Dir: "/", Env: []string{"GOMAXPROCS=2"},
+		Files: []*os.File{h.null, h.null, os.Stderr, theirs},
+		Sys:   &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS, Setsid: true},
+	}
+	base := 0
+	if h.shifted() {
+		base = h.owner
+	} else {
+		attr.Sys.Cloneflags |= unix.CLONE_NEWUSER
+		attr.Sys.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
+		attr.Sys.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
+	}
+	args := []string{agent.NameWarden, stage, h.layers.Dir(), fmt.Sprint(base)}
+	if h.proc, err = os.StartProcess("/proc/self/exe", args, attr); err != nil {
+		ours.Close()
+		return fmt.Errorf("start a process in namespaces of its own: %w", err)
+	}
+	if h.warden, err = agent.NewClient(ours); err != nil {
+		ours.Close()
+		return errors.Join(err, h.proc.Kill())
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	_, err = h.warden.Do(ctx, agent.OpHello, nil, nil)
+	return err
+}
+
+// socketPair gives a socket's two ends: ours does not block, theirs does.
+func socketPair() (ours, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := unix.SetNonblock(fds[0], true); err != nil {
+		return nil, nil, err
+	}
+	return os.NewFile(uintptr(fds[0]), "machine"), os.NewFile(uintptr(fds[1]), "machine"), nil
+}
+
+// probe opens and closes a machine, unless that went well before on this boot of this kernel.
+func (h *Host) probe() error {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return err
+	}
+	known := filepath.Join(h.layers.Dir(), fmt.Sprintf("host-%d", os.Getuid()))
+	if text, err := os.ReadFile(known); err == nil && string(text) == string(boot) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	m, err := h.Open(ctx, Spec{Name: "probe", Repo: "probe"})
+	if err != nil {
+		return err
+	}
+	err = m.Exec(ctx, Command{Args: []string{"true"}, Env: []string{"PATH=" + m.Info().Path}})
+	if err := errors.Join(err, m.Close(ctx)); err != nil {
+		return err
+	}
+	return os.WriteFile(known, boot, 0o600)
+}

@@ -1,0 +1,39 @@
+package sandbox
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+
+	"github.com/penstock-ci/penstock/internal/sandbox/agent"
+)
+
+// give makes a file of the host belong to uid and gid inside, as far as this user can, and sets its mode.
+func (h *Host) give(name string, mode os.FileMode, uid, gid int) error {
+	if h.shifted() {
+		if err := os.Lchown(name, h.owner+uid, h.owner+gid); err != nil {
+			return err
+		}
+	}
+	if mode&os.ModeSymlink != 0 {
+		return nil
+	}
+	return os.Chmod(name, mode)
+}
+
+// insideOwner gives the mode of a host's file, and whom it belongs to as seen from inside.
+func (h *Host) insideOwner(name string) (mode os.FileMode, uid, gid int, err error) {
+	info, err := os.Lstat(name)
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	mode = info.Mode() & (os.ModePerm | os.ModeSticky | os.ModeSetgid | os.ModeSetuid)
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, 0, 0, fmt.Errorf("owner of %s: not known", name)
+	}
+	if !h.shifted() || st.Uid >= agent.IDs || st.Gid >= agent.IDs {
+		return mode, 0, 0, nil
+	}
+	return mode, int(st.Uid), int(st.Gid), nil
+}
