@@ -38,6 +38,8 @@ type Options struct {
 	Token func(ctx context.Context, t *ci.Task) (string, error)
 	// LeaseFor is how long a lease lasts without being renewed; LeaseFor if zero.
 	LeaseFor time.Duration
+	// FirstRun is the ID of the first run of a store that has none yet; 1 if zero.
+	FirstRun ci.RunID
 	// Log gets what Work can not tell anybody else; slog.Default if nil.
 	Log *slog.Logger
 }
@@ -72,6 +74,11 @@ func New(ctx context.Context, st *store.Store, blobs *blob.Store, opt Options) (
 	e := &Engine{store: st, blobs: blobs, opt: opt, runs: map[ci.RunID]*entry{}}
 	e.jobs.init()
 	e.desk.init()
+	if opt.FirstRun > 1 {
+		if err := st.NumberFrom(ctx, opt.FirstRun); err != nil {
+			return nil, err
+		}
+	}
 	active, err := st.Active(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("find stored work: %w", err)

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -144,6 +145,32 @@ func (s *Store) Create(plan *ci.Plan, begin func(id ci.RunID, plan *ci.Plan) (Sa
 		}
 		done(step, nil)
 	}})
+}
+
+// NumberFrom makes first the ID of the next run, in a store that has no run yet.
+func (s *Store) NumberFrom(ctx context.Context, first ci.RunID) error {
+	if s.writer == nil {
+		return ErrReadOnly
+	}
+	ended := make(chan error, 1)
+	exec := func(b *batch) error {
+		last, err := b.count("run", 0)
+		if err != nil || last != 0 {
+			return err
+		}
+		_, err = b.count("run", int64(first)-1)
+		return err
+	}
+	s.writer.enqueue(write{exec: exec, done: func(err error) { ended <- err }})
+	select {
+	case err := <-ended:
+		if err != nil {
+			return fmt.Errorf("number runs from %d: %w", first, err)
+		}
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // takeBack gives back the numbers of a run that is not created after all.

@@ -3,78 +3,30 @@ package native
 import (
 	"bytes"
 	"context"
-	"errors"
-	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/penstock-ci/penstock/internal/blob"
 	"github.com/penstock-ci/penstock/internal/expr"
+	"github.com/penstock-ci/penstock/internal/layer"
 	"github.com/penstock-ci/penstock/internal/sandbox"
 	"github.com/penstock-ci/penstock/internal/workflow"
 )
 
-// plainBox is a machine of plain processes in a directory. As provider "none" its files are read directly, under any
-// other name by commands inside.
+// plainBox is a machine whose files are not this host's as far as anyone knows: everything goes through commands
+// inside, Put and Get, as with a machine of another provider that has no layers.
 type plainBox struct {
-	dir, provider string
-}
-
-func (b plainBox) Exec(ctx context.Context, c sandbox.Command) error {
-	cmd := exec.CommandContext(ctx, c.Args[0], c.Args[1:]...)
-	for _, kv := range c.Env {
-		if p, ok := strings.CutPrefix(kv, "PATH="); ok {
-			for dir := range strings.SplitSeq(p, ":") {
-				if f, err := exec.LookPath(filepath.Join(dir, c.Args[0])); err == nil && !strings.Contains(c.Args[0], "/") {
-					cmd.Path, cmd.Err = f, nil
-					break
-				}
-			}
-		}
-	}
-	cmd.Env, cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Env, c.Dir, c.Stdin, c.Stdout, c.Stderr
-	if c.Dir == "" {
-		cmd.Dir = b.Info().Workspace
-	}
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		return &sandbox.ExitError{Code: exit.ExitCode()}
-	}
-	return err
-}
-
-func (b plainBox) Put(ctx context.Context, dir string, r io.Reader) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	cmd := exec.CommandContext(ctx, "tar", "-x", "-C", dir)
-	cmd.Stdin = r
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return errors.New(string(out))
-	}
-	return nil
-}
-
-func (b plainBox) Get(ctx context.Context, p string) (io.ReadCloser, error) {
-	cmd := exec.CommandContext(ctx, "tar", "-c", "-C", filepath.Dir(p), filepath.Base(p))
-	out, err := cmd.Output()
-	return io.NopCloser(bytes.NewReader(out)), err
+	sandbox.Sandbox
 }
 
 func (b plainBox) Info() sandbox.Info {
-	arch := map[string]string{"amd64": "X64", "arm64": "ARM64"}[runtime.GOARCH]
-	return sandbox.Info{Provider: b.provider, OS: "Linux", Arch: arch, Workspace: b.dir + "/work/repo/repo", Temp: b.dir + "/temp",
-		ToolCache: b.dir + "/tools", Home: b.dir + "/home", Path: os.Getenv("PATH")}
+	info := b.Sandbox.Info()
+	info.Provider = "inside"
+	return info
 }
-
-func (b plainBox) Close(context.Context) error { return nil }
 
 // job is a job in a test: steps on one machine with one host.
 type job struct {
@@ -86,27 +38,72 @@ type job struct {
 }
 
 // each runs a test on every kind of machine there is.
-func each(t *testing.T, test func(t *testing.T, j *job)) {
-	for _, provider := range []string{"none", "inside"} {
+func each(t *testing.T, test func(t *testing.T, j *job)) { on(t, test, "none", "inside", "host") }
+
+// eachNear is each for machines that share this host's network: tests with a server of their own need it.
+func eachNear(t *testing.T, test func(t *testing.T, j *job)) { on(t, test, "none", "inside") }
+
+func on(t *testing.T, test func(t *testing.T, j *job), providers ...string) {
+	for _, provider := range providers {
 		t.Run(provider, func(t *testing.T) { test(t, newJob(t, provider)) })
 	}
 }
 
+// machines are what the tests' machines are made of, shared since a host takes its time to get ready.
+var machines struct {
+	layers *layer.Store
+	host   *sandbox.Host
+}
+
+func TestMain(m *testing.M) { os.Exit(prepared(m)) }
+
+func prepared(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "native-")
+	if err != nil {
+		panic(err)
+	}
+	defer layer.RemoveAll(dir)
+	if machines.layers, err = layer.Open(dir); err != nil {
+		panic(err)
+	}
+	defer machines.layers.Close()
+	if machines.host, err = sandbox.NewHost(machines.layers); err != nil {
+		panic(err)
+	}
+	defer machines.host.Close()
+	return m.Run()
+}
+
+func open(t testing.TB, provider string) sandbox.Sandbox {
+	t.Helper()
+	var from sandbox.Provider = machines.host
+	if provider != "host" {
+		from = sandbox.NewNone(t.TempDir())
+	}
+	box, err := from.Open(t.Context(), sandbox.Spec{Name: "job", Repo: "repo"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := box.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	if provider == "inside" {
+		return plainBox{box}
+	}
+	return box
+}
+
 func newJob(t *testing.T, provider string) *job {
 	dir := t.TempDir()
-	box := plainBox{dir, provider}
-	info := box.Info()
-	for _, d := range []string{info.Workspace, info.Temp, info.ToolCache, info.Home} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
+	box := open(t, provider)
 	blobs, err := blob.Open(filepath.Join(dir, "blobs"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { blobs.Close() })
-	cache, err := OpenCache(filepath.Join(dir, "cache"), nil, 0)
+	cache, err := OpenCache(filepath.Join(dir, "cache"), machines.layers, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -158,7 +158,10 @@ func (g *gitRepo) wanted() string {
 	if g.set.ref != "" {
 		return g.set.ref
 	}
-	return g.set.commit
+	if g.set.commit != "" {
+		return g.set.commit
+	}
+	return "the default branch"
 }
 
 // localNames are the names that a ref may have in the local repository.
@@ -198,6 +201,7 @@ func (g *gitRepo) prepare(ctx context.Context) error {
 	b.set("include.path", path.Join(s.home(), ".gitconfig"))
 	b.set("safe.directory", "*")
 	b.set("credential.helper", "")
+	b.set("init.defaultBranch", "main")
 	if err := s.put(ctx, path.Dir(global), file{name: path.Base(global), data: b.String(), mode: 0o600}); err != nil {
 		return err
 	}

@@ -272,7 +272,7 @@ func hub(t *testing.T) (dir, first, second string) {
 }
 
 func TestCheckoutOfAnotherRepository(t *testing.T) {
-	each(t, func(t *testing.T, j *job) {
+	eachNear(t, func(t *testing.T, j *job) {
 		dir, first, second := hub(t)
 		url, _ := gitServer(t, dir, func(string) bool { return true })
 		j.github["server_url"] = url
@@ -311,7 +311,7 @@ func TestCheckoutOfAnotherRepository(t *testing.T) {
 }
 
 func TestCheckoutCleansWhatAnEarlierOneLeft(t *testing.T) {
-	each(t, func(t *testing.T, j *job) {
+	eachNear(t, func(t *testing.T, j *job) {
 		dir, _, _ := hub(t)
 		url, _ := gitServer(t, dir, func(string) bool { return true })
 		j.github["server_url"] = url
@@ -333,7 +333,7 @@ func TestCheckoutCleansWhatAnEarlierOneLeft(t *testing.T) {
 }
 
 func TestCheckoutSparse(t *testing.T) {
-	each(t, func(t *testing.T, j *job) {
+	eachNear(t, func(t *testing.T, j *job) {
 		dir, _, _ := hub(t)
 		url, _ := gitServer(t, dir, func(string) bool { return true })
 		j.github["server_url"] = url
@@ -352,7 +352,7 @@ func TestCheckoutSparse(t *testing.T) {
 }
 
 func TestCheckoutKeepsTokensIn(t *testing.T) {
-	each(t, func(t *testing.T, j *job) {
+	eachNear(t, func(t *testing.T, j *job) {
 		dir, _, _ := hub(t)
 		const basic = "basic eC1hY2Nlc3MtdG9rZW46c2VzYW1l" // x-access-token:sesame
 		url, _ := gitServer(t, dir, func(a string) bool { return strings.EqualFold(a, basic) })

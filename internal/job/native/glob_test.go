@@ -92,14 +92,14 @@ func TestHashFilesIsTheOriginals(t *testing.T) {
 		// printf '%s' a | sha256sum, x, then both digests as bytes through sha256sum
 		want := j.sh(`for f in a.lock a/x.lock; do :; done; { sha256sum a/x.lock; sha256sum a.lock; } | cut -c1-64 | tr -d '\n' | xxd -r -p | sha256sum | cut -c1-64`)
 		s, _ := j.step("actions/cache@v4", nil)
-		got, err := s.hashFiles(t.Context(), []string{"**/*.lock"})
+		got, err := s.HashFiles(t.Context(), []string{"**/*.lock"})
 		if err != nil || got != strings.TrimSpace(want) {
 			t.Errorf("got %s, %v, want %s", got, err, want)
 		}
-		if got, err := s.hashFiles(t.Context(), []string{"none"}); err != nil || got != "" {
+		if got, err := s.HashFiles(t.Context(), []string{"none"}); err != nil || got != "" {
 			t.Errorf("nothing gives %q, %v", got, err)
 		}
-		if got, err := s.hashFiles(t.Context(), []string{"/etc/hostname"}); err != nil || got != "" {
+		if got, err := s.HashFiles(t.Context(), []string{"/etc/hostname"}); err != nil || got != "" {
 			t.Errorf("a file outside gives %q, %v", got, err)
 		}
 	})

@@ -113,9 +113,9 @@ func useFile(ctx context.Context, i int, e entry, use func(i int, c content) err
 	return use(i, content{f, info.Size(), int64(info.Mode().Perm()), info.ModTime()})
 }
 
-// hashFiles is hashFiles of @actions/glob: the digest of the digests of the files in the workspace that the patterns
+// HashFiles is hashFiles of @actions/glob: the digest of the digests of the files in the workspace that the patterns
 // name, in the order of a walk; empty if there is none.
-func (s *Step) hashFiles(ctx context.Context, patterns []string) (string, error) {
+func (s *Step) HashFiles(ctx context.Context, patterns []string) (string, error) {
 	found, _, err := s.glob(ctx, patterns, globbing{descend: true})
 	if err != nil {
 		return "", err

@@ -1,0 +1,289 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/spf13/cobra"
+
+	"github.com/penstock-ci/penstock/internal/ci"
+	"github.com/penstock-ci/penstock/internal/engine"
+	"github.com/penstock-ci/penstock/internal/forge"
+	"github.com/penstock-ci/penstock/internal/job"
+	"github.com/penstock-ci/penstock/internal/job/native"
+	"github.com/penstock-ci/penstock/internal/layer"
+	"github.com/penstock-ci/penstock/internal/runner"
+	"github.com/penstock-ci/penstock/internal/sandbox"
+	"github.com/penstock-ci/penstock/internal/store"
+)
+
+// local is a whole Penstock in this process: an engine on an in-memory store, a runner and its sandboxes, and the
+// history that stays.
+type local struct {
+	data     string
+	tree     *forge.WorkTree
+	history  *history
+	layers   *layer.Store
+	store    *store.Store
+	engine   *engine.Engine
+	executor *job.Executor
+	secrets  map[string]string
+	parallel int
+	notes    []string // for the user, once
+
+	work sync.WaitGroup // the engine's own work and the runner
+	stop context.CancelFunc
+}
+
+// open makes everything ready that runs stand on. The parts do not wait for each other.
+func (f *runFlags) open(ctx context.Context, c *cobra.Command, tree *forge.WorkTree, actions *forge.ActionSource) (*local, error) {
+	data, err := dataDir()
+	if err != nil {
+		return nil, err
+	}
+	l := &local{data: data, tree: tree, parallel: f.parallel}
+	if f.parallel < 1 {
+		return nil, withHint(fmt.Errorf("--parallel %d: at least one job must run", f.parallel), "leave it out for one job a core")
+	}
+	if l.secrets, err = f.readSecrets(c); err != nil {
+		return nil, err
+	}
+	env, err := namedValues(f.env, f.envFile, f.dir, "--env")
+	if err != nil {
+		return nil, err
+	}
+	if l.history, err = openHistory(data); err != nil {
+		return nil, err
+	}
+	if l.layers, err = layer.Open(filepath.Join(data, "layers")); err != nil {
+		return nil, err
+	}
+	if l.store, err = store.Open(ctx, "sqlite::memory:"); err != nil {
+		l.close()
+		return nil, err
+	}
+	host, err := l.host(f)
+	if err != nil {
+		l.close()
+		return nil, err
+	}
+	pick, err := l.sandboxes(f)
+	if err != nil {
+		l.close()
+		return nil, err
+	}
+	l.executor = &job.Executor{
+		Pick: pick, Actions: actions, Host: host, Native: !f.noNative, Env: env, State: l.history,
+		WriteBack: f.writeBack,
+	}
+	return l, nil
+}
+
+// host is what the native actions may use of this machine.
+func (l *local) host(f *runFlags) (*native.Host, error) {
+	cache, err := native.OpenCache(filepath.Join(l.data, "caches"), l.layers, 0)
+	if err != nil {
+		return nil, err
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		home = ""
+	}
+	return &native.Host{
+		WorkTree: &native.WorkTree{Dir: l.tree.Root, Repository: l.tree.Repository}, CloneURL: f.actionsURL,
+		Cache: cache, Artifacts: native.OpenArtifacts(l.history.blobs), Home: home,
+	}, nil
+}
+
+// sandboxes says which sandbox a job gets, by its labels.
+func (l *local) sandboxes(f *runFlags) (func(labels []string) (sandbox.Provider, error), error) {
+	byLabel := map[string]string{}
+	for _, p := range f.platforms {
+		label, kind, ok := strings.Cut(p, "=")
+		if !ok || label == "" {
+			return nil, withHint(fmt.Errorf("--platform %s: no sandbox", p), "write it as -P LABEL=host or -P LABEL=none")
+		}
+		if kind == "-self-hosted" { // act's word for this machine
+			kind = f.sandbox
+		}
+		byLabel[strings.ToLower(label)] = kind
+	}
+	open := sync.OnceValues(func() (sandbox.Provider, error) { return sandbox.NewHost(l.layers) })
+	none := sandbox.NewNone(filepath.Join(l.data, "none"))
+	provider := func(kind string) (sandbox.Provider, error) {
+		switch kind {
+		case "auto", "host":
+			host, err := open()
+			if err == nil {
+				return host, nil
+			}
+			if kind == "host" {
+				return nil, fmt.Errorf("no host sandbox on this machine: %w", err)
+			}
+			return none, nil
+		case "none":
+			return none, nil
+		}
+		return nil, withHint(fmt.Errorf("no sandbox is called '%s'", kind),
+			"there are auto, host and none; container images come with a later version")
+	}
+	if _, err := provider(f.sandbox); err != nil {
+		return nil, err
+	}
+	for _, kind := range byLabel {
+		if _, err := provider(kind); err != nil {
+			return nil, err
+		}
+	}
+	if f.sandbox == "auto" {
+		if _, err := open(); err != nil {
+			l.notes = append(l.notes, fmt.Sprintf("jobs are not isolated here: %v. They run as plain processes in a temporary directory", err))
+		}
+	}
+	return func(labels []string) (sandbox.Provider, error) {
+		for _, label := range labels {
+			if kind, ok := byLabel[strings.ToLower(label)]; ok {
+				return provider(kind)
+			}
+		}
+		for _, label := range labels {
+			if name, _, _ := strings.Cut(strings.ToLower(label), "-"); name == "windows" || name == "macos" {
+				return nil, fmt.Errorf("runs-on %s is not this machine; -P %s=host runs the job here all the same", label, label)
+			}
+		}
+		return provider(f.sandbox)
+	}, nil
+}
+
+func (l *local) close() {
+	if l.stop != nil {
+		l.stop()
+	}
+	l.work.Wait()
+	if l.store != nil {
+		l.store.Close()
+	}
+	if l.layers != nil {
+		l.layers.Close()
+	}
+	if l.history != nil {
+		l.history.blobs.Close()
+	}
+}
+
+// begin starts the engine and the runner; runs that are triggered from now on are worked on.
+func (l *local) begin(ctx context.Context, first ci.RunID) error {
+	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
+	e, err := engine.New(ctx, l.store, l.history.blobs, engine.Options{
+		FirstRun: first, Log: quiet,
+		Secrets: func(context.Context, string, string) (map[string]string, error) { return l.secrets, nil },
+		Token:   func(context.Context, *ci.Task) (string, error) { return l.secrets["GITHUB_TOKEN"], nil },
+	})
+	l.engine = e
+	return err
+}
+
+// work starts what carries the runs forward.
+func (l *local) startWork(ctx context.Context) {
+	ctx, l.stop = context.WithCancel(ctx)
+	l.work.Go(func() { _ = l.engine.Work(ctx) })
+	l.work.Go(func() { _ = runner.Work(ctx, l.engine, runner.Runner{Name: hostName()}, l.parallel, l.executor) })
+}
+
+// start triggers a run for each plan.
+func (l *local) start(ctx context.Context, plans []*ci.Plan) ([]*ci.Run, error) {
+	first, err := l.history.allocate(len(plans))
+	if err != nil {
+		return nil, err
+	}
+	if err := l.begin(ctx, first); err != nil {
+		return nil, err
+	}
+	var runs []*ci.Run
+	for _, p := range plans {
+		id, err := l.engine.Trigger(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		r, err := l.engine.Run(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		runs = append(runs, r)
+	}
+	return runs, nil
+}
+
+// resume takes the last run of this repository up again where it failed.
+func (l *local) resume(ctx context.Context) ([]*ci.Run, error) {
+	p, err := l.history.load(0, l.tree.Root)
+	if err != nil {
+		return nil, err
+	}
+	r := p.Run
+	if r.Status == ci.Completed && r.Conclusion != ci.Failure && r.Conclusion != ci.Cancelled {
+		return nil, withHint(fmt.Errorf("run %d did not fail: there is nothing to go on with", r.ID), "penstock run starts a new one")
+	}
+	if err := l.begin(ctx, r.ID); err != nil {
+		return nil, err
+	}
+	if err := l.engine.Import(ctx, r); err != nil {
+		return nil, err
+	}
+	again := ci.Rerun{By: l.tree.Actor, Failed: true, Resume: map[ci.JobID]ci.Resume{}}
+	for _, j := range r.Jobs {
+		if at := resumeAt(r, j); at != nil {
+			again.Resume[j.ID] = *at
+		}
+	}
+	if err := l.engine.Update(ctx, r.ID, again); err != nil {
+		return nil, err
+	}
+	run, err := l.engine.Run(ctx, r.ID)
+	return []*ci.Run{run}, err
+}
+
+// resumeAt is where a failed job goes on: at its failed step if the disk before it was kept, else nowhere.
+func resumeAt(r *ci.Run, j *ci.Job) *ci.Resume {
+	if j.Conclusion != ci.Failure || j.Call {
+		return nil
+	}
+	for i, s := range j.Steps {
+		if s.Conclusion == ci.Failure && s.Snapshot != "" {
+			return &ci.Resume{
+				Step: s.Number, Snapshot: s.Snapshot, State: job.StateKey(r.ID, j.Attempt, j.ID, s.Number), Steps: slices.Clone(j.Steps[:i]),
+			}
+		}
+	}
+	return nil
+}
+
+// stepLog reads the log of a step that has ended.
+func (l *local) stepLog(r *ci.Run, j *ci.Job, s *ci.Step) []byte {
+	f, err := l.engine.Log(r.ID, j.Attempt, j.ID)
+	if f == nil || err != nil {
+		return nil
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.NewSectionReader(f, s.LogStart, s.LogEnd-s.LogStart))
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil
+	}
+	return data
+}
+
+func hostName() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return "here"
+	}
+	return name
+}

@@ -1,0 +1,194 @@
+package job
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/penstock-ci/penstock/internal/ci"
+	"github.com/penstock-ci/penstock/internal/expr"
+	"github.com/penstock-ci/penstock/internal/sandbox"
+)
+
+// savedState is what a step found when it began: with the disk, all that is needed to begin it again. No secret is in
+// it: their values stand as references.
+type savedState struct {
+	Env   map[string]string `json:"env,omitempty"` // beyond the workflow's own: what steps have set
+	Path  []string          `json:"path,omitempty"`
+	Steps expr.Value        `json:"steps"` // the steps context
+	Posts []savedPost       `json:"posts,omitempty"`
+	// Order of the main steps: how many were done.
+	Done int `json:"done"`
+}
+
+// savedPost is a post step that is still to run.
+type savedPost struct {
+	Index int               `json:"index"` // of the step in the job
+	State map[string]string `json:"state,omitempty"`
+}
+
+// secretMark encloses the name of a secret where its value stood.
+const secretMark = "\x00secret:"
+
+// snapshot freezes the disk as it is before a step; empty where that can not be.
+func (e *execution) snapshot(ctx context.Context) string {
+	l, ok := e.sb.(sandbox.Layered)
+	if !ok || e.x.State == nil || len(e.unwaited()) > 0 {
+		return ""
+	}
+	id, err := l.Snapshot(ctx)
+	if err != nil {
+		if !errors.Is(err, sandbox.ErrBusy) {
+			e.log.line("##[debug]no snapshot: %s", err)
+		}
+		return ""
+	}
+	return string(id)
+}
+
+// StateKey is the key under which the state before a step is kept: what Resume.State names.
+func StateKey(run ci.RunID, attempt int, job ci.JobID, number int) string {
+	return fmt.Sprintf("runs/%d/state/%d/%x/%d.json", run, attempt, string(job), number)
+}
+
+// saveState keeps what the step that begins has found.
+func (e *execution) saveState(number int) {
+	e.mu.Lock()
+	s := savedState{Env: e.hideAll(e.env), Path: slices.Clone(e.path), Done: e.mainsDone}
+	for i, p := range s.Path {
+		s.Path[i] = e.hide(p)
+	}
+	pairs := make([]expr.Pair, len(e.root.steps))
+	for i, p := range e.root.steps {
+		pairs[i] = expr.Pair{Key: p.Key, Value: e.hideValue(p.Value)}
+	}
+	s.Steps = expr.Object(pairs...)
+	for _, p := range e.posts {
+		if i := slices.Index(e.def.Steps, p.def); i >= 0 {
+			s.Posts = append(s.Posts, savedPost{i, e.hideAll(p.state)})
+		}
+	}
+	e.mu.Unlock()
+	data, err := json.Marshal(s)
+	if err == nil {
+		err = e.x.State.SaveState(e.ctx, StateKey(e.t.Run, e.t.Attempt, e.t.Job, number), data)
+	}
+	if err != nil {
+		e.log.line("##[debug]state not kept: %s", err)
+	}
+}
+
+// hide puts a reference where a secret stands.
+func (e *execution) hide(text string) string {
+	for name, value := range e.t.Secrets {
+		if value != "" && strings.Contains(text, value) {
+			text = strings.ReplaceAll(text, value, secretMark+name+"\x00")
+		}
+	}
+	return e.mask.text(text) // what a mask covers and no secret is: it can not be had again
+}
+
+func (e *execution) hideAll(m map[string]string) map[string]string {
+	out := make(map[string]string, len(m))
+	for k, v := range m {
+		out[k] = e.hide(v)
+	}
+	return out
+}
+
+// hideValue hides in the strings of an entry of the steps context.
+func (e *execution) hideValue(v expr.Value) expr.Value {
+	switch v.Kind() {
+	case expr.KindString:
+		return expr.String(e.hide(v.Text()))
+	case expr.KindObject:
+		var pairs []expr.Pair
+		for _, p := range v.Pairs() {
+			pairs = append(pairs, expr.Pair{Key: p.Key, Value: e.hideValue(p.Value)})
+		}
+		return expr.Object(pairs...)
+	}
+	return v
+}
+
+// reveal puts the secrets back.
+func (e *execution) reveal(text string) string {
+	if !strings.Contains(text, secretMark) {
+		return text
+	}
+	for name, value := range e.t.Secrets {
+		text = strings.ReplaceAll(text, secretMark+name+"\x00", value)
+	}
+	return text
+}
+
+func (e *execution) revealAll(m map[string]string) map[string]string {
+	out := make(map[string]string, len(m))
+	for k, v := range m {
+		out[k] = e.reveal(v)
+	}
+	return out
+}
+
+func (e *execution) revealValue(v expr.Value) expr.Value {
+	switch v.Kind() {
+	case expr.KindString:
+		return expr.String(e.reveal(v.Text()))
+	case expr.KindObject:
+		var pairs []expr.Pair
+		for _, p := range v.Pairs() {
+			pairs = append(pairs, expr.Pair{Key: p.Key, Value: e.revealValue(p.Value)})
+		}
+		return expr.Object(pairs...)
+	}
+	return v
+}
+
+// restore puts a job where it was before the step it resumes at, and gives the steps that are still to run.
+func (e *execution) restore(ctx context.Context, at *ci.Resume, mains []*plannedStep) ([]*plannedStep, error) {
+	if e.x.State == nil {
+		return nil, errors.New("nothing is kept to go on with")
+	}
+	data, err := e.x.State.LoadState(ctx, at.State)
+	if err != nil {
+		return nil, err
+	}
+	var s savedState
+	if err := json.Unmarshal(data, &s); err != nil {
+		return nil, err
+	}
+	if s.Done > len(mains) {
+		return nil, errors.New("the workflow has fewer steps now than were done")
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	maps.Copy(e.env, e.revealAll(s.Env))
+	for _, p := range s.Path {
+		e.path = append(e.path, e.reveal(p))
+	}
+	for _, p := range e.revealValue(s.Steps).Pairs() {
+		e.root.steps = append(e.root.steps, p)
+	}
+	for _, p := range s.Posts {
+		if p.Index >= 0 && p.Index < len(mains) {
+			post := *mains[p.Index]
+			post.phase, post.state = "post", e.revealAll(p.State)
+			post.cond = postCondition(post.action)
+			e.posts = append(e.posts, &post)
+		}
+	}
+	// The steps that are done stand in the list as they were; "Set up job" ran anew.
+	for _, old := range at.Steps {
+		if old.Phase != "" {
+			old.Number = len(e.steps) + 1
+			old.Snapshot, old.LogStart, old.LogEnd = "", e.log.offset, e.log.offset
+			e.steps = append(e.steps, old)
+		}
+	}
+	e.mainsDone = s.Done
+	return mains[s.Done:], nil
+}

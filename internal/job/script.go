@@ -1,0 +1,281 @@
+package job
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/mattn/go-shellwords"
+
+	"github.com/penstock-ci/penstock/internal/sandbox"
+	"github.com/penstock-ci/penstock/internal/workflow"
+)
+
+// shellArguments are the arguments of the shells that GitHub knows, and the ends of their scripts' names (actions/runner
+// src/Runner.Worker/Handlers/ScriptHandlerHelpers.cs).
+var (
+	shellArguments = map[string]string{
+		"pwsh": "-command \". '{0}'\"", "powershell": "-command \". '{0}'\"",
+		"bash": "--noprofile --norc -e -o pipefail {0}", "sh": "-e {0}", "python": "{0}",
+	}
+	shellExtensions = map[string]string{"pwsh": ".ps1", "powershell": ".ps1", "bash": ".sh", "sh": ".sh", "python": ".py"}
+)
+
+// shell is how a script is run.
+type shell struct {
+	name      string // as in the file: bash
+	program   string // what is executed
+	arguments string // with {0} for the script
+}
+
+var errShell = errors.New("Invalid shell option. Shell must be a valid built-in (bash, sh, cmd, powershell, pwsh) or a format string containing '{0}'")
+
+// shellFor reads a shell option; empty takes bash, or sh where there is none.
+func (e *execution) shellFor(option string) (shell, error) {
+	if option == "" {
+		program := "sh"
+		if e.lookUp("bash") != "" {
+			program = "bash"
+		}
+		return shell{"sh", program, shellArguments["sh"]}, nil
+	}
+	name, arguments, _ := strings.Cut(option, " ")
+	arguments = strings.TrimLeft(arguments, " ")
+	if arguments == "" {
+		arguments = shellArguments[strings.ToLower(name)]
+	}
+	if !strings.Contains(arguments, "{0}") {
+		return shell{}, errShell
+	}
+	return shell{name, name, arguments}, nil
+}
+
+// lookUp finds a program in the PATH that steps begin with, as this host sees it; empty if it is not there. It is what
+// the log shows: the machine itself looks again.
+func (e *execution) lookUp(name string) string {
+	if strings.Contains(name, "/") {
+		return name
+	}
+	for dir := range strings.SplitSeq(e.info.Path, ":") {
+		file := filepath.Join(dir, name)
+		if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+			return file
+		}
+	}
+	return ""
+}
+
+// command is the shell's command line for a script.
+func (s shell) command(script string) ([]string, error) {
+	words, err := shellwords.Parse(strings.ReplaceAll(s.arguments, "{0}", script))
+	if err != nil {
+		return nil, fmt.Errorf("shell %s %s: %w", s.program, s.arguments, err)
+	}
+	return append([]string{s.program}, words...), nil
+}
+
+// fixUp is the script as it is written to its file.
+func (s shell) fixUp(script string) string {
+	if n := strings.ToLower(s.name); n == "pwsh" || n == "powershell" {
+		script = "$ErrorActionPreference = 'stop'\n" + script + "\nif ((Test-Path -LiteralPath variable:\\LASTEXITCODE)) { exit $LASTEXITCODE }"
+	}
+	if !strings.HasSuffix(script, "\n") {
+		script += "\n"
+	}
+	return strings.ReplaceAll(script, "\r\n", "\n")
+}
+
+// script evaluates a `run:` step: its text, its shell and the directory it runs in.
+func (e *execution) script(r *stepRun) (text string, sh shell, dir string, err error) {
+	env := e.env0(r.scope, r.env)
+	v, err := r.def.Run.Eval(env)
+	if err != nil {
+		return "", shell{}, "", e.placed(err)
+	}
+	text = v.Text()
+	option := ""
+	if r.scope.action == nil {
+		option, dir = e.defaults.shell, e.defaults.directory
+	}
+	for _, f := range []struct {
+		node *workflow.Node
+		into *string
+	}{{r.def.Shell, &option}, {r.def.WorkingDirectory, &dir}} {
+		if f.node == nil {
+			continue
+		}
+		v, err := f.node.Eval(env)
+		if err != nil {
+			return "", shell{}, "", e.placed(err)
+		}
+		*f.into = v.Text()
+	}
+	if !path.IsAbs(dir) {
+		dir = path.Join(e.info.Workspace, dir)
+	}
+	sh, err = e.shellFor(option)
+	return text, sh, dir, err
+}
+
+// runScript runs a `run:` step.
+func (e *execution) runScript(ctx context.Context, r *stepRun) error {
+	text, sh, dir, err := e.script(r)
+	if err != nil {
+		return err
+	}
+	e.logScript(r, text, sh)
+	file := path.Join(e.info.Temp, rand.Text()+shellExtensions[strings.ToLower(sh.name)])
+	if err := sandbox.WriteFile(ctx, e.sb, file, []byte(sh.fixUp(text)), 0o755); err != nil {
+		return fmt.Errorf("write the script: %w", err)
+	}
+	args, err := sh.command(file)
+	if err != nil {
+		return err
+	}
+	err = e.exec(ctx, r, args, dir, nil)
+	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: command not found", sh.program)
+	}
+	return err
+}
+
+// logScript writes the step's head as GitHub does.
+func (e *execution) logScript(r *stepRun, script string, sh shell) {
+	var b strings.Builder
+	first, _, _ := strings.Cut(strings.TrimLeft(script, " \t\r\n"), "\n")
+	fmt.Fprintf(&b, "##[group]Run %s\n", strings.TrimRight(first, "\r"))
+	for line := range strings.SplitSeq(strings.TrimRight(strings.ReplaceAll(script, "\r\n", "\n"), "\n"), "\n") {
+		fmt.Fprintf(&b, "\x1b[36;1m%s\x1b[0m\n", line)
+	}
+	program := e.lookUp(sh.program)
+	if program == "" {
+		program = sh.program
+	}
+	fmt.Fprintf(&b, "shell: %s %s\n", program, sh.arguments)
+	writeEnv(&b, r.env)
+	b.WriteString("##[endgroup]\n")
+	e.log.write([]byte(b.String()))
+}
+
+// stepFiles are the command files of one execution.
+type stepFiles struct {
+	env   map[string]string // GITHUB_ENV=path, ...
+	names map[string]string // by kind, relative to Temp
+}
+
+// fileKinds are the command files by the variable that names them.
+var fileKinds = []string{"ENV", "OUTPUT", "PATH", "STATE", "STEP_SUMMARY", "ARTIFACTS"}
+
+const (
+	// maxCommandFile bounds what is read of a command file, bytes. GitHub bounds outputs and summaries itself.
+	maxCommandFile = 16 << 20
+	// maxSummary and maxSummaries are GitHub's limits for step summaries.
+	maxSummary   = 1 << 20
+	maxSummaries = 20
+)
+
+// openFiles makes the command files of an execution.
+func (e *execution) openFiles(ctx context.Context, r *stepRun) (*stepFiles, error) {
+	f := &stepFiles{env: map[string]string{}, names: map[string]string{}}
+	id := rand.Text()
+	for _, kind := range fileKinds {
+		name := path.Join("_runner_file_commands", strings.ToLower(kind)+"_"+id)
+		file := path.Join(e.info.Temp, name)
+		if err := sandbox.WriteFile(ctx, e.sb, file, nil, 0o644); err != nil {
+			return nil, fmt.Errorf("make command files: %w", err)
+		}
+		f.names[kind] = file
+		f.env["GITHUB_"+kind] = file
+	}
+	for name, value := range r.state {
+		f.env["STATE_"+name] = value
+	}
+	return f, nil
+}
+
+// takeFiles carries out what a step wrote into its command files. The errors are the runner's.
+func (e *execution) takeFiles(r *stepRun, f *stepFiles) error {
+	var failure error
+	for _, kind := range fileKinds {
+		data, err := sandbox.ReadFile(e.ctx, e.sb, f.names[kind], maxCommandFile)
+		if err == nil && len(data) > 0 {
+			err = e.takeFile(r, kind, data)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			e.failAt(r, fmt.Errorf("Unable to process file command '%s' successfully.", strings.ToLower(kind)))
+			e.failAt(r, err)
+			failure = errTold
+		}
+	}
+	return failure
+}
+
+func (e *execution) takeFile(r *stepRun, kind string, data []byte) error {
+	switch kind {
+	case "PATH":
+		e.mu.Lock()
+		e.path = append(e.path, parsePaths(data)...)
+		e.mu.Unlock()
+		return nil
+	case "STEP_SUMMARY":
+		return e.takeSummary(r, data)
+	case "ARTIFACTS":
+		return nil // subjects of provenance: kept by the server, which does not exist yet
+	}
+	pairs, err := parsePairs(data)
+	if err != nil {
+		return err
+	}
+	for _, p := range pairs {
+		switch kind {
+		case "ENV":
+			e.setEnv(r, p.name, p.value)
+		case "OUTPUT":
+			r.outputs[p.name] = p.value
+		case "STATE":
+			r.state[p.name] = p.value
+		}
+	}
+	return nil
+}
+
+// setEnv sets a variable for the steps to come, within a composite action too, and beyond it.
+func (e *execution) setEnv(r *stepRun, name, value string) {
+	if strings.EqualFold(name, "NODE_OPTIONS") {
+		e.failAt(r, fmt.Errorf("Can't store NODE_OPTIONS output parameter using '$GITHUB_ENV' command."))
+		return
+	}
+	if upper := strings.ToUpper(name); strings.HasPrefix(upper, "GITHUB_") || strings.HasPrefix(upper, "RUNNER_") {
+		return // the runner's own win anyhow
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.env[name] = value
+	for s := r.scope; s != nil; s = s.parent {
+		delete(s.env, name)
+	}
+}
+
+func (e *execution) takeSummary(r *stepRun, data []byte) error {
+	if len(data) > maxSummary {
+		e.failAt(r, fmt.Errorf("$GITHUB_STEP_SUMMARY upload aborted, supports content up to a size of %dk, got %dk.", maxSummary/1024, len(data)/1024))
+		return nil
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.summaries++; e.summaries > maxSummaries {
+		return nil
+	}
+	text := e.mask.text(fileText(data))
+	if r.number > 0 {
+		e.steps[r.number-1].Summary += text
+	}
+	return nil
+}

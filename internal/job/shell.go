@@ -1,0 +1,103 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"path"
+
+	"github.com/penstock-ci/penstock/internal/ci"
+	"github.com/penstock-ci/penstock/internal/sandbox"
+)
+
+// Terminal is where a shell is opened.
+type Terminal struct {
+	Command        []string // run this instead of an interactive shell
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	TTY            bool // Stdin and Stdout are a terminal
+}
+
+// silent is the reporter of a machine that is opened for somebody to look at.
+type silent struct{}
+
+func (silent) Report(context.Context, ci.Report) error { return nil }
+func (silent) Append(context.Context, []byte) error    { return nil }
+
+// Shell opens the machine of a step as it was before the step: t.Resume says which. It ends with the shell, whose
+// failure is a *sandbox.ExitError; what was changed inside is gone.
+func (x *Executor) Shell(ctx context.Context, t *ci.Task, at Terminal) error {
+	if t.Resume == nil {
+		return errors.New("the task names no step to open")
+	}
+	e := &execution{x: x, t: t, rep: silent{}, mask: newMasker(), counts: map[countKey]int{}, background: map[string]*backgroundStep{},
+		actions: map[string]*action{}, status: succeeded, ctx: context.WithoutCancel(ctx), interrupt: ctx, slots: make(chan struct{}, maxBackground)}
+	e.log = &jobLog{ctx: ctx, rep: e.rep, mask: e.mask}
+	defer func() {
+		if e.sb != nil {
+			e.sb.Close(e.ctx)
+		}
+	}()
+	if err := e.setUp(ctx); err != nil {
+		return err
+	}
+	rest, err := e.restore(ctx, t.Resume, e.mainSteps())
+	if err != nil {
+		return err
+	}
+	if len(rest) == 0 {
+		return errors.New("the workflow has fewer steps now than were done")
+	}
+	r := &stepRun{plannedStep: rest[0], outputs: map[string]string{}}
+	env, dir, script, err := e.shellEnvironment(ctx, r)
+	if err != nil {
+		return err
+	}
+	args := at.Command
+	if len(args) == 0 {
+		args = []string{"bash"}
+		if e.lookUp("bash") == "" {
+			args = []string{"sh"}
+		}
+		fmt.Fprintf(at.Stderr, "%s, as it was before %q. Leave with exit; what you change here is gone then.\n", t.Name, e.displayName(r.plannedStep))
+		if script != "" {
+			fmt.Fprintf(at.Stderr, "The step's script is at $PENSTOCK_STEP_SCRIPT.\n")
+		}
+	}
+	return e.sb.Exec(ctx, sandbox.Command{Args: args, Env: sortedEnv(env), Dir: dir, Stdin: at.Stdin, Stdout: at.Stdout, Stderr: at.Stderr, TTY: at.TTY})
+}
+
+// shellEnvironment is the environment and directory that the step would have, and where its script lies.
+func (e *execution) shellEnvironment(ctx context.Context, r *stepRun) (env map[string]string, dir, script string, err error) {
+	e.mu.Lock()
+	r.env = e.mergedEnv(r.scope)
+	e.mu.Unlock()
+	if r.def.Env != nil {
+		v, err := r.def.Env.Eval(e.env0(r.scope, r.env))
+		if err != nil {
+			return nil, "", "", e.placed(err)
+		}
+		for _, p := range v.Pairs() {
+			r.env[p.Key] = p.Value.Text()
+		}
+	}
+	files, err := e.openFiles(ctx, r)
+	if err != nil {
+		return nil, "", "", err
+	}
+	env = maps.Clone(r.env)
+	e.runtimeEnv(env, r.scope, files.env, r.def.ContextName)
+	dir = e.info.Workspace
+	if r.def.Run == nil {
+		return env, dir, "", nil
+	}
+	text, sh, dir, err := e.script(r)
+	if err != nil {
+		return nil, "", "", err
+	}
+	script = path.Join(e.info.Temp, "step"+shellExtensions[sh.name])
+	env["PENSTOCK_STEP_SCRIPT"] = script
+	return env, dir, script, sandbox.WriteFile(ctx, e.sb, script, []byte(sh.fixUp(text)), 0o755)
+}
