@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -134,6 +135,30 @@ func TestDispatchOffersOnce(t *testing.T) {
 			t.Errorf("offered %q and %q, want a once", first, second)
 		}
 	})
+}
+
+// An offer that comes just when its runner gives up goes to another.
+func TestDispatchTakesBack(t *testing.T) {
+	for range 200 {
+		d := newDispatch()
+		ctx, cancel := context.WithCancel(t.Context())
+		got := make(chan bool)
+		go func() {
+			_, err := d.next(ctx, ci.Runner{})
+			got <- err == nil
+		}()
+		for waits := false; !waits; {
+			d.mu.Lock()
+			waits = len(d.waiting) == 1
+			d.mu.Unlock()
+			runtime.Gosched()
+		}
+		go cancel()
+		d.put(1, []readyJob{ready("a", 0)})
+		if leased, left := <-got, take(t, d, ci.Runner{}); leased != (left == "") {
+			t.Fatalf("leased by the first: %v, then offered %q", leased, left)
+		}
+	}
 }
 
 func TestDispatchForgets(t *testing.T) {

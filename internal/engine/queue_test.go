@@ -17,7 +17,10 @@ import (
 
 	"github.com/penstock-ci/penstock/internal/blob"
 	"github.com/penstock-ci/penstock/internal/ci"
+	"github.com/penstock-ci/penstock/internal/runner"
 )
+
+var _ runner.Queue = (*Engine)(nil)
 
 func TestSignals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -20,6 +20,8 @@ import (
 	"github.com/penstock-ci/penstock/internal/store"
 )
 
+var _ runner.Executor = (*job.Executor)(nil)
+
 const cells = `on: push
 jobs:
   test:
