@@ -53,6 +53,11 @@ func (f *runFlags) open(ctx context.Context, c *cobra.Command, tree *forge.WorkT
 	if f.parallel < 1 {
 		return nil, withHint(fmt.Errorf("--parallel %d: at least one job must run", f.parallel), "leave it out for one job a core")
 	}
+	for _, path := range f.writeBack {
+		if !filepath.IsLocal(path) {
+			return nil, withHint(fmt.Errorf("--write-back %s: the path leads out of the workspace", path), "name it relative to the workspace, e.g. --write-back dist")
+		}
+	}
 	if l.secrets, err = f.readSecrets(c); err != nil {
 		return nil, err
 	}

@@ -100,6 +100,15 @@ func lasted(started, completed, now time.Time) time.Duration {
 	return completed.Sub(started)
 }
 
+// reasonOf is why a job waits or ended as it did, without the word that its state says already.
+func reasonOf(j *ci.Job) string {
+	word, rest, ok := strings.Cut(j.Reason, ": ")
+	if ok && strings.EqualFold(word, string(j.Conclusion)) {
+		return safe(rest)
+	}
+	return safe(j.Reason)
+}
+
 // conclusionOf is the worst of several runs.
 func conclusionOf(runs []*ci.Run) ci.Conclusion {
 	worst := ci.Success

@@ -24,15 +24,15 @@ func (v *plainView) begin(r *ci.Run) {
 
 func (v *plainView) event(r *ci.Run, e ci.Event) {
 	j := r.Job(e.Job)
-	if j == nil || !e.Settles() {
+	if j == nil || !e.Settles() || j.Call || j.Expanded {
 		return
 	}
 	text := string(j.Conclusion)
 	if !j.Started.IsZero() {
 		text += " in " + took(j.Completed.Sub(j.Started))
 	}
-	if j.Reason != "" {
-		text += ": " + safe(j.Reason)
+	if why := reasonOf(j); why != "" {
+		text += ": " + why
 	}
 	v.printf("%s | %s\n", safe(j.Name), text)
 }

@@ -48,7 +48,7 @@ func (v *ttyView) begin(r *ci.Run) {
 
 func (v *ttyView) event(r *ci.Run, e ci.Event) {
 	j := r.Job(e.Job)
-	if j == nil || !e.Settles() || j.Call {
+	if j == nil || !e.Settles() || j.Call || j.Expanded {
 		return
 	}
 	var b strings.Builder
@@ -60,8 +60,8 @@ func (v *ttyView) event(r *ci.Run, e ci.Event) {
 	case j.Conclusion != ci.Success:
 		fmt.Fprintf(&b, "  %s", p.faint(string(j.Conclusion)))
 	}
-	if j.Reason != "" && j.Conclusion != ci.Success {
-		fmt.Fprintf(&b, "  %s", p.faint(safe(j.Reason)))
+	if why := reasonOf(j); why != "" && j.Conclusion != ci.Success {
+		fmt.Fprintf(&b, "  %s", p.faint(why))
 	}
 	b.WriteByte('\n')
 	if j.Conclusion == ci.Failure {

@@ -193,6 +193,10 @@ func (e *execution) useAction(ctx context.Context, r *stepRun) error {
 
 // logAction writes the head of a step that uses an action.
 func (e *execution) logAction(r *stepRun) {
+	if r.phase == "post" {
+		e.log.line("Post job cleanup.")
+		return
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "##[group]Run %s\n", r.def.Uses)
 	if r.def.With != nil {

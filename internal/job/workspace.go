@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -31,7 +32,12 @@ func (e *execution) hashFiles(args []expr.Value) (expr.Value, error) {
 // writeBack copies what --write-back asks for from the workspace into the working tree.
 func (e *execution) writeBack(ctx context.Context) error {
 	for _, name := range e.x.WriteBack {
-		if err := e.writeBackOne(ctx, filepath.ToSlash(filepath.Clean(name))); err != nil {
+		err := e.writeBackOne(ctx, filepath.ToSlash(filepath.Clean(name)))
+		if errors.Is(err, fs.ErrNotExist) {
+			e.log.line("Nothing to write back: this job's workspace has no %s", name)
+			continue
+		}
+		if err != nil {
 			return fmt.Errorf("write back %s: %w", name, err)
 		}
 	}
