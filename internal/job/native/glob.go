@@ -16,7 +16,7 @@ import (
 	"github.com/penstock-ci/penstock/internal/sandbox"
 )
 
-// entry is something in the machine's file system, symbolic links followed.
+// entry is something in the machine's file system: what a symbolic link leads to counts for the link.
 type entry struct {
 	path string // absolute
 	dir  bool
@@ -30,6 +30,11 @@ const maxDepth = 512
 // of a walk: a directory before its content, names in byte order. Roots that do not exist and links that lead
 // nowhere, or round in a circle, are left out.
 func (s *Step) list(ctx context.Context, roots []string, depth int) ([]entry, error) {
+	return s.listLinks(ctx, roots, depth, true)
+}
+
+// listLinks is list, and without follow it does not look into directories behind links.
+func (s *Step) listLinks(ctx context.Context, roots []string, depth int, follow bool) ([]entry, error) {
 	if len(roots) == 0 {
 		return nil, nil
 	}
@@ -37,10 +42,10 @@ func (s *Step) list(ctx context.Context, roots []string, depth int) ([]entry, er
 	var err error
 	if s.direct() {
 		for _, root := range roots {
-			entries = walk(entries, filepath.FromSlash(root), depth, nil)
+			entries = walk(entries, filepath.FromSlash(root), depth, follow, nil)
 		}
 	} else {
-		entries, err = s.find(ctx, roots, depth)
+		entries, err = s.find(ctx, roots, depth, follow)
 	}
 	slices.SortFunc(entries, func(a, b entry) int { return comparePaths(a.path, b.path) })
 	return slices.CompactFunc(entries, func(a, b entry) bool { return a.path == b.path }), err
@@ -50,9 +55,13 @@ func (s *Step) list(ctx context.Context, roots []string, depth int) ([]entry, er
 func (s *Step) direct() bool { return s.Sandbox.Info().Provider == "none" }
 
 // find lists by the machine's own find, since only a process inside sees its file system.
-func (s *Step) find(ctx context.Context, roots []string, depth int) ([]entry, error) {
-	args := append([]string{"find", "-L"}, roots...)
-	args = append(args, "-maxdepth", strconv.Itoa(depth), "-printf", `%y %s %p\0`)
+func (s *Step) find(ctx context.Context, roots []string, depth int, follow bool) ([]entry, error) {
+	links := "-P"
+	if follow {
+		links = "-L"
+	}
+	args := append([]string{"find", links}, roots...)
+	args = append(args, "-maxdepth", strconv.Itoa(depth), "-printf", `%Y %s %p\0`)
 	stdout, stderr := &limited{max: maxList}, &limited{max: 4 << 10}
 	err := s.Sandbox.Exec(ctx, sandbox.Command{Args: args, Env: s.environ("LC_ALL=C"), Dir: "/", Stdout: stdout, Stderr: stderr})
 	// Exit code 1 is a root that is missing, a directory that may not be read or a circle of links: find goes on.
@@ -82,7 +91,7 @@ func (s *Step) find(ctx context.Context, roots []string, depth int) ([]entry, er
 const maxList = 256 << 20
 
 // walk lists this host's own files. chain holds the directories above, to see circles of links.
-func walk(entries []entry, name string, depth int, chain []os.FileInfo) []entry {
+func walk(entries []entry, name string, depth int, follow bool, chain []os.FileInfo) []entry {
 	info, err := os.Stat(name)
 	if err != nil {
 		return entries
@@ -95,7 +104,7 @@ func walk(entries []entry, name string, depth int, chain []os.FileInfo) []entry 
 		return entries
 	}
 	entries = append(entries, e)
-	if depth == 0 {
+	if depth == 0 || !follow && isLink(name) {
 		return entries
 	}
 	children, err := os.ReadDir(name)
@@ -104,9 +113,14 @@ func walk(entries []entry, name string, depth int, chain []os.FileInfo) []entry 
 	}
 	chain = append(slices.Clip(chain), info)
 	for _, c := range children {
-		entries = walk(entries, filepath.Join(name, c.Name()), depth-1, chain)
+		entries = walk(entries, filepath.Join(name, c.Name()), depth-1, follow, chain)
 	}
 	return entries
+}
+
+func isLink(name string) bool {
+	info, err := os.Lstat(name)
+	return err == nil && info.Mode()&os.ModeSymlink != 0
 }
 
 // comparePaths orders paths as a walk meets them: by name at each level.
@@ -128,6 +142,7 @@ func comparePaths(a, b string) int {
 type globbing struct {
 	descend    bool // what a pattern names stands for all that is below it
 	skipHidden bool // names that begin with a dot are not seen, nor anything below them
+	keepLinks  bool // directories behind links are not looked into
 }
 
 // glob finds what the patterns name, in the order of a walk. searched are the literal paths that were searched,
@@ -148,7 +163,7 @@ func (s *Step) glob(ctx context.Context, patterns []string, how globbing) (found
 	if how.descend {
 		set = set.withDescendants()
 	}
-	all, err := s.list(ctx, searched, set.depth(searched))
+	all, err := s.listLinks(ctx, searched, set.depth(searched), !how.keepLinks)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -86,21 +86,39 @@ func TestGlobFindsAsTheOriginal(t *testing.T) {
 	})
 }
 
-func TestHashFilesIsTheOriginals(t *testing.T) {
+func TestHashFilesIsTheRunners(t *testing.T) {
 	each(t, func(t *testing.T, j *job) {
-		j.files(map[string]string{"b/package-lock.json": "b", "a.lock": "a", "a/x.lock": "x"})
-		// printf '%s' a | sha256sum, x, then both digests as bytes through sha256sum
-		want := j.sh(`for f in a.lock a/x.lock; do :; done; { sha256sum a/x.lock; sha256sum a.lock; } | cut -c1-64 | tr -d '\n' | xxd -r -p | sha256sum | cut -c1-64`)
-		s, _ := j.step("actions/cache@v4", nil)
-		got, err := s.HashFiles(t.Context(), []string{"**/*.lock"})
-		if err != nil || got != strings.TrimSpace(want) {
-			t.Errorf("got %s, %v, want %s", got, err, want)
+		j.files(map[string]string{"b/package-lock.json": "b", "a.lock": "a", "a/x.lock": "x", "d/l.lock": "-> ../a.lock", "e": "-> a", "broken.lock": "-> nowhere", "q/d.lock/inner": "i"})
+		// The digest of the digests, as bytes, of the files in the order of a walk.
+		want := func(files string) string {
+			return strings.TrimSpace(j.sh("for f in " + files + "; do sha256sum $f; done | cut -c1-64 | tr -d '\\n' | xxd -r -p | sha256sum | cut -c1-64"))
 		}
+		for patterns, files := range map[string]string{
+			"**/*.lock":                            "a/x.lock a.lock d/l.lock q/d.lock/inner",
+			"--follow-symbolic-links\x00**/*.lock": "a/x.lock a.lock d/l.lock e/x.lock q/d.lock/inner",
+			"**/*.lock\x00!a*":                     "d/l.lock q/d.lock/inner",
+			"a.lock\nb":                            "a.lock b/package-lock.json",
+			"e":                                    "",
+		} {
+			s, _ := j.step("actions/cache@v4", nil)
+			got, err := s.HashFiles(t.Context(), strings.Split(patterns, "\x00"))
+			expect := ""
+			if files != "" {
+				expect = want(files)
+			}
+			if err != nil || got != expect {
+				t.Errorf("%q: got %s, %v, want %s of %s", patterns, got, err, expect, files)
+			}
+		}
+		s, _ := j.step("actions/cache@v4", nil)
 		if got, err := s.HashFiles(t.Context(), []string{"none"}); err != nil || got != "" {
 			t.Errorf("nothing gives %q, %v", got, err)
 		}
 		if got, err := s.HashFiles(t.Context(), []string{"/etc/hostname"}); err != nil || got != "" {
 			t.Errorf("a file outside gives %q, %v", got, err)
+		}
+		if _, err := s.HashFiles(t.Context(), []string{"--deep", "x"}); err == nil || !strings.HasPrefix(err.Error(), "Invalid glob option --deep") {
+			t.Errorf("got %v", err)
 		}
 	})
 }

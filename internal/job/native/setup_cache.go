@@ -132,7 +132,7 @@ func (m packageManager) restore(ctx context.Context, s *Step) error {
 		}
 		dependencies = []string{globEscape(lock)}
 	}
-	hash, err := s.HashFiles(ctx, dependencies)
+	hash, err := s.hashFiles(ctx, dependencies, globbing{descend: true})
 	if err != nil {
 		return err
 	}

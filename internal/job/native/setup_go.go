@@ -257,7 +257,7 @@ func goCache(ctx context.Context, s *Step, version string) error {
 		}
 		dependencies = []string{globEscape(file)}
 	}
-	hash, err := s.HashFiles(ctx, dependencies)
+	hash, err := s.hashFiles(ctx, dependencies, globbing{descend: true})
 	if err != nil {
 		return err
 	}

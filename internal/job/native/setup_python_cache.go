@@ -27,14 +27,14 @@ func pythonCache(ctx context.Context, s *Step, name, version string) error {
 	if len(patterns) == 0 {
 		patterns = []string{standard}
 	}
-	hash, err := s.HashFiles(ctx, patterns)
+	hash, err := s.hashFiles(ctx, patterns, globbing{descend: true})
 	if err != nil {
 		return err
 	}
 	listed := strings.Join(patterns, ",")
 	if name == "pip" && hash == "" {
 		listed += " or **/pyproject.toml"
-		if hash, err = s.HashFiles(ctx, []string{"**/pyproject.toml"}); err != nil {
+		if hash, err = s.hashFiles(ctx, []string{"**/pyproject.toml"}, globbing{descend: true}); err != nil {
 			return err
 		}
 	}

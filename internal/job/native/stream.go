@@ -113,10 +113,23 @@ func useFile(ctx context.Context, i int, e entry, use func(i int, c content) err
 	return use(i, content{f, info.Size(), int64(info.Mode().Perm()), info.ModTime()})
 }
 
-// HashFiles is hashFiles of @actions/glob: the digest of the digests of the files in the workspace that the patterns
-// name, in the order of a walk; empty if there is none.
+// HashFiles is the runner's function hashFiles: the digest of the digests of the workspace's files that the patterns
+// name, in the order of a walk; empty if there is none. Directories behind links are looked into only if the first
+// pattern is the option --follow-symbolic-links.
 func (s *Step) HashFiles(ctx context.Context, patterns []string) (string, error) {
-	found, _, err := s.glob(ctx, patterns, globbing{descend: true})
+	follow := false
+	if len(patterns) > 0 && strings.HasPrefix(patterns[0], "--") {
+		if !strings.EqualFold(patterns[0], "--follow-symbolic-links") {
+			return "", fmt.Errorf("Invalid glob option %s, avaliable option: '--follow-symbolic-links'.", patterns[0])
+		}
+		follow, patterns = true, patterns[1:]
+	}
+	return s.hashFiles(ctx, strings.Split(strings.Join(patterns, "\n"), "\n"), globbing{descend: true, keepLinks: !follow})
+}
+
+// hashFiles is hashFiles of @actions/glob, which the originals use for their keys with links followed.
+func (s *Step) hashFiles(ctx context.Context, patterns []string, how globbing) (string, error) {
+	found, _, err := s.glob(ctx, patterns, how)
 	if err != nil {
 		return "", err
 	}
