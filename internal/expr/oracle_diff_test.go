@@ -109,7 +109,7 @@ var differences = []difference{
 	{"toJSON writes NaN and the infinities as they are in the runner, and escapes three line ends", func(w *witness) bool {
 		return !w.anyParse() && w.hasArgument("tojson", func(v Value) bool {
 			return anyWithin(v, func(v Value) bool {
-				return v.code == codeNumber && v.number-v.number != 0 || strings.ContainsAny(v.text, "\u0085\u2028\u2029")
+				return v.code == codeNumber && v.number-v.number != 0 || hasText(v, func(s string) bool { return strings.ContainsAny(s, "\u0085\u2028\u2029") })
 			})
 		})
 	}, []example{
@@ -227,6 +227,11 @@ func (w *witness) hasFailure(message string) bool {
 func anyWithin(v Value, is func(Value) bool) bool {
 	return is(v) || slices.ContainsFunc(v.Items(), func(v Value) bool { return anyWithin(v, is) }) ||
 		slices.ContainsFunc(v.Pairs(), func(p Pair) bool { return anyWithin(p.Value, is) })
+}
+
+// hasText looks at a string, and at the keys of an object.
+func hasText(v Value, is func(string) bool) bool {
+	return v.code == codeString && is(v.text) || slices.ContainsFunc(v.Pairs(), func(p Pair) bool { return is(p.Key) })
 }
 
 func sameNumber(a, b float64) bool {
