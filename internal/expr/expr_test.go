@@ -165,6 +165,8 @@ func TestMemory(t *testing.T) {
 		// With the context, its wrapper and the name 'edge', exactly the bound.
 		Pair{"edge", String(strings.Repeat("a", (maxMemory-2*objectSize-2*stringOverhead-8)/2))},
 		Pair{"over", String(strings.Repeat("a", (maxMemory-2*objectSize-2*stringOverhead-8)/2+1))},
+		Pair{"many", Array(make([]Value, maxMemory/pointerSize)...)},
+		Pair{"some", Array(make([]Value, maxMemory/pointerSize/8)...)},
 		Pair{"mega", String(strings.Repeat("a", 1<<20))},
 	)
 	for _, c := range []struct{ source, want string }{
@@ -176,6 +178,16 @@ func TestMemory(t *testing.T) {
 		{"format('{0}{0}{0}{0}{0}', env.mega) == ''", "while evaluating the following expression: format('{0}{0}{0}{0}{0}', env.mega)"},
 		{"join(fromJSON(format('[\"{0}\",\"{0}\"]', env.mega)), env['Mega'])", ""},
 		{"toJSON(fromJSON(format('[\"{0}\",1]', env.mega)))", ""},
+		{"env.some.*[0]", ""},
+		{"env.many.*[0]", "while evaluating the following expression: env.many.*"},
+		{"env.*.*", "while evaluating the following expression: env.*.*"},
+		{"join(env.some, '')", ""},
+		{"join(env.many, '')", "while evaluating the following expression: join(env.many, '')"},
+		{"join(env.some, '          ')", "while evaluating the following expression: join(env.some, '          ')"},
+		{"toJSON(env.some)", ""},
+		{"toJSON(env.many)", "while evaluating the following expression: toJSON(env.many)"},
+		{"toJSON(env.fits)", ""},
+		{"toJSON(env)", "while evaluating the following expression: toJSON(env)"},
 		// What lies below a primitive result is given back.
 		{"startsWith(env.mega, 'a') && startsWith(env.mega, 'a') && startsWith(env.mega, 'a') && startsWith(env.mega, 'a') && startsWith(env.mega, 'a') && startsWith(env.mega, 'a')", ""},
 	} {
@@ -232,6 +244,30 @@ func TestExprString(t *testing.T) {
 		if got := e.String(); got != c.want {
 			t.Errorf("%s: got %s, want %s", c.source, got, c.want)
 		}
+	}
+}
+
+// TestMissingFunction: a function that was allowed and is not given fails when it is called.
+func TestMissingFunction(t *testing.T) {
+	e, err := Parse("false || absent()", Names{Functions: []Signature{{"absent", 0, 0}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Eval(Env{}); err == nil || err.Error() != "Unrecognized function: 'absent'" {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestLongInteger: JSON's integers beyond 64 bits may have 380 digits.
+func TestLongInteger(t *testing.T) {
+	if v, err := parseJSON(strings.Repeat("1", 380)); err != nil || !v.Truthy() {
+		t.Errorf("380 digits: got %v", err)
+	}
+	if v, err := parseJSON(strings.Repeat("1", 381)); err == nil {
+		t.Errorf("381 digits: got %s", v.Text())
+	}
+	if _, err := parseJSON(strings.Repeat("1", 381) + ".0"); err != nil {
+		t.Errorf("381 digits and a fraction: got %v", err)
 	}
 }
 

@@ -60,8 +60,6 @@ var operators = map[string]operator{
 // precedence of an operator token; closing ones bind least.
 func (t token) precedence() int {
 	switch t.kind {
-	case tokenStartGroup:
-		return 20
 	case tokenStartIndex, tokenStartParameters, tokenDereference:
 		return 19
 	case tokenOperator:

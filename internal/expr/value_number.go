@@ -49,10 +49,7 @@ func parseDecimal(s string) (float64, bool) {
 	if end == 0 || strings.TrimRight(s[end:], "\x00") != "" {
 		return parseWord(s)
 	}
-	f, err := strconv.ParseFloat(s[:end], 64)
-	if err != nil && !math.IsInf(f, 0) {
-		return 0, false
-	}
+	f, _ := strconv.ParseFloat(s[:end], 64) // beyond the range it is an infinity, as in .NET
 	return f, true
 }
 
