@@ -54,14 +54,6 @@ const (
 	WaitReview Wait = "environment"  // reviewers or the wait timer of an environment
 )
 
-// Stop is what is wanted of a run or job that shall end early. The words are those of runner.Signal.
-type Stop string
-
-const (
-	StopCancel Stop = "cancel" // always() steps still run
-	StopKill   Stop = "kill"   // nothing runs any more
-)
-
 var (
 	// ErrStale is returned by Decide when the run has moved past the input: an old lease, a finished job.
 	ErrStale = errors.New("the run has moved past this input")
@@ -131,7 +123,7 @@ type Run struct {
 	RerunBy     string       `json:"rerun_by,omitempty"`     // who asked for this attempt; empty for the first
 	Jobs        []*Job       `json:"jobs"`                   // in the order they appear
 	Annotations []Annotation `json:"annotations,omitempty"`  // on the run itself: a bad matrix, a bad runs-on
-	Stop        Stop         `json:"stop,omitempty"`         // somebody asked for its end
+	Stop        Signal       `json:"stop,omitempty"`         // somebody asked for its end
 	Claim       *Claim       `json:"claim,omitempty"`        // the concurrency group of the workflow
 	OutputBytes int          `json:"output_bytes,omitempty"` // size of all outputs of its jobs
 	// Plan is stored beside the run, once, and set by the store when it loads.
@@ -139,7 +131,7 @@ type Run struct {
 	// Version counts the events applied; the store checks it when it saves.
 	Version int64 `json:"version"`
 
-	places map[JobID]int // where jobs are in Jobs; nil when not known
+	index index
 }
 
 // Job is the state of one job of a run: a job with steps, a matrix (whose cells carry its ID before a slash), or a call
@@ -176,7 +168,7 @@ type Job struct {
 	Annotations    []Annotation      `json:"annotations,omitempty"`
 	Attempt        int               `json:"attempt"` // the run attempt that ran it: an earlier one if a re-run took it over
 	Waits          Wait              `json:"waits,omitempty"`
-	Stop           Stop              `json:"stop,omitempty"`   // its runner is to end it
+	Stop           Signal            `json:"stop,omitempty"`   // its runner is to end it
 	Losses         int               `json:"losses,omitempty"` // how often its lease was lost before it started
 
 	ContinueOnError bool          `json:"continue_on_error,omitempty"`

@@ -114,43 +114,24 @@ func (r *Run) cancelled(j *Job) bool {
 // conditions are the status functions as the job sees them.
 func (r *Run) conditions(j *Job, f *file, n *node) map[string]expr.Func {
 	cancelled := r.cancelled(j)
-	all := func(args []expr.Value) []Conclusion {
-		var out []Conclusion
-		for _, m := range f.ancestors(n) {
-			if !named(args, m) {
-				continue
-			}
-			if k := r.sibling(j, m); k != nil {
-				out = append(out, k.result())
+	some := func(args []expr.Value, ended func(Conclusion) bool) bool {
+		for m := range f.ancestors(n) {
+			if k := r.sibling(j, m); k != nil && named(args, m) && ended(k.result()) {
+				return true
 			}
 		}
-		return out
+		return false
+	}
+	failed := func(c Conclusion) bool { return c == Failure }
+	unsuccessful := func(c Conclusion) bool { return c != Success }
+	answer := func(ask func([]expr.Value) bool) expr.Func {
+		return func(args []expr.Value) (expr.Value, error) { return expr.Bool(ask(args)), nil }
 	}
 	return map[string]expr.Func{
-		"always":    func([]expr.Value) (expr.Value, error) { return expr.Bool(true), nil },
-		"cancelled": func([]expr.Value) (expr.Value, error) { return expr.Bool(cancelled), nil },
-		"success": func(args []expr.Value) (expr.Value, error) {
-			if cancelled {
-				return expr.Bool(false), nil
-			}
-			for _, c := range all(args) {
-				if c != Success {
-					return expr.Bool(false), nil
-				}
-			}
-			return expr.Bool(true), nil
-		},
-		"failure": func(args []expr.Value) (expr.Value, error) {
-			if cancelled {
-				return expr.Bool(false), nil
-			}
-			for _, c := range all(args) {
-				if c == Failure {
-					return expr.Bool(true), nil
-				}
-			}
-			return expr.Bool(false), nil
-		},
+		"always":    answer(func([]expr.Value) bool { return true }),
+		"cancelled": answer(func([]expr.Value) bool { return cancelled }),
+		"success":   answer(func(args []expr.Value) bool { return !cancelled && !some(args, unsuccessful) }),
+		"failure":   answer(func(args []expr.Value) bool { return !cancelled && some(args, failed) }),
 	}
 }
 

@@ -2,6 +2,7 @@ package ci
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -210,13 +211,13 @@ func (d *decision) followCell(matrix, cell *Job) {
 	if matrix == nil || matrix.Status == Completed {
 		return
 	}
-	if len(cell.Outputs) > 0 {
-		d.emit(Event{Type: EventJobOutputs, Job: matrix.ID, Outputs: mergeOutputs(matrix.Outputs, cell.Outputs)})
+	if outputs := mergeOutputs(matrix.Outputs, cell.Outputs); !maps.Equal(outputs, matrix.Outputs) {
+		d.emit(Event{Type: EventJobOutputs, Job: matrix.ID, Outputs: outputs})
 	}
 	parts := d.run.parts(matrix)
 	if cell.result() == Failure && !matrix.KeepGoing {
 		for _, k := range parts {
-			d.stop(k, StopCancel, fmt.Sprintf("The strategy configuration was canceled because \"%s\" failed", cell.Name), false)
+			d.stop(k, SignalCancel, fmt.Sprintf("The strategy configuration was canceled because \"%s\" failed", cell.Name), false)
 		}
 		parts = d.run.parts(matrix)
 	}

@@ -120,7 +120,7 @@ func (d *decision) spread(j *Job, m *matrix, p *preparation) {
 	}
 }
 
-const tooManyJobs = "Workflows may not contain more than 20000 jobs across all referenced files"
+const tooManyJobs = "Workflows may not contain more than 10000 jobs across all referenced files" // maxJobs
 
 func waitsForSlot(n int) string {
 	return fmt.Sprintf("Waits for a place: max-parallel is %d.", n)
@@ -219,8 +219,23 @@ func (d *decision) advance(j *Job, free bool) verdict {
 		}
 		return verdict{}
 	}
-	j.Status, j.Waits, j.Reason = Queued, "", ""
+	j.Status, j.Waits, j.Reason = Queued, "", waitsForRunner(j)
 	return verdict{}
+}
+
+func waitsForRunner(j *Job) string {
+	who := "a runner"
+	if j.Group != "" {
+		who += " of the group " + j.Group
+	}
+	switch len(j.Labels) {
+	case 0:
+	case 1:
+		who += " with the label " + j.Labels[0]
+	default:
+		who += " with the labels " + enumerate(j.Labels, "and")
+	}
+	return "Waits for " + who + "."
 }
 
 // claim asks for the job's concurrency groups, one after the other. It reports whether it has them all.

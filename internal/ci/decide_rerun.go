@@ -22,6 +22,9 @@ func (in Rerun) decide(d *decision) error {
 	if r.Attempt >= maxAttempts {
 		return fmt.Errorf("%w: the run has been run %d times, that is the limit", ErrRefused, r.Attempt)
 	}
+	if d.now.Sub(r.Created) > maxRerunAge {
+		return fmt.Errorf("%w: the run began more than 30 days ago", ErrRefused)
+	}
 	targets, err := in.targets(r)
 	if err != nil {
 		return err
@@ -171,16 +174,18 @@ func (r *Run) applyRerun(e Event) {
 		dropped[id] = true
 	}
 	r.Jobs = slices.DeleteFunc(slices.Clone(r.Jobs), func(j *Job) bool { return dropped[j.ID] })
-	r.locate()
+	r.index.build(r.Jobs)
 	for _, id := range e.Reset {
-		j := *r.Jobs[r.places[id]]
+		at := r.place(id)
+		j := *r.Jobs[at]
 		r.reset(&j, e)
-		r.Jobs[r.places[id]] = &j
+		r.Jobs[at] = &j
 	}
 	for _, id := range slices.Backward(e.Reopened) {
-		j := *r.Jobs[r.places[id]]
+		at := r.place(id)
+		j := *r.Jobs[at]
 		r.reopen(&j, e)
-		r.Jobs[r.places[id]] = &j
+		r.Jobs[at] = &j
 	}
 	r.OutputBytes = 0
 	for _, j := range r.Jobs {

@@ -8,23 +8,23 @@ import (
 
 // stop ends a job early, and all its parts. With spare, what does not hang on the fate of others goes on: jobs whose
 // condition holds though they are cancelled (always()). Parts that wait for their needs are left to their condition,
-// except with StopKill.
-func (d *decision) stop(j *Job, how Stop, reason string, spare bool) {
+// except with SignalKill.
+func (d *decision) stop(j *Job, how Signal, reason string, spare bool) {
 	switch {
-	case j.Status == Completed || j.Stop == StopKill || j.Stop == how:
+	case j.Status == Completed || j.Stop == SignalKill || j.Stop == how:
 	case j.container():
 		if !spare {
 			d.emit(Event{Type: EventJobStopping, Job: j.ID, Stop: how, Reason: reason})
 		}
 		for _, k := range d.run.parts(j) {
-			if k.Waits != WaitNeeds || how == StopKill {
-				d.stop(k, how, reason, spare || how != StopKill)
+			if k.Waits != WaitNeeds || how == SignalKill {
+				d.stop(k, how, reason, spare || how != SignalKill)
 			}
 		}
 	case spare && d.persists(j):
 	case j.Status == InProgress:
 		e := Event{Type: EventJobStopping, Job: j.ID, Stop: how, Reason: reason, Until: d.now.Add(backstop)}
-		if how == StopCancel {
+		if how == SignalCancel {
 			e.Until = e.Until.Add(cmp.Or(j.CancelTimeout, DefaultCancelTimeout))
 		}
 		d.emit(e)
@@ -43,11 +43,11 @@ func (in Cancel) decide(d *decision) error {
 	if d.run.Status == Completed {
 		return ErrStale
 	}
-	how := StopCancel
+	how := SignalCancel
 	if in.Force {
-		how = StopKill
+		how = SignalKill
 	}
-	if d.run.Stop == StopKill || d.run.Stop == how {
+	if d.run.Stop == SignalKill || d.run.Stop == how {
 		return nil
 	}
 	reason := in.Reason
@@ -62,13 +62,13 @@ func (in Cancel) decide(d *decision) error {
 }
 
 // cancel ends the run early. A run that had not begun ends at once.
-func (d *decision) cancel(how Stop, by, reason string) {
+func (d *decision) cancel(how Signal, by, reason string) {
 	begun := d.run.granted()
 	d.emit(Event{Type: EventRunStopping, Stop: how, By: by, Reason: reason})
 	for _, j := range d.run.roots() {
 		switch {
-		case !begun || how == StopKill:
-			d.stop(d.run.Job(j.ID), StopKill, reason, false)
+		case !begun || how == SignalKill:
+			d.stop(d.run.Job(j.ID), SignalKill, reason, false)
 		case j.Waits != WaitNeeds:
 			d.stop(j, how, reason, true)
 		}
@@ -107,7 +107,7 @@ func (in Superseded) decide(d *decision) error {
 			return ErrStale
 		}
 		if d.run.Stop == "" {
-			d.cancel(StopCancel, "", reason)
+			d.cancel(SignalCancel, "", reason)
 		}
 		return nil
 	}
@@ -115,7 +115,7 @@ func (in Superseded) decide(d *decision) error {
 	if err != nil {
 		return err
 	}
-	d.stop(j, StopCancel, reason, false)
+	d.stop(j, SignalCancel, reason, false)
 	return nil
 }
 

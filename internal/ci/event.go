@@ -49,7 +49,7 @@ type Event struct {
 	By             string            `json:"by,omitempty"`
 	Comment        string            `json:"comment,omitempty"`
 	Waits          Wait              `json:"waits,omitempty"`
-	Stop           Stop              `json:"stop,omitempty"`
+	Stop           Signal            `json:"stop,omitempty"`
 	Until          time.Time         `json:"until,omitzero"`
 	Lease          LeaseID           `json:"lease,omitempty"`
 	Runner         string            `json:"runner,omitempty"`
@@ -79,15 +79,15 @@ func (e Event) Settles() bool { return e.Type == EventJobCompleted }
 // events of a run to an empty one that has its Plan gives the same run again.
 func (r *Run) Apply(e Event) {
 	r.Version++
-	if r.places == nil {
-		r.locate()
+	if !r.index.built() {
+		r.index.build(r.Jobs)
 	}
 	if e.Job == "" {
 		r.applyToRun(e)
 		return
 	}
-	at, ok := r.places[e.Job]
-	if !ok {
+	at := r.index.find(r.Jobs, e.Job)
+	if at < 0 {
 		return
 	}
 	j := *r.Jobs[at]
@@ -97,14 +97,6 @@ func (r *Run) Apply(e Event) {
 		j.Since = e.At
 	}
 	r.Jobs[at] = &j
-}
-
-// locate finds out where the jobs are.
-func (r *Run) locate() {
-	r.places = make(map[JobID]int, len(r.Jobs))
-	for i, j := range r.Jobs {
-		r.places[j.ID] = i
-	}
 }
 
 func (r *Run) applyToRun(e Event) {
@@ -134,17 +126,16 @@ func (r *Run) applyToRun(e Event) {
 func (r *Run) add(e Event) {
 	at := len(r.Jobs)
 	if e.After != "" {
-		owner := *r.Jobs[r.places[e.After]]
+		at = r.place(e.After) + 1
+		owner := *r.Jobs[at-1]
 		owner.Status, owner.Waits, owner.Reason = InProgress, "", ""
 		owner.Since, owner.Started = e.At, e.At
 		owner.Expanded = !owner.Call || len(e.Jobs) > 0 && e.Jobs[0].Parent == owner.Parent
 		owner.KeepGoing, owner.MaxParallel = e.KeepGoing, e.MaxParallel
-		at = r.places[e.After] + 1
 		r.Jobs[at-1] = &owner
 	}
 	r.Jobs = slices.Insert(r.Jobs, at, e.Jobs...)
-	r.places = nil
-	r.locate()
+	r.index.insert(r.Jobs, at, e.Jobs)
 }
 
 func (r *Run) applyToJob(j *Job, e Event) {
@@ -242,6 +233,9 @@ func outputSize(outputs map[string]string) int {
 
 // mergeOutputs gives outputs in which values that are not empty replace those before them.
 func mergeOutputs(have, more map[string]string) map[string]string {
+	if len(more) == 0 {
+		return have
+	}
 	out := maps.Clone(have)
 	if out == nil {
 		out = make(map[string]string, len(more))

@@ -105,8 +105,8 @@ func (p *player) plan(t *testing.T) *Plan {
 	}
 	root := p.workflow(0, "on: push\n")
 	calls := []File{
-		{Uses: "./one.yml", Path: "one.yml", Text: p.workflow(1, "on: { workflow_call: { inputs: { i: { type: string, default: d } }, outputs: { o: { value: \"${{ jobs.j0.outputs.o }}\" } } } }\n")},
-		{Uses: "./two.yml", Path: "two.yml", Text: p.workflow(2, "on: { workflow_call: { outputs: { o: { value: \"${{ fromJSON(jobs.j0.outputs.o || '1') }}\" } } } }\n")},
+		{Uses: "./.github/workflows/one.yml", Path: ".github/workflows/one.yml", Text: p.workflow(1, "on: { workflow_call: { inputs: { i: { type: string, default: d } }, outputs: { o: { value: \"${{ jobs.j0.outputs.o }}\" } } } }\n")},
+		{Uses: "./.github/workflows/two.yml", Path: ".github/workflows/two.yml", Text: p.workflow(2, "on: { workflow_call: { outputs: { o: { value: \"${{ fromJSON(jobs.j0.outputs.o || '1') }}\" } } } }\n")},
 	}
 	if p.chance(4) {
 		rest.Only = []string{"j1"}
@@ -161,7 +161,7 @@ func (p *player) job(b *strings.Builder, level, i int) {
 		fmt.Fprintf(b, "    concurrency: { group: \"%s\", cancel-in-progress: %s }\n", name, p.one("true", "false"))
 	}
 	if call {
-		fmt.Fprintf(b, "    uses: ./%s.yml\n", []string{"one", "two"}[max(level, p.pick(2))])
+		fmt.Fprintf(b, "    uses: ./.github/workflows/%s.yml\n", []string{"one", "two"}[max(level, p.pick(2))])
 		return
 	}
 	fmt.Fprintf(b, "    runs-on: %s\n", p.one("x", "x", "x", "${{ vars.NAME }}"))

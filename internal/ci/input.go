@@ -62,7 +62,7 @@ type Reviewed struct {
 // Tick says that time has passed: see Run.Deadline.
 type Tick struct{}
 
-// Cancel asks for the end of the run: jobs that do not run yet are cancelled, running ones get StopCancel, and only jobs
+// Cancel asks for the end of the run: jobs that do not run yet are cancelled, running ones get SignalCancel, and only jobs
 // and steps whose condition holds now (always()) go on. With Force nothing goes on.
 type Cancel struct {
 	By     string

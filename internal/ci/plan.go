@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 
@@ -164,23 +165,24 @@ func newFile(source File, w *workflow.Workflow) (*file, error) {
 	return f, nil
 }
 
-// ancestors are the jobs that a job needs, and those that they need, each once. They are found anew each time: kept, they
-// would take memory with the square of a long chain.
-func (f *file) ancestors(n *node) []*node {
-	seen := make([]bool, len(f.nodes))
-	var out []*node
-	from := n
-	for next := 0; ; next++ {
-		for _, m := range from.needs {
-			if !seen[m.place] {
+// ancestors gives the jobs that a job needs, and those that they need, each once, the nearest first. They are found anew
+// each time: kept, they would take memory with the square of a long chain.
+func (f *file) ancestors(n *node) iter.Seq[*node] {
+	return func(yield func(*node) bool) {
+		seen := make([]bool, len(f.nodes))
+		queue := []*node{n}
+		for ; len(queue) > 0; queue = queue[1:] {
+			for _, m := range queue[0].needs {
+				if seen[m.place] {
+					continue
+				}
+				if !yield(m) {
+					return
+				}
 				seen[m.place] = true
-				out = append(out, m)
+				queue = append(queue, m)
 			}
 		}
-		if next == len(out) {
-			return out
-		}
-		from = out[next]
 	}
 }
 
@@ -207,7 +209,7 @@ func (p *Plan) selected() []*node {
 	for _, id := range p.Only {
 		if n := root.byID[strings.ToLower(id)]; n != nil {
 			wanted[n] = true
-			for _, m := range root.ancestors(n) {
+			for m := range root.ancestors(n) {
 				wanted[m] = true
 			}
 		}

@@ -11,7 +11,7 @@ import (
 
 const (
 	// maxJobs bounds the jobs of one run, matrix cells and the jobs of called workflows included.
-	maxJobs = 20000
+	maxJobs = 10000
 	// maxCells is how many cells a matrix may have (GitHub's limit).
 	maxCells = 256
 	// maxSteps, maxJobAnnotations and maxRunAnnotations bound what is kept of reports.
@@ -23,8 +23,9 @@ const (
 	maxRunOutputs = 50 << 20
 	// maxLosses is how often a job is queued again after its lease was lost before it started.
 	maxLosses = 3
-	// maxAttempts is how often a run may be run (GitHub's limit).
+	// maxAttempts is how often a run may be run, maxRerunAge how old it may be then (GitHub's limits).
 	maxAttempts = 50
+	maxRerunAge = 30 * 24 * time.Hour
 	// maxReviewWait is how long a job waits for reviewers (GitHub's limit).
 	maxReviewWait = 30 * 24 * time.Hour
 	// backstop is how long after its own limits a runner may still be silent about a job before the run gives it up.
@@ -43,8 +44,8 @@ func New(id RunID, plan *Plan, now time.Time) (*Run, []Event) {
 func (r *Run) Decide(in Input, now time.Time) ([]Event, error) {
 	fork := *r
 	fork.Jobs = slices.Clone(r.Jobs)
-	if fork.places == nil {
-		fork.locate()
+	if !fork.index.built() {
+		fork.index.build(fork.Jobs)
 	}
 	d := &decision{run: &fork, now: now}
 	if err := in.decide(d); err != nil {
@@ -58,7 +59,16 @@ func (r *Run) Decide(in Input, now time.Time) ([]Event, error) {
 
 // Ready gives the queued jobs, which a runner may take now, in their order. Limits, groups and gates are behind them.
 func (r *Run) Ready() []JobID {
-	var out []JobID
+	n := 0
+	for _, j := range r.Jobs {
+		if j.Status == Queued {
+			n++
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	out := make([]JobID, 0, n)
 	for _, j := range r.Jobs {
 		if j.Status == Queued {
 			out = append(out, j.ID)
@@ -72,18 +82,18 @@ func (r *Run) Job(id JobID) *Job {
 	if id == "" {
 		return nil
 	}
-	if r.places == nil {
-		for _, j := range r.Jobs {
-			if j.ID == id {
-				return j
-			}
-		}
-		return nil
-	}
-	if at, ok := r.places[id]; ok {
+	if at := r.place(id); at >= 0 {
 		return r.Jobs[at]
 	}
 	return nil
+}
+
+// place is where a job is in Jobs, -1 if there is none.
+func (r *Run) place(id JobID) int {
+	if r.index.built() {
+		return r.index.find(r.Jobs, id)
+	}
+	return slices.IndexFunc(r.Jobs, func(j *Job) bool { return j.ID == id })
 }
 
 // Deadline is when the run next has something to do by itself, to be told by Tick; false if never. Leases are not among
@@ -167,7 +177,7 @@ func (r *Run) parts(j *Job) []*Job {
 
 // within are all parts of a matrix or call, however deep.
 func (r *Run) within(j *Job) []*Job {
-	first := r.places[j.ID] + 1
+	first := r.place(j.ID) + 1
 	end := first
 	for end < len(r.Jobs) && j.ID.contains(r.Jobs[end].ID) {
 		end++
