@@ -175,6 +175,7 @@ func TestWorkTriesAgain(t *testing.T) {
 		if task := h.leaseNow(t, "other"); task != nil {
 			t.Errorf("%s was leased though its group can not be stored", task.Job)
 		}
+		synctest.Wait()
 		if n := strings.Count(log.String(), "planted fault"); n < 15 || n > 40 {
 			t.Errorf("in five minutes %d failures were told, want 15 to 40: the pauses grow\n%s", n, log.String())
 		}
