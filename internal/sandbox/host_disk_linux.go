@@ -21,8 +21,11 @@ func (m *machine) Mount(ctx context.Context, at string, ids ...layer.ID) error {
 	if err != nil {
 		return fmt.Errorf("mount at %s: %w", at, err)
 	}
-	p := &place{at: path.Clean(at)}
+	p := &place{at: path.Clean(at), mounted: true}
 	for _, l := range stack {
+		if l.Owner != m.h.owner {
+			return fmt.Errorf("mount at %s: layer %s holds the files of another user", at, l.ID)
+		}
 		p.layers = append(p.layers, l.ID)
 	}
 	if err := m.scratch.Use(p.layers...); err != nil {
@@ -36,17 +39,23 @@ func (m *machine) Mount(ctx context.Context, at string, ids ...layer.ID) error {
 
 // Overlay implements Layered.
 func (m *machine) Overlay(ctx context.Context, at, dir string, hide []string) error {
+	return m.overlay(ctx, at, dir, hide, nil)
+}
+
+// overlay puts a directory of the host into the machine, with layers upon it.
+func (m *machine) overlay(ctx context.Context, at, dir string, hide []string, layers []layer.ID) error {
 	real, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		return fmt.Errorf("overlay %s: %w", dir, err)
 	}
-	p := &place{at: path.Clean(at), like: real}
+	p := &place{at: path.Clean(at), like: real, dir: real, hide: slices.Clone(hide), layers: layers}
 	if within(real, m.h.layers.Dir()) {
 		rel, err := filepath.Rel(real, m.h.layers.Dir())
 		if err != nil {
 			return fmt.Errorf("overlay %s: %w", dir, err)
 		}
 		hide = append(slices.Clone(hide), rel)
+		p.nest = true
 	}
 	if len(hide) > 0 {
 		mask, err := m.maskOf(real, hide)
@@ -77,7 +86,9 @@ func (m *machine) attach(ctx context.Context, p *place) error {
 	if err != nil {
 		return err
 	}
-	mount.Beneath = !made.Empty
+	if p.mounted && !made.Empty {
+		p.beneath, mount.Beneath = true, true
+	}
 	if len(mount.Lowers) == 0 && !mount.Beneath {
 		mount.Bind, mount.Upper, mount.Work = mount.Upper, "", ""
 	}
@@ -86,6 +97,7 @@ func (m *machine) attach(ctx context.Context, p *place) error {
 		return err
 	}
 	m.places = append(m.places, p)
+	m.last = ""
 	return nil
 }
 

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strconv"
 	"sync"
 
 	"github.com/penstock-ci/penstock/internal/layer"
@@ -61,7 +59,11 @@ func (h *Host) open(ctx context.Context, spec Spec) (_ *machine, err error) {
 	if m.scratch, err = h.layers.Scratch(); err != nil {
 		return nil, err
 	}
-	mounts, err := m.layOut()
+	saved, err := m.saved(spec.From)
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := m.layOut(saved.base())
 	if err != nil {
 		return nil, err
 	}
@@ -70,6 +72,9 @@ func (h *Host) open(ctx context.Context, spec Spec) (_ *machine, err error) {
 	}
 	if err := m.begin(ctx); err != nil {
 		return nil, err
+	}
+	if err := m.restore(ctx, saved); err != nil {
+		return nil, fmt.Errorf("restore the disk of %s: %w", spec.From, err)
 	}
 	return m, nil
 }
@@ -162,86 +167,4 @@ func (m *machine) writeDirect(rel string, data []byte, mode os.FileMode) error {
 		}
 		return f.Chown(m.h.owner, m.h.owner)
 	})
-}
-
-// layout is what a machine's disk is made of.
-type layout struct {
-	places []*place // the root first
-	next   int      // number of the next upper directory
-}
-
-// place is one overlay of a machine.
-type place struct {
-	at     string
-	lowers []agent.Lower // the host's part, the topmost first
-	like   string        // the host's directory whose owner and mode the place has
-	layers []layer.ID    // what earlier snapshots and captures froze, the lowest first
-	upper  string        // number of its writable directory, in the scratch directory
-}
-
-// layOut prepares the directories of a fresh machine and gives its mounts.
-func (m *machine) layOut() ([]agent.Mount, error) {
-	for _, p := range m.h.base.places {
-		m.places = append(m.places, &place{at: p.at, lowers: p.lowers, like: p.like})
-	}
-	for _, d := range []string{"u", "w", "temp"} {
-		if err := os.Mkdir(filepath.Join(m.scratch.Dir(), d), 0o700); err != nil {
-			return nil, err
-		}
-	}
-	temp := filepath.Join(m.scratch.Dir(), "temp")
-	if err := m.h.give(temp, 0o755, 0, 0); err != nil {
-		return nil, err
-	}
-	var err error
-	if m.files, err = os.OpenRoot(temp); err != nil {
-		return nil, err
-	}
-	var mounts []agent.Mount
-	for _, p := range m.places {
-		mount, err := m.mount(p)
-		if err != nil {
-			return nil, err
-		}
-		mounts = append(mounts, mount)
-	}
-	return append(mounts, agent.Mount{At: insideTemp, Bind: temp}), nil
-}
-
-// mount gives a place a fresh upper directory and tells how to mount it.
-func (m *machine) mount(p *place) (agent.Mount, error) {
-	m.next++
-	p.upper = strconv.Itoa(m.next)
-	upper, work := filepath.Join(m.scratch.Dir(), "u", p.upper), filepath.Join(m.scratch.Dir(), "w", p.upper)
-	if err := os.Mkdir(upper, 0o755); err != nil {
-		return agent.Mount{}, err
-	}
-	if err := os.Mkdir(work, 0o700); err != nil {
-		return agent.Mount{}, err
-	}
-	mode, uid, gid := os.FileMode(0o755), 0, 0
-	if p.like != "" {
-		var err error
-		if mode, uid, gid, err = m.h.insideOwner(p.like); err != nil {
-			return agent.Mount{}, err
-		}
-	}
-	if err := m.h.give(upper, mode, uid, gid); err != nil {
-		return agent.Mount{}, err
-	}
-	mount := agent.Mount{At: p.at, Upper: m.relative(upper), Work: m.relative(work)}
-	for i := len(p.layers) - 1; i >= 0; i-- {
-		mount.Lowers = append(mount.Lowers, agent.Lower{Path: layer.Path(p.layers[i])})
-	}
-	mount.Lowers = append(mount.Lowers, p.lowers...)
-	return mount, nil
-}
-
-// relative shortens a path in the store for the warden.
-func (m *machine) relative(name string) string {
-	short, err := filepath.Rel(m.h.layers.Dir(), name)
-	if err != nil {
-		return name
-	}
-	return short
 }

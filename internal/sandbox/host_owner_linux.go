@@ -37,3 +37,17 @@ func (h *Host) insideOwner(name string) (mode os.FileMode, uid, gid int, err err
 	}
 	return mode, int(st.Uid), int(st.Gid), nil
 }
+
+// sameOwner gives a directory the owner and mode of another.
+func sameOwner(from, to string) error {
+	info, err := os.Lstat(from)
+	if err != nil {
+		return err
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Getuid() {
+		if err := os.Lchown(to, int(st.Uid), int(st.Gid)); err != nil {
+			return err
+		}
+	}
+	return os.Chmod(to, info.Mode()&(os.ModePerm|os.ModeSticky|os.ModeSetgid|os.ModeSetuid))
+}

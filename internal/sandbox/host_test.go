@@ -3,53 +3,88 @@
 package sandbox
 
 import (
-	"bytes"
 	"os"
-	"path/filepath"
+	"os/exec"
+	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/penstock-ci/penstock/internal/layer"
 )
 
-func TestHostOverlayLeavesTheTreeAlone(t *testing.T) {
+// ordinary is set in the environment of the test binary when it runs as an ordinary user.
+const ordinary = "PENSTOCK_TEST_ORDINARY"
+
+// newHost gives a provider with a store of its own.
+func newHost(t testing.TB) *Host {
+	t.Helper()
 	store, err := layer.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
+	return hostOn(t, store)
+}
+
+func hostOn(t testing.TB, store *layer.Store) *Host {
+	t.Helper()
 	h, err := NewHost(store)
 	if err != nil {
 		t.Fatal(err)
 	}
+	h.Ladder = quick
 	t.Cleanup(func() {
 		if err := h.Close(); err != nil {
 			t.Error(err)
 		}
-		store.Close()
-	})
-	dir := t.TempDir()
-	for name, data := range map[string]string{"kept": "old\n", "secret": "x"} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(data), 0o644); err != nil {
-			t.Fatal(err)
+		if err := store.Close(); err != nil {
+			t.Error(err)
 		}
+	})
+	return h
+}
+
+func TestHost(t *testing.T) { suite{newHost(t)}.run(t) }
+
+// TestOrdinaryUser runs all tests of host machines again as a user without privileges, if it runs with any itself.
+func TestOrdinaryUser(t *testing.T) {
+	if os.Getuid() != 0 {
+		return // all the others are
 	}
-	sb, err := h.Open(t.Context(), Spec{Name: "one", Repo: "repo"})
+	dir := ordinaryHome(t)
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestHost|^TestMachine|^TestLayered|^TestNetwork", "-test.v="+verbose(), "-test.timeout=5m")
+	cmd.Env = []string{"PATH=/usr/local/go/bin:" + standardPath, "HOME=" + dir, "TMPDIR=" + dir, ordinary + "=1"}
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: ordinaryID, Gid: ordinaryID}, Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "PASS") {
+		t.Errorf("as an ordinary user: %v\n%s", err, out)
+	}
+	t.Logf("%s", out)
+}
+
+const ordinaryID = 54321
+
+func verbose() string {
+	if testing.Verbose() {
+		return "true"
+	}
+	return "false"
+}
+
+// ordinaryHome makes a directory that an ordinary user reaches and owns.
+func ordinaryHome(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "ordinary-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer sb.Close(t.Context())
-	m := sb.(*machine)
-	if err := m.Overlay(t.Context(), m.Info().Workspace, dir, []string{"secret", "missing/too"}); err != nil {
+	t.Cleanup(func() {
+		if err := layer.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.Chown(dir, ordinaryID, ordinaryID); err != nil {
 		t.Fatal(err)
 	}
-	var out bytes.Buffer
-	c := Command{Args: []string{"sh", "-c", "ls -A; cat kept; echo new > kept; rm -f kept; touch made; ls -A"}, Env: []string{"PATH=" + m.Info().Path}, Stdout: &out, Stderr: &out}
-	if err := m.Exec(t.Context(), c); err != nil {
-		t.Fatal(err)
-	}
-	if got, want := out.String(), "kept\nold\nmade\n"; got != want {
-		t.Errorf("inside: got %q, want %q", got, want)
-	}
-	if data, err := os.ReadFile(filepath.Join(dir, "kept")); err != nil || string(data) != "old\n" {
-		t.Errorf("the host's file: %q, %v", data, err)
-	}
+	return dir
 }

@@ -172,6 +172,9 @@ func (m *bare) exec(ctx context.Context, c Command) error {
 	}
 	m.mu.Unlock()
 	if err != nil {
+		if _, bad := os.Stat(c.Dir); bad != nil {
+			return bad
+		}
 		return err
 	}
 	flow.start()

@@ -22,7 +22,9 @@ type part struct {
 }
 
 func runAgent() int {
-	unix.CloseOnExec(control)
+	if err := closeOnExec(); err != nil {
+		return 1
+	}
 	a := &inside{pipe: &pipe{fd: control}}
 	a.children = watchChildren(a.ended)
 	unix.Umask(0o022)
@@ -118,6 +120,8 @@ func (a *inside) handle(f *frame) {
 		go a.unpack(f)
 	case OpPack:
 		go a.pack(f)
+	case OpCopy:
+		go func() { a.answer(f, nil, copyPaths(f)) }()
 	case OpMkdir:
 		made, err := mkdir(f)
 		a.answer(f, made, err)
@@ -246,6 +250,14 @@ func (a *inside) pack(f *frame) {
 	err := Pack(p.Paths[0], stream)
 	stream.Close()
 	a.answer(f, nil, err)
+}
+
+func copyPaths(f *frame) error {
+	var p Paths
+	if err := decode(f.body, &p); err != nil || len(p.Paths) != 2 {
+		return errFrame
+	}
+	return copyTree(p.Paths[0], p.Paths[1])
 }
 
 func mkdir(f *frame) (*Made, error) {

@@ -11,6 +11,7 @@ const (
 	OpOpen              // Open, with the machine's end of a socket pair -> Opened, and later a second answer: Ended
 	OpAttach            // Attach -> nothing
 	OpSwap              // Attach -> nothing
+	OpDetach            // Attach -> nothing
 	OpKill              // Number (machine) -> nothing; Ended follows as OpOpen's second answer
 	OpRemove            // Paths -> nothing
 	OpDirty             // Paths -> Flags
@@ -23,6 +24,7 @@ const (
 	OpSignal               // Signal -> nothing
 	OpIdle                 // nothing -> Flags: whether no process is alive
 	OpMkdir                // Mkdir -> Made
+	OpCopy                 // Paths, from and to -> nothing
 	OpUnpack               // Paths of one directory, with the stream -> nothing
 	OpPack                 // Paths of one file, with the stream -> nothing (after the last byte)
 	OpListen               // Number (port) -> nothing, with the listening socket
@@ -48,6 +50,9 @@ type Mount struct {
 	Bind string
 	// Lowers are the overlay's read-only directories, the topmost first.
 	Lowers []Lower
+	// Nested merges the last so many of Lowers into an overlay of their own first: an overlay takes no layer that
+	// lies inside another of its layers.
+	Nested int
 	// Beneath makes what is at At in the machine the lowest of all.
 	Beneath bool
 	// Upper and Work are empty directories of one file system: where writes go.
@@ -64,7 +69,7 @@ type Lower struct {
 // Opened says that a machine stands.
 type Opened struct{ Machine, Pid int }
 
-// Attach adds mounts to a machine, or puts them in the place of those at the same paths.
+// Attach adds mounts to a machine, puts them in the place of those at the same paths, or takes those away.
 type Attach struct {
 	Machine int
 	Mounts  []Mount
@@ -122,6 +127,7 @@ func (m *Mount) code(c *coder) {
 		c.string(&m.Lowers[i].Path)
 		c.bool(&m.Lowers[i].Host)
 	}
+	c.int(&m.Nested)
 	c.bool(&m.Beneath)
 	c.string(&m.Upper)
 	c.string(&m.Work)

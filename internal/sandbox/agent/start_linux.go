@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"math"
 	"os"
 	"runtime/debug"
 
@@ -33,4 +34,9 @@ func init() {
 		debug.SetGCPercent(400)
 		os.Exit(runWarden(os.Args[1:]))
 	}
+}
+
+// closeOnExec keeps the process's files from its children, also those that it was itself given by mistake.
+func closeOnExec() error {
+	return unix.CloseRange(control, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
 }

@@ -24,7 +24,7 @@ type warden struct {
 
 	mu       sync.Mutex
 	machines map[int]*machine
-	views    map[string]string // host directory -> where it is mounted with its owners mapped
+	views    map[string]string // what machines share -> where the warden has it mounted
 	spare    int               // names of mount points in stage
 }
 
@@ -38,7 +38,9 @@ type machine struct {
 
 // runWarden is the process's main function. args are the stage, the store and the base.
 func runWarden(args []string) int {
-	unix.CloseOnExec(control)
+	if err := closeOnExec(); err != nil {
+		return 1
+	}
 	w := &warden{pipe: &pipe{fd: control}, machines: map[int]*machine{}, views: map[string]string{}, owner: -1}
 	unsettled := w.settle(args)
 	for {
@@ -87,8 +89,12 @@ func (w *warden) handle(f *frame) {
 	case OpOpen:
 		w.open(f)
 		return
-	case OpAttach, OpSwap:
+	case OpAttach:
 		err = w.attach(f)
+	case OpSwap:
+		err = w.swap(f)
+	case OpDetach:
+		err = w.detach(f)
 	case OpKill:
 		err = w.kill(f)
 	case OpDirty:
@@ -219,7 +225,7 @@ func (w *warden) fork(ctl int) (m *machine, ready *pipe, err error) {
 	m.pid, err = syscall.ForkExec("/proc/self/exe", []string{NameAgent}, &syscall.ProcAttr{
 		Dir:   "/",
 		Env:   []string{"GOMAXPROCS=2", "GOTRACEBACK=none"},
-		Files: []uintptr{uintptr(null), uintptr(null), 2, uintptr(ctl), uintptr(pair[1])},
+		Files: []uintptr{uintptr(null), uintptr(null), uintptr(null), uintptr(ctl), uintptr(pair[1])},
 		Sys: &syscall.SysProcAttr{
 			Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET,
 			UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: w.base > 0,

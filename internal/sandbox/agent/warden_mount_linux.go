@@ -96,18 +96,9 @@ func (w *warden) make(m *Mount, beneath int) (int, error) {
 	if m.Bind != "" {
 		return unix.OpenTree(unix.AT_FDCWD, m.Bind, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	}
-	at := w.point()
-	if err := os.Mkdir(at, 0o700); err != nil {
+	lowers, err := w.lowers(m)
+	if err != nil {
 		return -1, err
-	}
-	defer os.Remove(at)
-	var lowers []string
-	for _, l := range m.Lowers {
-		dir, err := w.lower(l)
-		if err != nil {
-			return -1, err
-		}
-		lowers = append(lowers, escape(dir, ":"))
 	}
 	if beneath >= 0 {
 		under := w.point()
@@ -119,11 +110,27 @@ func (w *warden) make(m *Mount, beneath int) (int, error) {
 			return -1, err
 		}
 		defer unix.Unmount(under, unix.MNT_DETACH)
-		lowers = append(lowers, escape(under, ":"))
+		lowers = append(lowers, under)
 	}
-	options := "userxattr,lowerdir=" + strings.Join(lowers, ":")
-	if m.Upper != "" {
-		options += ",volatile,upperdir=" + escape(m.Upper, "") + ",workdir=" + escape(m.Work, "")
+	return w.overlay(lowers, m.Upper, m.Work)
+}
+
+// overlay gives an overlay that is attached nowhere. Without an upper directory it is read-only.
+func (w *warden) overlay(lowers []string, upper, work string) (int, error) {
+	at := w.point()
+	if err := os.Mkdir(at, 0o700); err != nil {
+		return -1, err
+	}
+	defer os.Remove(at)
+	options := "userxattr,lowerdir="
+	for i, dir := range lowers {
+		if i > 0 {
+			options += ":"
+		}
+		options += escape(dir, ":")
+	}
+	if upper != "" {
+		options += ",volatile,upperdir=" + escape(upper, "") + ",workdir=" + escape(work, "")
 	}
 	if len(options) >= os.Getpagesize() {
 		return -1, syscall.E2BIG
@@ -137,6 +144,80 @@ func (w *warden) make(m *Mount, beneath int) (int, error) {
 		return -1, bad
 	}
 	return fd, err
+}
+
+// lowers gives the paths at which an overlay takes its lower directories from.
+func (w *warden) lowers(m *Mount) ([]string, error) {
+	if m.Nested < 0 || m.Nested > len(m.Lowers) {
+		return nil, errFrame
+	}
+	var dirs []string
+	for i, l := range m.Lowers {
+		dir, err := w.lower(l)
+		if err == nil && !l.Host && i >= len(m.Lowers)-m.Nested {
+			dir, err = w.apart(dir)
+		}
+		if err != nil {
+			return nil, err
+		}
+		dirs = append(dirs, dir)
+	}
+	if m.Nested == 0 {
+		return dirs, nil
+	}
+	own, nested := dirs[:len(dirs)-m.Nested], dirs[len(dirs)-m.Nested:]
+	view, err := w.view(strings.Join(nested, "\x00"), func() (int, error) { return w.overlay(nested, "", "") })
+	if err != nil {
+		return nil, wrap("mount the lower directories", err)
+	}
+	return append(own, view), nil
+}
+
+// apart copies a small layer of the store to the stage, where it lies inside no directory of the host.
+func (w *warden) apart(dir string) (string, error) {
+	w.mu.Lock()
+	at, ok := w.views["apart "+dir]
+	w.mu.Unlock()
+	if ok {
+		return at, nil
+	}
+	at = w.point()
+	if err := os.Mkdir(at, 0o700); err != nil {
+		return "", err
+	}
+	if err := copyTree(dir, at); err != nil {
+		return "", err
+	}
+	w.mu.Lock()
+	w.views["apart "+dir] = at
+	w.mu.Unlock()
+	return at, nil
+}
+
+// view gives the path of a mount of the warden's own, which it makes at the first time and keeps.
+func (w *warden) view(key string, open func() (int, error)) (string, error) {
+	w.mu.Lock()
+	at, ok := w.views[key]
+	w.mu.Unlock()
+	if ok {
+		return at, nil
+	}
+	fd, err := open()
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	at = w.point()
+	if err := os.Mkdir(at, 0o700); err != nil {
+		return "", err
+	}
+	if err := attach(fd, at); err != nil {
+		return "", wrap("attach", err)
+	}
+	w.mu.Lock()
+	w.views[key] = at
+	w.mu.Unlock()
+	return at, nil
 }
 
 // escape prepares a path for overlay's options.
@@ -164,32 +245,18 @@ func (w *warden) lower(l Lower) (string, error) {
 	if !l.Host || w.owner < 0 {
 		return l.Path, nil
 	}
-	w.mu.Lock()
-	view, ok := w.views[l.Path]
-	w.mu.Unlock()
-	if ok {
-		return view, nil
-	}
-	fd, err := unix.OpenTree(unix.AT_FDCWD, l.Path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
-	if err != nil {
-		return "", wrap("open "+l.Path, err)
-	}
-	defer unix.Close(fd)
-	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP | unix.MOUNT_ATTR_RDONLY, Userns_fd: uint64(w.owner)}
-	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, attr); err != nil {
-		return "", wrap("map the owners of "+l.Path, err)
-	}
-	view = w.point()
-	if err := os.Mkdir(view, 0o700); err != nil {
-		return "", err
-	}
-	if err := attach(fd, view); err != nil {
-		return "", wrap("attach "+l.Path, err)
-	}
-	w.mu.Lock()
-	w.views[l.Path] = view
-	w.mu.Unlock()
-	return view, nil
+	return w.view(l.Path, func() (int, error) {
+		fd, err := unix.OpenTree(unix.AT_FDCWD, l.Path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+		if err != nil {
+			return -1, wrap("open "+l.Path, err)
+		}
+		attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP | unix.MOUNT_ATTR_RDONLY, Userns_fd: uint64(w.owner)}
+		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, attr); err != nil {
+			unix.Close(fd)
+			return -1, wrap("map the owners of "+l.Path, err)
+		}
+		return fd, nil
+	})
 }
 
 // settleOwners makes the user namespace that owners are mapped by. It takes a process to have one, for a moment.
@@ -207,7 +274,7 @@ func (w *warden) settleOwners() error {
 	return wrap("open the user namespace", err)
 }
 
-// attach adds mounts to a machine or, for OpSwap, puts them in place of those at the same paths.
+// attach adds mounts to a machine.
 func (w *warden) attach(f *frame) error {
 	var req Attach
 	if err := decode(f.body, &req); err != nil {
