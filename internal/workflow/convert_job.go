@@ -143,24 +143,69 @@ func reachable(jobs []*Job) map[string]bool {
 	return done
 }
 
-// checkCall checks the form of the name of a reusable workflow.
+// checkCall checks the form of the name of a reusable workflow, as GitHub's editors do.
 func (c *converter) checkCall(n *Node) {
-	uses := n.text()
-	if strings.HasPrefix(uses, "./") {
-		if strings.Contains(uses, "@") {
-			c.fail(n.Pos, "cannot specify version when calling local workflows")
-		}
+	if n.kind != nodeLiteral {
 		return
 	}
-	path, ref, ok := strings.Cut(uses, "@")
-	if !ok || ref == "" {
-		c.fail(n.Pos, "no version specified")
-		return
+	if reason := callMistake(n.text()); reason != "" {
+		c.failf(n.Pos, "Invalid workflow reference '%s': %s", n.text(), reason)
 	}
+}
+
+// callMistake says what is wrong with the name of a reusable workflow: ./.github/workflows/x.yml, $/.github/... or
+// owner/repo/.github/workflows/x.yml@ref. "" is nothing.
+func callMistake(uses string) string {
+	local, isLocal := strings.CutPrefix(uses, "./")
+	self, isSelf := strings.CutPrefix(uses, "$/")
+	switch {
+	case isLocal && !inWorkflows(local):
+		return "local workflow references must be rooted in '.github/workflows'"
+	case isSelf && !inWorkflows(self):
+		return "self repository workflows must be rooted in '.github/workflows'"
+	case isLocal && strings.Contains(uses, "@"):
+		return "cannot specify version when calling local workflows"
+	case isSelf && strings.Contains(uses, "@"):
+		return "cannot specify version when calling self repository workflows"
+	case isLocal:
+		return workflowFileMistake(local)
+	case isSelf:
+		return workflowFileMistake(self)
+	}
+	path, ref, _ := strings.Cut(uses, "@")
+	if ref == "" {
+		return "no version specified"
+	}
+	if strings.Contains(ref, "@") {
+		return "too many '@' in workflow reference"
+	}
+	at := strings.Index(path, ".github/workflows")
+	if at < 0 || !inWorkflows(path[at:]) {
+		return "references to workflows must be rooted in '.github/workflows'"
+	}
+	if parts := strings.FieldsFunc(path[:at], func(r rune) bool { return r == '/' }); len(parts) != 2 {
+		return "references to workflows must be prefixed with format 'owner/repository/' or './' for local workflows"
+	}
+	return workflowFileMistake(path[at:])
+}
+
+func inWorkflows(path string) bool {
+	return strings.HasPrefix(path, ".github/workflows/") || strings.HasPrefix(path, ".github/workflows-lab/")
+}
+
+// workflowFileMistake says what is wrong with a path within .github/workflows.
+func workflowFileMistake(path string) string {
 	parts := strings.Split(path, "/")
-	if len(parts) != 5 || parts[0] == "" || parts[1] == "" || parts[2] != ".github" || parts[3] != "workflows" || parts[4] == "" {
-		c.fail(n.Pos, "references to workflows must be prefixed with format 'owner/repository/' or './' for local workflows")
+	name := parts[len(parts)-1]
+	switch {
+	case !strings.HasSuffix(name, ".yml") && !strings.HasSuffix(name, ".yaml"):
+		return "workflow file should have either a '.yml' or '.yaml' file extension"
+	case len(parts) != 3:
+		return "workflows must be defined at the top level of the .github/workflows/ directory"
+	case name == ".yml" || name == ".yaml":
+		return "invalid workflow file name"
 	}
+	return ""
 }
 
 func (c *converter) checkRunsOn(n *Node) {

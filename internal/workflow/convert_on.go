@@ -18,7 +18,7 @@ func (c *converter) triggers(n *Node) Triggers {
 
 func (c *converter) trigger(key, n *Node) Trigger {
 	t := Trigger{Pos: key.Pos, Event: key.text()}
-	if t.Event == "schedule" {
+	if t.Event == "schedule" && n.kind == nodeSequence {
 		t.Schedules = c.schedules(n)
 		return t
 	}
@@ -46,7 +46,7 @@ func (c *converter) trigger(key, n *Node) Trigger {
 		case "versions":
 			t.Versions = v.texts()
 		case "inputs":
-			t.Inputs = c.inputs(v)
+			t.Inputs = c.inputs(v, t.Event == "workflow_call")
 		case "secrets":
 			t.Secrets = c.secrets(v)
 		case "outputs":
@@ -80,7 +80,7 @@ func (c *converter) checkFilters(t *Trigger) {
 }
 
 func (c *converter) schedules(n *Node) []Schedule {
-	var out []Schedule
+	out := make([]Schedule, 0, len(n.items))
 	for _, item := range n.items {
 		cron := item.Get("cron")
 		s := Schedule{Pos: item.Pos, Cron: cron.text(), Timezone: item.Get("timezone").text()}
@@ -94,8 +94,8 @@ func (c *converter) schedules(n *Node) []Schedule {
 	return out
 }
 
-func (c *converter) inputs(n *Node) []Input {
-	var out []Input
+func (c *converter) inputs(n *Node, called bool) []Input {
+	out := make([]Input, 0, len(n.pairs))
 	for _, p := range n.pairs {
 		v := p.Value
 		if v.kind != nodeMapping {
@@ -108,23 +108,39 @@ func (c *converter) inputs(n *Node) []Input {
 		if options := v.Get("options"); options != nil {
 			in.Options = options.texts()
 		}
-		c.checkInput(&in, v)
+		if called {
+			c.checkCallDefault(&in)
+		} else {
+			c.checkDispatchDefault(&in)
+		}
+		c.checkOptions(&in, v)
 		out = append(out, in)
 	}
 	return out
 }
 
-// checkInput checks that an input's default and options go with its type.
-func (c *converter) checkInput(in *Input, n *Node) {
-	if d := in.Default; d != nil && d.kind == nodeLiteral {
-		kind := d.Kind()
-		switch {
-		case in.Type == "boolean" && kind != "boolean":
-			c.fail(d.Pos, unexpectedType(kind, "input default", "boolean"))
-		case in.Type == "number" && kind != "number" && kind != "string":
-			c.fail(d.Pos, unexpectedType(kind, "input default", "number"))
+// checkCallDefault checks that the default of a called workflow's input has its type.
+func (c *converter) checkCallDefault(in *Input) {
+	d, kind := in.Default, callTypes()[in.Type]
+	if d == nil || d.kind != nodeLiteral || kind == nil {
+		return
+	}
+	if _, ok := kind.accept(d.value); !ok {
+		c.failf(d.Pos, "Unexpected value '%s'", d.text())
+	}
+}
+
+// checkDispatchDefault checks that a boolean input's default is one, be it in quotes.
+func (c *converter) checkDispatchDefault(in *Input) {
+	if d := in.Default; d != nil && d.kind == nodeLiteral && in.Type == "boolean" {
+		if _, err := in.parse(d.text()); err != nil {
+			c.fail(d.Pos, unexpectedType(d.Kind(), "input default", "boolean"))
 		}
 	}
+}
+
+// checkOptions checks that a choice, and nothing else, has options.
+func (c *converter) checkOptions(in *Input, n *Node) {
 	switch {
 	case in.Type == "choice" && len(in.Options) == 0:
 		c.fail(n.Pos, "Missing 'options' for choice input")
@@ -144,7 +160,7 @@ func unexpectedType(got, what, wanted string) string {
 }
 
 func (c *converter) secrets(n *Node) []Secret {
-	var out []Secret
+	out := make([]Secret, 0, len(n.pairs))
 	for _, p := range n.pairs {
 		v := p.Value
 		out = append(out, Secret{Pos: p.Key.Pos, Name: p.Key.text(), Description: v.Get("description").text(), Required: v.Get("required").isTrue()})
@@ -153,7 +169,7 @@ func (c *converter) secrets(n *Node) []Secret {
 }
 
 func (c *converter) outputs(n *Node) []Output {
-	var out []Output
+	out := make([]Output, 0, len(n.pairs))
 	for _, p := range n.pairs {
 		v := p.Value
 		out = append(out, Output{Pos: p.Key.Pos, Name: p.Key.text(), Description: v.Get("description").text(), Value: v.Get("value")})

@@ -89,6 +89,7 @@ func (f cronField) number(s string) (int, bool) {
 	if i := slices.Index(f.names, strings.ToLower(s)); i >= 0 {
 		return f.min + i, true
 	}
+	s = strings.TrimSpace(s) // of a cron in a block scalar
 	if s == "" || !onlyDigits(s, "0123456789") || len(s) > 4 {
 		return 0, false
 	}

@@ -1,117 +1,621 @@
 package workflow
 
 import (
-	"encoding/json"
 	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
 	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
-func TestOracleQuick(t *testing.T) {
-	var cases []oracleCase
-	for _, s := range strings.Split(quick, "\n=====\n") {
-		cases = append(cases, oracleCase{text: s})
+const oracleCases = 20_000
+
+// TestOracle compares this package with GitHub's own TypeScript parser over generated and spoilt files: what is taken,
+// the mistakes with their words and places, the values and what they are turned into must be the same, or one of the
+// differences below must say why they are not. PENSTOCK_ORACLE_SEED and PENSTOCK_ORACLE_CASES repeat or lengthen a run.
+func TestOracle(t *testing.T) {
+	seed := uint64(settingOf(t, "PENSTOCK_ORACLE_SEED", int(time.Now().UnixNano()%1e9)))
+	count := settingOf(t, "PENSTOCK_ORACLE_CASES", oracleCases)
+	t.Logf("PENSTOCK_ORACLE_SEED=%d, %d files", seed, count)
+	cases := make([]oracleCase, count)
+	for i := range cases {
+		cases[i] = generateCase(rand.New(rand.NewPCG(seed, uint64(i))), i)
 	}
+	judge(t, cases)
+}
+
+func settingOf(t *testing.T, name string, otherwise int) int {
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// generateCase makes case i: a fifth actions; of all a third right as it is, a third with wrong values, a third with
+// spoilt text.
+func generateCase(random *rand.Rand, i int) oracleCase {
+	g := &generator{Rand: random}
+	kind := i % 3
+	if kind == 1 {
+		g.spoil = []float64{0.004, 0.02, 0.1}[g.IntN(3)]
+	}
+	var c oracleCase
+	var tree *part
+	if c.action = i%5 == 0; c.action {
+		tree = g.action()
+	} else {
+		tree = g.workflow()
+	}
+	if kind == 1 {
+		g.mutate(tree)
+	}
+	if g.chance(0.2) {
+		g.decorate(tree)
+	}
+	c.text = g.write(tree)
+	if kind == 2 {
+		c.text = g.mutateText(c.text)
+	}
+	return c
+}
+
+// judge asks both parsers and reports what no difference explains.
+func judge(t *testing.T, cases []oracleCase) {
+	t.Helper()
 	answers := askOracle(t, cases)
+	used := make(map[string]int, len(differences))
+	taken, same, failures := 0, 0, 0
+	const sampled = 2000 // cases in which the use of each difference is counted, which is slow
 	for i, c := range cases {
-		ours := ourAnswer(c)
-		if d := compare(ours, answers[i]); d != "" {
-			t.Errorf("%s\n--\n%s", c.text, d)
+		ours, theirs := ourAnswer(c), answers[i]
+		if len(ours.Errors)+len(ours.Late) == 0 {
+			taken++
 		}
+		if compare(ours, theirs) == "" {
+			same++
+			continue
+		}
+		for _, d := range differences {
+			if i >= sampled {
+				d.apply(c, &ours, &theirs)
+				continue
+			}
+			before := fmt.Sprint(ours, theirs)
+			d.apply(c, &ours, &theirs)
+			if fmt.Sprint(ours, theirs) != before {
+				used[d.name]++
+			}
+		}
+		if what := compare(ours, theirs); what != "" {
+			if failures++; failures <= settingOf(t, "SHOW", 5) {
+				t.Errorf("case %d: %s\n%s", i, what, numbered(c.text))
+			}
+		}
+	}
+	t.Logf("%d of %d files have no mistake; %d have the same answers without any difference", taken, len(cases), same)
+	if failures > 5 {
+		t.Errorf("and %d more", failures-5)
+	}
+	for _, d := range differences {
+		t.Logf("%6d  %s", used[d.name], d.name)
 	}
 }
 
+func numbered(text string) string {
+	var b strings.Builder
+	for i, line := range strings.Split(text, "\n") {
+		fmt.Fprintf(&b, "%3d %q\n", i+1, line)
+	}
+	return b.String()
+}
+
+// compare says what is different between two answers.
 func compare(ours, theirs answer) string {
-	if !reflect.DeepEqual(fmt.Sprint(ours.Errors), fmt.Sprint(theirs.Errors)) {
-		return fmt.Sprintf("errors\n got %s\nwant %s", ours.Errors, theirs.Errors)
-	}
-	if fmt.Sprint(ours.Late) != fmt.Sprint(theirs.Late) {
-		return fmt.Sprintf("late\n got %s\nwant %s", ours.Late, theirs.Late)
-	}
-	a, _ := json.Marshal(ours.Tree)
-	b, _ := json.Marshal(theirs.Tree)
-	if string(a) != string(b) {
-		return fmt.Sprintf("tree\n got %s\nwant %s", a, b)
-	}
-	a, _ = json.Marshal(ours.Model)
-	b, _ = json.Marshal(theirs.Model)
-	if string(a) != string(b) {
-		return fmt.Sprintf("model\n got %s\nwant %s", a, b)
+	for _, side := range []struct {
+		name      string
+		got, want any
+	}{
+		{"mistakes of reading", fmt.Sprint(ours.Errors), fmt.Sprint(theirs.Errors)},
+		{"mistakes of converting", fmt.Sprint(ours.Late), fmt.Sprint(theirs.Late)},
+		{"tree", ours.Tree, theirs.Tree},
+		{"model", ours.Model, theirs.Model},
+		{"crash", ours.Crash, theirs.Crash},
+	} {
+		if what := firstDifference(side.got, side.want); what != "" {
+			return side.name + ": " + what
+		}
 	}
 	return ""
 }
 
-const quick = `on: push
-jobs:
-  a:
-    runs-on: x
-    steps:
-    - run: |
-        a
-        b
-    - uses: actions/checkout@v4
-      with: {a: 3.10, b: 010, c: 0o10, d: true, e: }
-      env:
-        A: >-
-          x
-          y
+// firstDifference finds where two JSON values part.
+func firstDifference(got, want any) string {
+	if reflect.DeepEqual(got, want) {
+		return ""
+	}
+	switch g := got.(type) {
+	case []any:
+		w, ok := want.([]any)
+		if !ok || len(g) != len(w) {
+			break
+		}
+		for i := range g {
+			if what := firstDifference(g[i], w[i]); what != "" {
+				return fmt.Sprintf("[%d]%s", i, what)
+			}
+		}
+	case map[string]any:
+		w, ok := want.(map[string]any)
+		if !ok || len(g) != len(w) {
+			break
+		}
+		for _, k := range slices.Sorted(maps.Keys(g)) {
+			if what := firstDifference(g[k], w[k]); what != "" {
+				return fmt.Sprintf(".%s%s", k, what)
+			}
+		}
+	}
+	return fmt.Sprintf("\n got %v\nwant %v", got, want)
+}
 
-          z
-    - id: é
-      run: "a\
-        b ${{ github.x }}"
-    - wait-all:
-  b: {runs-on: [a, b], needs: c}
-  c: {needs: [a, b], uses: ./.github/workflows/x.yml}
-=====
-on: &a
-  push: &b {branches: [main]}
-  pull_request: *b
-x: 1
-jobs:
-  j: &j
-    runs-on: &r !!str 12
-    name:
-    steps:
-    - &s
-      run: x
-    - *s
-    - ? run
-      : y
-    -
-      run: z
-    -
-  k: *j
-=====
-on: [push, foo]
-jobs:
-  j:
-    runs-on: x
-    if: foo()
-    steps:
-      - if: ${{ a }} && b
-        run: x
-      - {run: 'it''s', uses: b}
-      - name: x
-      - run: ${{ x }} ${{ y }}
-=====
-a: b: c
-=====
-a
-b: c
-=====
-on: push
-jobs: [
-=====
-on: "push
-=====
-on: push
-jobs:
-  a:
-	runs-on: x
-=====
-on:
-- push
--	pull_request
-`
+// difference is a way in which GitHub's TypeScript parser is not GitHub's: it edits both answers so that the rest of
+// them can be compared.
+type difference struct {
+	name  string
+	apply func(c oracleCase, ours, theirs *answer)
+}
+
+// differences are applied in this order. "C#" is the code that runs on github.com and in its runner (actions/runner
+// src/Sdk/WorkflowParser), which this package follows where the two differ.
+var differences = []difference{
+	{"the words for a mistake in YAML are those of another YAML library", yamlWords},
+	{"TypeScript counts the byte order mark as a column", func(c oracleCase, _, theirs *answer) {
+		if strings.HasPrefix(c.text, "\uFEFF") {
+			theirs.move(func(p Pos) Pos {
+				if p.Line == 1 {
+					p.Column--
+				}
+				return p
+			})
+		}
+	}},
+	{"TypeScript's YAML wants the lines of a flow collection indented, C#'s does not", onlyTheirYAML("Flow (map|sequence) in block collection must be sufficiently indented")},
+	{"TypeScript's YAML wants the lines of a quoted scalar indented, C#'s does not", onlyTheirYAML("Missing closing ['\"]quote")},
+	{"TypeScript's YAML wants no sequence in the line of an empty key", onlyTheirYAML("Unexpected block-seq-ind on same line with key")},
+	{"C#'s YAML takes no tab for indentation, TypeScript's some", onlyOurYAML("While scanning for the next token, find a tab")},
+	{"TypeScript's YAML takes a key of several lines within {}", onlyOurYAML("While parsing a flow (mapping|sequence), did not find expected ','")},
+	{"TypeScript's YAML ends a quoted scalar at an escaped quote before a line that is not indented", func(c oracleCase, ours, theirs *answer) {
+		if theirs.Tree != nil && isYAMLFault(c) && regexp.MustCompile(`\\"\r?\n`).MatchString(c.text) {
+			*ours, *theirs = answer{}, answer{}
+		}
+	}},
+	{"C#'s YAML takes a lone carriage return for a line break", func(c oracleCase, ours, theirs *answer) {
+		if strings.Contains(strings.ReplaceAll(c.text, "\r\n", ""), "\r") {
+			*ours, *theirs = answer{}, answer{}
+		}
+	}},
+	{"TypeScript passes over an alias of nothing", onlyOurYAML("Unknown anchor")},
+	{"C# marks a node where its anchor or tag begins, TypeScript where its content does", markContent},
+	{"TypeScript marks an expression in quotes at its ${{, C# the scalar", func(_ oracleCase, ours, theirs *answer) {
+		walkTrees(ours.Tree, theirs.Tree, func(ours, theirs []any) {
+			if ours[2] == "expression" && theirs[2] == "expression" {
+				theirs[0], theirs[1] = ours[0], ours[1]
+			}
+		})
+		for _, list := range [][]mistake{theirs.Errors, theirs.Late} {
+			for i, m := range list {
+				if (m.message == "Unexpected value '${{ insert }}'" || m.message == sayNoExpression) && slices.ContainsFunc(ours.Errors, func(o mistake) bool {
+					return o.message == m.message && o.Line == m.Line && o.Column == m.Column-1
+				}) {
+					list[i].Column--
+				}
+			}
+		}
+	}},
+	{"TypeScript gives steps of actions no IDs", func(c oracleCase, ours, theirs *answer) {
+		if c.action {
+			ours.late("The identifier '")
+			dropStepIDs(ours.Model)
+			dropStepIDs(theirs.Model)
+		}
+	}},
+	{"TypeScript marks an empty value after the blanks behind its key", alignEmpty},
+	{"TypeScript trims a condition", func(_ oracleCase, ours, theirs *answer) {
+		trimConditions(ours.Model)
+		trimConditions(theirs.Model)
+	}},
+	{"TypeScript breaks off at a key that is no string or has no value", func(_ oracleCase, ours, theirs *answer) {
+		broken := []string{"raw.indexOf is not a function", "Expected a scalar value, a sequence, or a mapping", "Expected mapping end"}
+		if slices.ContainsFunc(theirs.Errors, func(m mistake) bool { return m.Line == 0 && slices.Contains(broken, m.message) }) && len(ours.Errors)+len(theirs.Errors) > 0 {
+			*ours, *theirs = answer{}, answer{}
+		}
+	}},
+	{"TypeScript calls an empty key null", func(_ oracleCase, ours, theirs *answer) {
+		for i, m := range theirs.Errors {
+			if m.message != "Unexpected value 'null'" {
+				continue
+			}
+			if o := slices.IndexFunc(ours.Errors, func(o mistake) bool { return o.message == "Unexpected value ''" && !slices.Contains(theirs.Errors, o) }); o >= 0 {
+				theirs.Errors[i] = ours.Errors[o]
+			}
+		}
+	}},
+	{"C# compares the IDs of jobs and steps without case", func(_ oracleCase, ours, theirs *answer) {
+		if hasFoldedIDs(ours.Model) {
+			for _, a := range []*answer{ours, theirs} {
+				a.late("Job '", "The workflow must contain at least one job", "The identifier '.*' may not be used more than once", "Step references unknown")
+			}
+			ours.Model, theirs.Model = nil, nil // the numbers in made up IDs may differ
+		}
+	}},
+	{"TypeScript does not know the type number of inputs", func(_ oracleCase, ours, _ *answer) { dropNumberTypes(ours.Model) }},
+	{"TypeScript cuts a scalar of several lines out of the file with its indentation and quotes", multilineSources},
+	{"C# says where in an expression a fault is", dropLocations},
+	{"the words for a fault in an expression are compared where expressions are (internal/expr)", func(_ oracleCase, ours, theirs *answer) {
+		plain := func(m string) string {
+			if expressionFault.MatchString(m) {
+				return "fault in an expression"
+			}
+			return m
+		}
+		ours.reword(plain)
+		theirs.reword(plain)
+	}},
+	{"C# stops at the first fault of a scalar, TypeScript lists those of all its expressions", firstFaults},
+	{"the TypeScript message on IDs says 'and' twice", func(_ oracleCase, _, theirs *answer) {
+		theirs.reword(func(m string) string { return strings.Replace(m, "and and must", "and must", 1) })
+	}},
+	{"TypeScript reads pre-if and post-if by a schema that grants them no context", func(c oracleCase, ours, theirs *answer) {
+		if c.action {
+			theirs.Late = slices.DeleteFunc(theirs.Late, func(m mistake) bool { return m.message == "fault in an expression" && !slices.Contains(ours.Late, m) })
+		}
+	}},
+	{"C# takes any scalar as the default of a string input, and of a called workflow's says what it says of values", func(_ oracleCase, ours, theirs *answer) {
+		theirs.late("Unexpected type '[A-Za-z]+' encountered while reading 'input default'")
+		ours.late("Unexpected value '", "Unexpected type '[A-Za-z]+' encountered while reading 'input default'")
+	}},
+	{"C# grants snapshots the contexts of the job", func(_ oracleCase, ours, theirs *answer) {
+		theirs.Errors = slices.DeleteFunc(theirs.Errors, func(m mistake) bool {
+			drop := (m.message == "fault in an expression" || m.message == sayNoExpression) && !slices.Contains(ours.Errors, m) && isUnder(ours.Tree, m.Pos, "snapshot")
+			if drop {
+				ours.Tree, theirs.Tree = nil, nil
+			}
+			return drop
+		})
+	}},
+	{"C# looks at images when it converts, and a job's container may have none", func(_ oracleCase, ours, theirs *answer) {
+		theirs.Errors = slices.DeleteFunc(theirs.Errors, func(m mistake) bool {
+			return m.message == "Unexpected value ''" && !slices.Contains(ours.Errors, m) && (isUnder(ours.Tree, m.Pos, "services") || isUnder(ours.Tree, m.Pos, "container"))
+		})
+		ours.late("Container image cannot be empty")
+		theirs.late("Container image cannot be empty")
+	}},
+	{"C# and github.com check more when they convert", func(c oracleCase, ours, theirs *answer) {
+		if before := len(ours.Late); true {
+			ours.late("Top level 'runs:'", "'using: ", "You are using a ", "Missing 'using' value", "you may only define one of `", "Expected format ", "Invalid workflow reference ")
+			if len(ours.Late) < before && c.action {
+				ours.Model, theirs.Model = nil, nil
+			}
+		}
+	}},
+	{"TypeScript does not convert what is an expression where C# evaluates it later", func(_ oracleCase, ours, theirs *answer) {
+		if before := len(theirs.Late); true {
+			theirs.late("Unexpected type 'BasicExpressionToken' encountered while reading '(job env|job outputs|step env)'")
+			if len(theirs.Late) < before {
+				ours.Model, theirs.Model = nil, nil // it goes on without the job or step
+			}
+		}
+	}},
+	{"TypeScript does not know the word repository_dispatch, by a slip in its schema", func(_ oracleCase, ours, theirs *answer) {
+		for _, a := range []*answer{ours, theirs} {
+			a.Errors = slices.DeleteFunc(a.Errors, func(m mistake) bool { return m.message == "Unexpected value 'repository_dispatch'" })
+		}
+	}},
+	{"TypeScript sets a quote of a message wrong", func(_ oracleCase, _, theirs *answer) {
+		theirs.reword(func(m string) string {
+			return regexp.MustCompile(`^(Invalid runs-on group name '.*)(\. Please use .*\.)'$`).ReplaceAllString(m, "$1'$2")
+		})
+	}},
+	{"TypeScript lets any tag and any size of number pass", func(_ oracleCase, ours, _ *answer) {
+		ours.Errors = slices.DeleteFunc(ours.Errors, func(m mistake) bool {
+			return strings.HasPrefix(m.message, "Unexpected tag '") || strings.HasPrefix(m.message, "The scalar style ") || strings.HasPrefix(m.message, "The value '")
+		})
+	}},
+	{"the words for a key that is no scalar", func(_ oracleCase, ours, theirs *answer) {
+		ours.reword(func(m string) string { return strings.Replace(m, sayScalarKey, "Unexpected value 'undefined'", 1) })
+	}},
+	{"after mistakes of reading, GitHub converts nothing; this package goes on, to list more", func(_ oracleCase, ours, theirs *answer) {
+		if len(ours.Errors)+len(theirs.Errors) > 0 || theirs.Model == nil {
+			ours.Late, theirs.Late, ours.Model, theirs.Model = nil, nil, nil, nil
+		}
+	}},
+}
+
+var expressionFault = regexp.MustCompile(`^(Unrecognized |Unexpected symbol|Unexpected end of expression|Too (few|many) parameters|An expression was expected|The expression is not closed|Exactly 0 parameter|The directive 'insert'|Even number)`)
+
+// isYAMLFault reports whether this package finds a file to be no YAML.
+func isYAMLFault(c oracleCase) bool {
+	_, mistake := readYAML([]byte(c.text))
+	return mistake != nil
+}
+
+func yamlWords(c oracleCase, ours, theirs *answer) {
+	if theirs.Tree == nil && len(theirs.Errors) > 0 && isYAMLFault(c) {
+		*ours, *theirs = answer{}, answer{}
+	}
+}
+
+// onlyTheirYAML is the difference that the oracle refuses a file as YAML with such a message and we do not.
+func onlyTheirYAML(pattern string) func(oracleCase, *answer, *answer) {
+	re := regexp.MustCompile("^(" + pattern + ")")
+	return func(c oracleCase, ours, theirs *answer) {
+		if theirs.Tree == nil && len(theirs.Errors) > 0 && re.MatchString(theirs.Errors[0].message) && !isYAMLFault(c) {
+			*ours, *theirs = answer{}, answer{}
+		}
+	}
+}
+
+// onlyOurYAML is the reverse.
+func onlyOurYAML(pattern string) func(oracleCase, *answer, *answer) {
+	re := regexp.MustCompile("^(" + pattern + ")")
+	return func(c oracleCase, ours, theirs *answer) {
+		if theirs.Tree != nil && isYAMLFault(c) && re.MatchString(ours.Errors[0].message) {
+			*ours, *theirs = answer{}, answer{}
+		}
+	}
+}
+
+// markContent moves our marks of nodes to the first token that is neither anchor nor tag.
+func markContent(c oracleCase, ours, _ *answer) {
+	moved := map[Pos]Pos{}
+	s := newScanner([]byte(c.text))
+	var begin *mark
+	for t := s.next(); t.kind != tokenEnd; t = s.next() {
+		switch {
+		case t.kind == tokenAnchor || t.kind == tokenTag:
+			if begin == nil {
+				begin = &t.start
+			}
+		case begin != nil:
+			moved[begin.pos()] = t.start.pos()
+			begin = nil
+		}
+	}
+	ours.move(func(p Pos) Pos {
+		if to, ok := moved[p]; ok {
+			return to
+		}
+		return p
+	})
+}
+
+// move gives everything in an answer another place.
+func (a *answer) move(to func(Pos) Pos) {
+	for _, list := range [][]mistake{a.Errors, a.Late} {
+		for i := range list {
+			list[i].Pos = to(list[i].Pos)
+		}
+	}
+	walkTrees(a.Tree, a.Tree, func(node, _ []any) {
+		p := to(Pos{int(node[0].(float64)), int(node[1].(float64))})
+		node[0], node[1] = float64(p.Line), float64(p.Column)
+	})
+}
+
+// hasFoldedIDs reports whether there are names in a model that are equal only without case.
+func hasFoldedIDs(model any) bool {
+	seen := map[string]string{}
+	var walk func(v any) bool
+	note := func(name string) bool {
+		folded := strings.ToUpper(name)
+		before, ok := seen[folded]
+		seen[folded] = name
+		return ok && before != name
+	}
+	walk = func(v any) bool {
+		switch v := v.(type) {
+		case []any:
+			return slices.ContainsFunc(v, walk)
+		case map[string]any:
+			for _, key := range []string{"id", "cancel"} {
+				if id, ok := v[key].(string); ok && note(id) {
+					return true
+				}
+			}
+			for _, key := range []string{"needs", "wait"} {
+				names, _ := v[key].([]any)
+				for _, n := range names {
+					if note(n.(string)) {
+						return true
+					}
+				}
+			}
+			return walk(v["jobs"]) || walk(v["steps"]) || walk(v["parallel"])
+		}
+		return false
+	}
+	return walk(model)
+}
+
+// isUnder reports whether a place of a tree is within the value of a key.
+func isUnder(tree any, at Pos, key string) bool {
+	node, ok := tree.([]any)
+	if !ok {
+		return false
+	}
+	items, ok := node[3].([]any)
+	if !ok {
+		return false
+	}
+	for i, item := range items {
+		inner := item.([]any)
+		if node[2] == "mapping" && i%2 == 1 && items[i-1].([]any)[3] == key {
+			found := false
+			walkTrees(inner, inner, func(n, _ []any) { found = found || n[0] == float64(at.Line) && n[1] == float64(at.Column) })
+			if found {
+				return true
+			}
+		}
+		if isUnder(inner, at, key) {
+			return true
+		}
+	}
+	return false
+}
+
+func dropNumberTypes(model any) {
+	m, ok := model.(map[string]any)
+	if !ok {
+		return
+	}
+	if m["type"] == "number" {
+		delete(m, "type")
+	}
+	for _, v := range m {
+		dropNumberTypes(v)
+	}
+}
+
+func dropStepIDs(model any) {
+	m, ok := model.(map[string]any)
+	if !ok {
+		return
+	}
+	steps, _ := m["steps"].([]any)
+	for _, s := range steps {
+		delete(s.(map[string]any), "id")
+	}
+}
+
+// walkTrees calls visit for the nodes that two trees have in the same places.
+func walkTrees(ours, theirs any, visit func(ours, theirs []any)) {
+	a, okA := ours.([]any)
+	b, okB := theirs.([]any)
+	if !okA || !okB {
+		return
+	}
+	visit(a, b)
+	inA, okA := a[3].([]any)
+	inB, okB := b[3].([]any)
+	if !okA || !okB {
+		return
+	}
+	for i := range min(len(inA), len(inB)) {
+		walkTrees(inA[i], inB[i], visit)
+	}
+}
+
+// multilineSources takes over our text of expressions in scalars that take several lines.
+func multilineSources(c oracleCase, ours, theirs *answer) {
+	several := map[Pos]bool{}
+	lines := map[int]bool{}
+	s := newScanner([]byte(c.text))
+	for t := s.next(); t.kind != tokenEnd; t = s.next() {
+		if t.kind == tokenScalar && t.start.line != t.end.line && strings.Contains(t.text, "${{") {
+			several[t.start.pos()] = true
+			for line := t.start.line; line <= t.end.line; line++ {
+				lines[line+1] = true
+			}
+		}
+	}
+	found := false
+	walkTrees(ours.Tree, theirs.Tree, func(ours, theirs []any) {
+		if several[Pos{int(ours[0].(float64)), int(ours[1].(float64))}] && (ours[2] == "expression" || ours[2] == "string") && theirs[2] == "expression" {
+			theirs[2], theirs[3] = ours[2], ours[3]
+			found = true
+		}
+	})
+	for _, a := range []*answer{ours, theirs} {
+		a.Errors = slices.DeleteFunc(a.Errors, func(m mistake) bool {
+			found = found || lines[m.Line]
+			return lines[m.Line] && (strings.HasPrefix(m.message, "Unexpected value '") || m.message == sayNoExpression || expressionFault.MatchString(m.message))
+		})
+	}
+	if found {
+		// What becomes of such a scalar is as different.
+		ours.Model, theirs.Model, ours.Late, theirs.Late = nil, nil, nil, nil
+	}
+}
+
+// alignEmpty takes over our marks of empty values.
+func alignEmpty(_ oracleCase, ours, theirs *answer) {
+	moved := map[Pos]Pos{}
+	walkTrees(ours.Tree, theirs.Tree, func(ours, theirs []any) {
+		if ours[3] == "" && theirs[3] == "" {
+			from := Pos{int(theirs[0].(float64)), int(theirs[1].(float64))}
+			moved[from] = Pos{int(ours[0].(float64)), int(ours[1].(float64))}
+			theirs[0], theirs[1] = ours[0], ours[1]
+		}
+	})
+	for _, list := range [][]mistake{theirs.Errors, theirs.Late} {
+		for i := range list {
+			if to, ok := moved[list[i].Pos]; ok {
+				list[i].Pos = to
+			}
+		}
+	}
+}
+
+func trimConditions(model any) {
+	switch m := model.(type) {
+	case []any:
+		for _, item := range m {
+			trimConditions(item)
+		}
+	case map[string]any:
+		for k, v := range m {
+			if text, ok := v.(string); ok && k == "if" {
+				if inner, ok := strings.CutPrefix(text, "success() && ("); ok {
+					text = "success() && (" + strings.TrimSpace(strings.TrimSuffix(inner, ")")) + ")"
+				}
+				m[k] = strings.TrimSpace(text)
+				continue
+			}
+			trimConditions(v)
+		}
+	}
+}
+
+// late drops mistakes of converting that only one of the two looks for.
+func (a *answer) late(patterns ...string) {
+	re := regexp.MustCompile("^(" + strings.Join(patterns, "|") + ")")
+	a.Late = slices.DeleteFunc(a.Late, func(m mistake) bool { return re.MatchString(m.message) })
+}
+
+func (a *answer) reword(change func(string) string) {
+	for _, list := range [][]mistake{a.Errors, a.Late} {
+		for i := range list {
+			list[i].message = change(list[i].message)
+		}
+	}
+}
+
+func dropLocations(_ oracleCase, ours, theirs *answer) {
+	drop := func(m string) string {
+		m, _, _ = strings.Cut(m, ". Located at position ")
+		return m
+	}
+	ours.reword(drop)
+	theirs.reword(drop)
+}
+
+func firstFaults(_ oracleCase, ours, theirs *answer) {
+	for _, a := range []*answer{ours, theirs} {
+		for _, list := range []*[]mistake{&a.Errors, &a.Late} {
+			*list = slices.CompactFunc(*list, func(a, b mistake) bool {
+				return a == b && a.message == "fault in an expression"
+			})
+		}
+	}
+}

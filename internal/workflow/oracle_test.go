@@ -287,8 +287,8 @@ func modelOfTriggers(on Triggers) any {
 				e[name] = stringsOf(list)
 			}
 		}
-		if t.Event == "schedule" && t.Schedules != nil {
-			var list []any
+		if t.Schedules != nil {
+			list := []any{}
 			for _, s := range t.Schedules {
 				one := map[string]any{"cron": s.Cron}
 				if s.Timezone != "" {
@@ -330,6 +330,12 @@ func modelOfInputs(list []Input) any {
 		}
 		if in.Required {
 			one["required"] = true
+		}
+		switch d := in.Default; {
+		case in.Type == "boolean" && d.Kind() == "boolean":
+			one["default"] = d.isTrue()
+		case in.Type != "boolean" && in.Type != "number" && d.isText():
+			one["default"] = d.text()
 		}
 		if in.Options != nil {
 			one["options"] = stringsOf(in.Options)

@@ -16,6 +16,7 @@ const (
 	sayUnexpectedSequence = "A sequence was not expected"
 	sayUnexpectedMapping  = "A mapping was not expected"
 	sayNoExpression       = "A template expression is not allowed in this context"
+	sayScalarKey          = "Expected a scalar value as the key of a mapping"
 	sayDepth              = "Maximum object depth exceeded"
 	saySize               = "Maximum object size exceeded"
 	sayNodes              = "Maximum YAML nodes exceeded"
@@ -275,7 +276,7 @@ type mappingReader struct {
 
 func (m *mappingReader) pair(rawKey, rawValue *yamlNode) {
 	if rawKey.kind != yamlScalar {
-		m.fail(rawKey.Pos, "Expected a scalar value as the key of a mapping")
+		m.fail(rawKey.Pos, sayScalarKey)
 		m.skip([]*yamlNode{rawKey, rawValue})
 		return
 	}

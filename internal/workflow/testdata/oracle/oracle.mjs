@@ -22,7 +22,6 @@ const {YamlObjectReader} = await import("@actions/workflow-parser/workflows/yaml
 const {readTemplate} = await import("@actions/workflow-parser/templates/template-reader");
 const {getActionSchema} = await import("@actions/workflow-parser/actions/action-schema");
 const {convertActionTemplate} = await import("@actions/workflow-parser/actions/action-template");
-const {ErrorPolicy} = await import("@actions/workflow-parser/model/convert");
 const {TemplateContext, TemplateValidationErrors} = await import("@actions/workflow-parser/templates/template-context");
 const {TokenType} = await import("@actions/workflow-parser/templates/tokens/types");
 
@@ -47,7 +46,7 @@ function tree(token) {
     case TokenType.Number:
       return [...at, "number", Number.isFinite(token.value) ? token.value : String(token.value)];
     default:
-      return [...at, "string", token.value];
+      return [...at, "string", token.value ?? ""];
   }
 }
 
@@ -77,6 +76,11 @@ function step(s) {
   };
 }
 
+// What is not said and what says nothing are the same.
+function dropDefaults(key, value) {
+  return (key === "description" && value === "") || (key === "required" && value === false) ? undefined : value;
+}
+
 function list(errors) {
   return errors.map(e => {
     const at = /\(Line: (\d+), Col: (\d+)\)$/.exec(e.prefix ?? "");
@@ -104,22 +108,25 @@ async function parse(kind, content) {
   if (!parsed.value) {
     return {errors, late: []};
   }
-  const options = {errorPolicy: ErrorPolicy.TryConversion, featureFlags};
-  let converted = null;
+  // GitHub converts nothing after a mistake.
+  const converted = errors.length ? undefined : await convert(isAction, context, parsed.value);
+  return {errors, late: list(context.errors.getErrors().slice(errors.length)), tree: tree(parsed.value), model: converted};
+}
+
+async function convert(isAction, context, root) {
+  const options = {featureFlags};
   if (isAction) {
-    const action = convertActionTemplate(context, parsed.value, options);
-    converted = {
+    const action = convertActionTemplate(context, root);
+    return {
       name: action.name ?? "",
       inputs: (action.inputs ?? []).map(i => [i.id, i.required ?? false]),
       outputs: (action.outputs ?? []).map(o => o.id),
       using: action.runs?.using ?? "",
       steps: (action.runs?.steps ?? []).map(step),
     };
-  } else {
-    const workflow = await convertWorkflowTemplate(context, parsed.value, undefined, options);
-    converted = {events: workflow.events ?? {}, jobs: (workflow.jobs ?? []).map(model)};
   }
-  return {errors, late: list(context.errors.getErrors().slice(errors.length)), tree: tree(parsed.value), model: converted};
+  const workflow = await convertWorkflowTemplate(context, root, undefined, options);
+  return {events: JSON.parse(JSON.stringify(workflow.events ?? {}, dropDefaults)), jobs: (workflow.jobs ?? []).map(model)};
 }
 
 for await (const line of readline.createInterface({input: process.stdin})) {
