@@ -21,7 +21,7 @@ import (
 
 const (
 	oracleEnvironments = 400
-	oracleCases        = 120_000
+	oracleCases        = 100_000
 )
 
 // TestOracle compares this package with GitHub's own TypeScript evaluator over generated expressions: value, kind,
