@@ -6,22 +6,30 @@ import (
 	"github.com/penstock-ci/penstock/internal/ci"
 )
 
-// finding is what a stored run asks for.
+// finding is what a stored run asks for. Its jobs are those of the run: a job is never changed in place.
 type finding struct {
 	run        ci.RunID
 	version    int64
 	repository string
+	attempt    int
 	completed  bool
-	ready      []readyJob
-	holdings   []holding
+	ready      []readyJob // may be leased
+	leased     []*ci.Job
 	claims     []ci.Claim
 	deadline   time.Time // zero: none
 }
 
-// derive finds out what a run asks for. It shares with the run only what does not change.
+// readyJob is a job that may be leased, and its place in the run.
+type readyJob struct {
+	*ci.Job
+	position int
+}
+
+// derive finds out what a run asks for.
 func (e *Engine) derive(run *ci.Run) finding {
 	f := finding{
-		run: run.ID, version: run.Version, repository: run.Plan.Repository, completed: run.Status == ci.Completed, claims: run.Claims(),
+		run: run.ID, version: run.Version, repository: run.Plan.Repository, attempt: run.Attempt,
+		completed: run.Status == ci.Completed, claims: run.Claims(),
 	}
 	if t, ok := run.Deadline(); ok {
 		f.deadline = t
@@ -30,11 +38,11 @@ func (e *Engine) derive(run *ci.Run) finding {
 	f.ready = make([]readyJob, 0, len(ready))
 	for i, j := range run.Jobs {
 		if len(ready) > 0 && ready[0] == j.ID {
-			f.ready = append(f.ready, readyJob{job: j.ID, position: i, since: j.Since, labels: j.Labels, group: j.Group})
+			f.ready = append(f.ready, readyJob{j, i})
 			ready = ready[1:]
 		}
 		if j.Lease != "" && j.Status == ci.InProgress {
-			f.holdings = append(f.holdings, holding{job: j.ID, id: j.Lease, attempt: run.Attempt, signal: ci.Signal(j.Stop)})
+			f.leased = append(f.leased, j)
 		}
 	}
 	return f

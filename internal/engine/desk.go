@@ -55,6 +55,7 @@ type holding struct {
 	job     ci.JobID
 	id      ci.LeaseID
 	attempt int
+	version int64 // of the run that last had it
 	signal  ci.Signal
 	until   time.Time     // when it is lost
 	told    ci.Signal     // what its runner has heard
@@ -83,7 +84,7 @@ func (d *desk) put(f finding, until time.Time) {
 	if f.version != c.version {
 		c.version, c.trial = f.version, trial{}
 	}
-	c.putHoldings(f.holdings, until)
+	c.putHoldings(f, until)
 	d.putClaims(c, f.claims)
 	d.schedule(c)
 	if f.completed && len(c.claims) == 0 && len(c.holdings) == 0 {
@@ -91,34 +92,27 @@ func (d *desk) put(f finding, until time.Time) {
 	}
 }
 
-func (c *file) putHoldings(now []holding, until time.Time) {
-	for _, h := range now {
-		old := c.holdings[h.job]
-		if old != nil && old.id == h.id {
-			if old.signal != h.signal {
-				old.signal = h.signal
-				close(old.news)
-				old.news = make(chan struct{})
+func (c *file) putHoldings(f finding, until time.Time) {
+	for _, j := range f.leased {
+		h := c.holdings[j.ID]
+		if h == nil || h.id != j.Lease {
+			if h != nil {
+				close(h.news)
 			}
-			continue
+			h = &holding{job: j.ID, id: j.Lease, attempt: f.attempt, signal: ci.Signal(j.Stop), until: until, news: make(chan struct{})}
+			c.holdings[j.ID] = h
 		}
-		if old != nil {
-			close(old.news)
-		}
-		h.until, h.news = until, make(chan struct{})
-		c.holdings[h.job] = &h
-	}
-	if len(now) == len(c.holdings) {
-		return
-	}
-	held := make(map[ci.JobID]bool, len(now))
-	for _, h := range now {
-		held[h.job] = true
-	}
-	for job, h := range c.holdings {
-		if !held[job] {
+		if h.signal != ci.Signal(j.Stop) {
+			h.signal = ci.Signal(j.Stop)
 			close(h.news)
-			delete(c.holdings, job)
+			h.news = make(chan struct{})
+		}
+		h.version = f.version
+	}
+	for id, h := range c.holdings {
+		if h.version != f.version {
+			close(h.news)
+			delete(c.holdings, id)
 		}
 	}
 }

@@ -35,15 +35,6 @@ type offer struct {
 	handed bool // a lease of it is being tried
 }
 
-// readyJob is what a run says of a job that may be leased.
-type readyJob struct {
-	job      ci.JobID
-	position int // in the run
-	since    time.Time
-	labels   []string // not to be changed
-	group    string
-}
-
 // shelf holds the offers that ask for the same labels and group.
 type shelf struct {
 	labels []string
@@ -80,7 +71,7 @@ func (d *dispatch) put(run ci.RunID, ready []readyJob) {
 	}
 	fresh := false
 	for _, r := range ready {
-		if old := known[r.job]; old != nil {
+		if old := known[r.ID]; old != nil {
 			old.wanted = true
 			continue
 		}
@@ -220,8 +211,8 @@ func newWaiter(r ci.Runner) *waiter {
 }
 
 func newOffer(run ci.RunID, r readyJob) *offer {
-	o := &offer{run: run, job: r.job, group: strings.ToLower(r.group), since: r.since, position: r.position}
-	for _, l := range r.labels {
+	o := &offer{run: run, job: r.ID, group: strings.ToLower(r.Group), since: r.Since, position: r.position}
+	for _, l := range r.Labels {
 		o.labels = append(o.labels, strings.ToLower(l))
 	}
 	slices.Sort(o.labels)

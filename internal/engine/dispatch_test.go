@@ -24,7 +24,7 @@ func newDispatch() *dispatch {
 }
 
 func ready(id string, after time.Duration, labels ...string) readyJob {
-	return readyJob{job: ci.JobID(id), since: noon.Add(after), labels: labels}
+	return readyJob{Job: &ci.Job{ID: ci.JobID(id), Since: noon.Add(after), Labels: labels}}
 }
 
 // take leases like a runner that gets at once what there is, "" for nothing.
@@ -43,9 +43,9 @@ func take(t *testing.T, d *dispatch, r ci.Runner) ci.JobID {
 }
 
 func TestDispatchMatchesLabels(t *testing.T) {
-	linux := readyJob{job: "j", labels: []string{"Self-Hosted", "linux"}, since: noon}
-	gpu := readyJob{job: "j", labels: []string{"linux"}, group: "GPU", since: noon}
-	bare := readyJob{job: "j", group: "gpu", since: noon}
+	linux := readyJob{Job: &ci.Job{ID: "j", Labels: []string{"Self-Hosted", "linux"}}}
+	gpu := readyJob{Job: &ci.Job{ID: "j", Labels: []string{"linux"}, Group: "GPU"}}
+	bare := readyJob{Job: &ci.Job{ID: "j", Group: "gpu"}}
 	for _, c := range []struct {
 		name string
 		job  readyJob
@@ -73,7 +73,7 @@ func TestDispatchMatchesLabels(t *testing.T) {
 func TestDispatchIsFair(t *testing.T) {
 	d := newDispatch()
 	d.put(2, []readyJob{ready("late", 3), ready("early", 1, "linux")})
-	d.put(1, []readyJob{ready("middle", 2), {job: "last", since: noon.Add(3), position: 1}})
+	d.put(1, []readyJob{ready("middle", 2), {Job: &ci.Job{ID: "last", Since: noon.Add(3)}, position: 1}})
 	var got []ci.JobID
 	for range 5 {
 		got = append(got, take(t, d, ci.Runner{}))

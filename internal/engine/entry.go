@@ -148,7 +148,8 @@ func (e *Engine) decide(x *entry, then func(*ci.Run) error, inputs []ci.Input) (
 	if x.givenUp.Load() {
 		return x.last, errOutdated
 	}
-	now, from, before := e.now(), x.run.Version, slices.Clone(x.run.Jobs)
+	now, from := e.now(), x.run.Version
+	var before []*ci.Job
 	var events []ci.Event
 	var refusal error
 	for _, in := range inputs {
@@ -156,6 +157,9 @@ func (e *Engine) decide(x *entry, then func(*ci.Run) error, inputs []ci.Input) (
 		if err != nil {
 			refusal = err
 			break
+		}
+		if len(events) == 0 && len(more) > 0 {
+			before = slices.Clone(x.run.Jobs)
 		}
 		for _, ev := range more {
 			x.run.Apply(ev)
