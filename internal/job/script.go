@@ -135,6 +135,7 @@ func (e *execution) runScript(ctx context.Context, r *stepRun) error {
 	if err := sandbox.WriteFile(ctx, e.sb, file, []byte(sh.fixUp(text)), 0o755); err != nil {
 		return fmt.Errorf("write the script: %w", err)
 	}
+	defer e.remove(file)
 	args, err := sh.command(file)
 	if err != nil {
 		return err
@@ -200,6 +201,19 @@ func (e *execution) openFiles(ctx context.Context, r *stepRun) (*stepFiles, erro
 	return f, nil
 }
 
+// remove deletes files of the runner's own when a step has ended: they may hold secrets, and a snapshot keeps the disk.
+func (e *execution) remove(names ...string) {
+	direct, ok := e.sb.(sandbox.Direct)
+	if !ok {
+		return
+	}
+	for _, name := range names {
+		if rel, ok := strings.CutPrefix(name, e.info.Temp+"/"); ok {
+			_ = direct.Files().Remove(rel) // the job may have removed it
+		}
+	}
+}
+
 // takeFiles carries out what a step wrote into its command files. The errors are the runner's.
 func (e *execution) takeFiles(r *stepRun, f *stepFiles) error {
 	var failure error
@@ -213,6 +227,7 @@ func (e *execution) takeFiles(r *stepRun, f *stepFiles) error {
 			e.failAt(r, err)
 			failure = errTold
 		}
+		e.remove(f.names[kind])
 	}
 	return failure
 }

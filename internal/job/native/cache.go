@@ -136,9 +136,9 @@ func checkCacheKey(key string) error {
 }
 
 // restoreCache restores the paths from the first of the keys that is found and gives the key that matched, empty for
-// a miss. What goes wrong in the store is a warning and a miss: a cache is never needed. beneath says that what the
-// machine has at the paths is as good as restored, and need not be saved: a package manager's own cache.
-func (s *Step) restoreCache(ctx context.Context, paths []string, key string, restoreKeys []string, lookup, beneath bool) (matched string, err error) {
+// a miss. What goes wrong in the store is a warning and a miss: a cache is never needed. own says that the paths are a
+// package manager's own cache, which may be there already or be empty and makes no difference to the job but in time.
+func (s *Step) restoreCache(ctx context.Context, paths []string, key string, restoreKeys []string, lookup, own bool) (matched string, err error) {
 	if len(paths) == 0 {
 		return "", errors.New("Path Validation Error: At least one directory or file path is required")
 	}
@@ -164,8 +164,8 @@ func (s *Step) restoreCache(ctx context.Context, paths []string, key string, res
 		return found.Key, nil
 	}
 	if found == nil {
-		if !lookup {
-			s.awaitCache(ctx, paths, beneath)
+		if !lookup && own {
+			s.awaitCache(ctx, paths)
 		}
 		return "", nil
 	}
@@ -281,28 +281,13 @@ func (s *Step) restorePart(ctx context.Context, part cachePart) error {
 	return s.Sandbox.Put(ctx, at, r)
 }
 
-// awaitCache makes room for a cache that is not there yet: an empty layer at each directory that a path names, so that
-// saving it is a rename. A directory that has files gets one only if beneath allows it, since they would not be saved.
-// Where that fails it is no matter: saving then copies.
-func (s *Step) awaitCache(ctx context.Context, paths []string, beneath bool) {
+// awaitCache makes room for a package manager's cache: an empty layer at each of its directories, so that saving it is
+// a rename and that what the machine had there already is not saved. Other caches get none: a job may decide by
+// whether the directory is there. Where it fails it is no matter, saving then copies.
+func (s *Step) awaitCache(ctx context.Context, dirs []string) {
 	layered, ok := s.layers()
 	if !ok {
 		return
-	}
-	var dirs []string
-	for _, text := range paths {
-		if p, err := parsePattern(text, s.workspace(), s.home()); err == nil && !p.negate && len(split(p.search)) == len(p.segments) {
-			dirs = append(dirs, p.search)
-		}
-	}
-	if !beneath {
-		there, err := s.list(ctx, dirs, 0)
-		if err != nil {
-			return
-		}
-		dirs = slices.DeleteFunc(dirs, func(d string) bool {
-			return slices.ContainsFunc(there, func(e entry) bool { return e.path == d })
-		})
 	}
 	for _, dir := range dirs {
 		if err := layered.Mount(ctx, dir); err != nil {

@@ -25,11 +25,12 @@ func postCache(ctx context.Context, s *Step) error {
 		s.info("Cache hit occurred on the primary key %s, not saving cache.", key)
 		return nil
 	}
-	there, err := s.list(ctx, paths, 0)
+	there, err := s.list(ctx, paths, 1)
 	if err != nil {
 		return err
 	}
-	if len(there) == 0 {
+	// An empty directory is as good as none: awaitCache may have made it.
+	if !slices.ContainsFunc(there, func(e entry) bool { return !slices.Contains(paths, e.path) }) {
 		s.warning("There are no cache folders on the disk: %s. This likely indicates that there are no dependencies to cache. "+
 			"Consider removing the cache step if it is not needed.", strings.Join(paths, ", "))
 		return nil

@@ -166,11 +166,7 @@ func TestSetupNodeCachesNpm(t *testing.T) {
 		if want := "node-cache-Linux-" + s.arch() + "-npm-"; !strings.HasPrefix(key, want) || len(key) != len(want)+64 || s.Outputs["cache-hit"] != "false" {
 			t.Errorf("outputs %v", s.Outputs)
 		}
-		if log := j.post("actions/setup-node@v4", s); !strings.Contains(log, "::warning::There are no cache folders on the disk") && len(j.tree("~/.npm-cache")) == 0 {
-			if _, err := j.box.Info(), error(nil); err != nil {
-				t.Errorf("saved nothing: %s", log)
-			}
-		}
+		contains(t, j.post("actions/setup-node@v4", s), "::warning::There are no cache folders on the disk")
 		j.sh("mkdir -p ~/.npm-cache; echo x >~/.npm-cache/x")
 		contains(t, j.post("actions/setup-node@v4", s), "Cache saved with the key: "+key)
 
