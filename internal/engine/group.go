@@ -15,8 +15,8 @@ type verdict struct {
 }
 
 // arbitrate decides about a concurrency group by all claims on it, as GitHub does: one holds it, one waits. The newest
-// claim replaces those that wait, unless it asks to queue behind them; with cancel-in-progress it also cancels the
-// holder, who keeps the group until it has wound down. A free group goes to the oldest claim that waits.
+// claim replaces those that wait, unless it asks to queue behind them, which up to 100 may; with cancel-in-progress it also
+// cancels the holder, who keeps the group until it has wound down. A free group goes to the oldest claim that waits.
 func arbitrate(claims []store.Claim) []verdict {
 	claims = slices.Clone(claims)
 	slices.SortStableFunc(claims, func(a, b store.Claim) int {
@@ -36,20 +36,34 @@ func arbitrate(claims []store.Claim) []verdict {
 	}
 	var verdicts []verdict
 	newest := waiting[len(waiting)-1]
-	if newest.Queue != queueMax {
-		for _, c := range waiting[:len(waiting)-1] {
-			verdicts = append(verdicts, verdict{c.Run, ci.Superseded{Key: c.Key, Owner: c.Owner, By: newest.Run}})
+	supersede := func(claims []*store.Claim, by ci.RunID) {
+		for _, c := range claims {
+			verdicts = append(verdicts, verdict{c.Run, ci.Superseded{Key: c.Key, Owner: c.Owner, By: by}})
 		}
+	}
+	room := maxQueue
+	if holder == nil {
+		room++ // one of them goes ahead
+	}
+	switch {
+	case newest.Queue != queueMax:
+		supersede(waiting[:len(waiting)-1], newest.Run)
 		waiting = waiting[len(waiting)-1:]
+	case len(waiting) > room:
+		supersede(waiting[room:], waiting[room-1].Run)
 	}
 	switch {
 	case holder == nil:
 		verdicts = append(verdicts, verdict{waiting[0].Run, ci.Granted{Key: waiting[0].Key, Owner: waiting[0].Owner}})
 	case newest.CancelInProgress:
-		verdicts = append(verdicts, verdict{holder.Run, ci.Superseded{Key: holder.Key, Owner: holder.Owner, By: newest.Run}})
+		supersede([]*store.Claim{holder}, newest.Run)
 	}
 	return verdicts
 }
 
-// queueMax is the value of concurrency.queue that lets claims wait behind each other.
-const queueMax = "max"
+const (
+	// queueMax is the value of concurrency.queue that lets claims wait behind each other.
+	queueMax = "max"
+	// maxQueue is how many of them may wait; later ones are cancelled (GitHub's limit).
+	maxQueue = 100
+)

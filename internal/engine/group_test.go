@@ -20,6 +20,13 @@ func TestArbitrate(t *testing.T) {
 			Held: strings.Contains(words, "held"), CancelInProgress: strings.Contains(words, "cancel"), Queue: map[bool]string{true: "max"}[strings.Contains(words, "max")],
 		}}
 	}
+	queue := func(n int, words string) []store.Claim {
+		list := []store.Claim{claim(1, 0, words)}
+		for i := range n {
+			list = append(list, claim(ci.RunID(i+2), time.Duration(i+1), "max"))
+		}
+		return list
+	}
 	for _, c := range []struct {
 		name   string
 		claims []store.Claim
@@ -36,6 +43,9 @@ func TestArbitrate(t *testing.T) {
 		{"the newest says whether", []store.Claim{claim(1, 0, "held cancel"), claim(2, 1, "cancel"), claim(3, 2, "")}, "supersede 2 by 3"},
 		{"queue, held", []store.Claim{claim(1, 0, "held max"), claim(2, 1, "max"), claim(3, 2, "max")}, ""},
 		{"queue, free", []store.Claim{claim(3, 2, "max"), claim(2, 1, "max")}, "grant 2"},
+		{"a full queue", queue(100, "held max"), ""},
+		{"more than a queue takes", queue(102, "held max"), "supersede 102 by 101, supersede 103 by 101"},
+		{"more than a free queue takes", queue(101, "max"), "supersede 102 by 101, grant 1"},
 		{"a single one clears the queue", []store.Claim{claim(1, 0, "held"), claim(2, 1, "max"), claim(3, 2, "")}, "supersede 2 by 3"},
 	} {
 		var got []string
