@@ -76,6 +76,13 @@ func (f *runFlags) shell(c *cobra.Command, id string, command []string) error {
 	if err != nil {
 		return err
 	}
+	if isTerminal(c) {
+		// The shell has a terminal of its own inside: this one only carries the keys.
+		fd := int(os.Stdin.Fd())
+		if before, err := term.MakeRaw(fd); err == nil {
+			defer term.Restore(fd, before)
+		}
+	}
 	err = l.executor.Shell(ctx, task, job.Terminal{Command: command, Stdin: c.InOrStdin(), Stdout: c.OutOrStdout(), Stderr: c.ErrOrStderr(), TTY: isTerminal(c)})
 	var exit *sandbox.ExitError
 	if errors.As(err, &exit) {

@@ -57,7 +57,7 @@ func writeSummary(w io.Writer, runs []*ci.Run, p paint) {
 			verdict = p.red(verdict)
 		}
 		fmt.Fprintf(w, "%s %s: %s in %s%s\n", p.mark(r.Status, r.Conclusion), p.bold(safe(runTitle(r))), verdict,
-			took(r.Completed.Sub(r.Created)), p.faint(fmt.Sprintf("  (run %d)", r.ID)))
+			took(lasted(r.Started, r.Completed, r.Completed)), p.faint(fmt.Sprintf("  (run %d)", r.ID)))
 		if r.Reason != "" && r.Conclusion != ci.Success {
 			fmt.Fprintf(w, "  %s\n", safe(r.Reason))
 		}

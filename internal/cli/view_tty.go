@@ -138,7 +138,7 @@ func (v *ttyView) log(r *ci.Run, j *ci.Job, lines []byte) {
 // tick draws the tree as it is at now.
 func (v *ttyView) tick(now time.Time) {
 	v.frame++
-	v.draw(now)
+	v.write("", now)
 }
 
 func (v *ttyView) end(runs []*ci.Run) {
@@ -147,11 +147,8 @@ func (v *ttyView) end(runs []*ci.Run) {
 	writeSummary(v.out, runs, v.paint)
 }
 
-// print puts finished text above the tree.
-func (v *ttyView) print(text string) {
-	v.erase()
-	io.WriteString(v.out, text)
-}
+// print puts finished text above the tree, and the tree below it again.
+func (v *ttyView) print(text string) { v.write(text, time.Now()) }
 
 func (v *ttyView) erase() {
 	if v.drawn > 0 {
@@ -160,17 +157,18 @@ func (v *ttyView) erase() {
 	}
 }
 
-func (v *ttyView) draw(now time.Time) {
+// write replaces the tree by text and a new tree, at once, so that the terminal never shows half of one.
+func (v *ttyView) write(text string, now time.Time) {
 	columns, rows := v.size()
 	lines := v.tree(now, columns)
 	if room := max(rows-2, 3); len(lines) > room {
 		lines = append(lines[:room-1:room-1], v.paint.faint(fmt.Sprintf("... %d more lines", len(lines)-room+1)))
 	}
-	// One write, so that the terminal never shows half a tree.
 	var b bytes.Buffer
 	if v.drawn > 0 {
 		fmt.Fprintf(&b, "\x1b[%dA\x1b[J", v.drawn)
 	}
+	b.WriteString(text)
 	for _, l := range lines {
 		b.WriteString(l)
 		b.WriteByte('\n')
