@@ -48,6 +48,12 @@ func postCache(ctx context.Context, s *Step) error {
 
 // restoreTool restores the directories of a package manager and remembers for postCache what to save.
 func restoreTool(ctx context.Context, s *Step, paths []string, key string, restoreKeys ...string) (matched string, err error) {
+	if paths, err = withoutFull(ctx, s, paths); err != nil {
+		return "", err
+	}
+	if len(paths) == 0 {
+		return "", nil
+	}
 	text, err := json.Marshal(paths)
 	if err != nil {
 		return "", err
@@ -63,6 +69,22 @@ func restoreTool(ctx context.Context, s *Step, paths []string, key string, resto
 		s.info("Cache restored from key: %s", matched)
 	}
 	return matched, nil
+}
+
+// withoutFull leaves out the directories that have files already: the machine shows what the user of this host has
+// there, which need not and should not be cached a second time.
+func withoutFull(ctx context.Context, s *Step, paths []string) ([]string, error) {
+	there, err := s.list(ctx, paths, 1)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(slices.Clone(paths), func(dir string) bool {
+		full := slices.ContainsFunc(there, func(e entry) bool { return e.path != dir && below(e.path, dir) })
+		if full {
+			s.info("%s is this machine's own, and not cached", dir)
+		}
+		return full
+	}), nil
 }
 
 // PostIf is the original's: a failed job saves nothing.

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/BurntSushi/toml"
 	"github.com/Masterminds/semver/v3"
@@ -172,21 +173,24 @@ func cmpOr(a, b string) string {
 	return b
 }
 
+// nodeDetails tells the versions of the programs, asked for all at once.
 func nodeDetails(ctx context.Context, s *Step) error {
-	for _, name := range []string{"node", "npm", "yarn"} {
-		version, err := s.answer(ctx, s.workspace(), name, "--version")
-		if ctx.Err() != nil {
-			return err
-		}
-		if err != nil {
-			version = ""
-		}
-		if name == "node" {
-			s.output("node-version", version)
-		}
-		s.info("%s: %s", name, version)
+	names := []string{"node", "npm", "yarn"}
+	versions := make([]string, len(names))
+	var wg sync.WaitGroup
+	for i, name := range names {
+		wg.Go(func() {
+			if version, err := s.answer(ctx, s.workspace(), name, "--version"); err == nil {
+				versions[i] = version
+			}
+		})
 	}
-	return nil
+	wg.Wait()
+	s.output("node-version", versions[0])
+	for i, name := range names {
+		s.info("%s: %s", name, versions[i])
+	}
+	return ctx.Err()
 }
 
 // nodeVersion is the version asked for, empty for none.

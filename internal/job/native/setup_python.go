@@ -2,6 +2,7 @@ package native
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"regexp"
@@ -187,17 +188,14 @@ func exportPython(s *Step, dir string) {
 
 // pythonFacts are what an interpreter says of itself, one a line.
 const pythonFacts = `
-import os, sys, sysconfig
+import importlib.util, os, sys, sysconfig
 p = sysconfig.get_paths()
 print(os.path.realpath(sys.executable))
 print(sys.base_prefix)
 print(sysconfig.get_config_var("LIBDIR") or "")
 print("%d.%d" % sys.version_info[:2])
-try:
-    import pip
-    print(os.path.dirname(os.path.dirname(os.path.realpath(pip.__file__))))
-except ImportError:
-    print("")
+pip = importlib.util.find_spec("pip")
+print(os.path.dirname(os.path.dirname(os.path.realpath(pip.origin))) if pip and pip.origin else "")
 bundled = ""
 for d in (os.path.join(p["stdlib"], "ensurepip", "_bundled"), "/usr/share/python-wheels", sysconfig.get_config_var("WHEEL_PKG_DIR") or ""):
     if d and os.path.isdir(d):
@@ -207,20 +205,57 @@ for d in (os.path.join(p["stdlib"], "ensurepip", "_bundled"), "/usr/share/python
 print(bundled)
 `
 
-// makePython makes a Python for the job in the tool cache, on the machine's interpreter: what `python -m venv` makes,
-// with the machine's pip copied into it, which takes a tenth of installing one.
+// toolScope is the scope of what the natives keep for themselves in the cache: no run has it.
+const toolScope = "penstock tools"
+
+// makePython gives the job a Python of its own in the tool cache. On a machine with layers it is made once and mounted
+// from then on.
 func makePython(ctx context.Context, s *Step, t tool) (dir string, err error) {
 	dir = s.inCache("Python", t.said)
 	if kind, err := s.kind(ctx, dir+"/pyvenv.cfg"); err != nil || kind == "file" {
 		return dir, err // an earlier step made it
 	}
-	out, err := s.answer(ctx, "/", t.bin, "-I", "-c", pythonFacts)
+	layered, ok := s.layers()
+	if !ok {
+		return dir, buildPython(ctx, s, t, dir)
+	}
+	identity, err := s.answer(ctx, "/", "stat", "-L", "-c", "%s %Y", "--", t.bin)
 	if err != nil {
 		return "", err
 	}
+	e := cacheEntry{Scope: toolScope, Version: "python 1", Key: digest(dir, t.bin, t.said, identity)}
+	if found, err := s.Host.Cache.find([]string{e.Scope}, e.Version, []string{e.Key}); err == nil && found != nil {
+		if len(found.Parts) == 1 && layered.Mount(ctx, dir, found.Parts[0].Layer) == nil {
+			return dir, nil
+		}
+	}
+	if err := layered.Mount(ctx, dir); err != nil {
+		return "", err
+	}
+	if err := buildPython(ctx, s, t, dir); err != nil {
+		return "", err
+	}
+	id, err := layered.Capture(ctx, dir)
+	if err == nil {
+		e.Parts = []cachePart{{Path: strings.TrimPrefix(dir, "/"), Layer: id}}
+		err = s.Host.Cache.add(e)
+	}
+	if err != nil && !errors.Is(err, ErrCacheExists) {
+		s.debug("this Python is not kept for the next job: %v", err)
+	}
+	return dir, ctx.Err()
+}
+
+// buildPython makes a Python on the machine's interpreter: what `python -m venv` makes, with the machine's pip copied
+// into it, which takes a tenth of installing one.
+func buildPython(ctx context.Context, s *Step, t tool, dir string) error {
+	out, err := s.answer(ctx, "/", t.bin, "-I", "-c", pythonFacts)
+	if err != nil {
+		return err
+	}
 	facts := strings.Split(out+"\n\n", "\n")
 	if len(facts) < 6 {
-		return "", fmt.Errorf("unexpected answer: %q", out)
+		return fmt.Errorf("unexpected answer: %q", out)
 	}
 	bin, base, libs, minor, pip, wheel := facts[0], facts[1], facts[2], facts[3], facts[4], facts[5]
 	site := "lib/python" + minor + "/site-packages"
@@ -238,9 +273,9 @@ func makePython(ctx context.Context, s *Step, t tool) (dir string, err error) {
 			"import sys\nfrom pip._internal.cli.main import main\nif __name__ == \"__main__\":\n    sys.exit(main())\n"})
 	}
 	if err := s.put(ctx, dir, files...); err != nil {
-		return "", err
+		return err
 	}
-	return dir, copyPip(ctx, s, path.Join(dir, site), dir+"/bin/python", pip, wheel, minor)
+	return copyPip(ctx, s, path.Join(dir, site), dir+"/bin/python", pip, wheel, minor)
 }
 
 // copyPip puts pip, and with older Pythons setuptools, into site-packages: the copy that the interpreter has, or the

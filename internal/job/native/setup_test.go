@@ -308,7 +308,7 @@ func TestSetupPythonMakesAPython(t *testing.T) {
 				t.Errorf("%s is installed", name)
 			}
 		}
-		j.sh("pip install --no-index --disable-pip-version-check -q ./pkg; thing | grep hello; python -c 'import thing'; python -m venv v; v/bin/python -c ''")
+		j.sh("pip install --no-index --disable-pip-version-check -q ./pkg; thing | grep hello; python -c 'import thing'; python -m venv --without-pip v; v/bin/python -c ''")
 		if left := j.sh("python3 -I -c 'import thing; print(thing.__file__)'"); !strings.HasPrefix(left, dir) {
 			t.Errorf("installed to %s", left)
 		}
@@ -334,6 +334,25 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
         z.writestr("thing-1.0.dist-info/RECORD", "")
     return name
 `
+
+func TestSetupPythonIsMadeOnceForMachinesWithLayers(t *testing.T) {
+	j := newJob(t, "host")
+	with := map[string]string{"python-version": "3.x"}
+	s, _ := j.must("actions/setup-python@v5", with)
+	j.sh("echo x >" + s.NewEnv["pythonLocation"] + "/of-this-job")
+	entries, err := j.host.Cache.used()
+	if err != nil || len(entries) != 1 {
+		t.Fatalf("kept: %v, %v", entries, err)
+	}
+	n := j.next()
+	s, _ = n.must("actions/setup-python@v5", with)
+	if got := n.sh("ls " + s.NewEnv["pythonLocation"] + "; pip --version; python -c 'print(6*7)'"); strings.Contains(got, "of-this-job") || !strings.HasSuffix(got, "42") || !strings.Contains(got, s.NewEnv["pythonLocation"]) {
+		t.Errorf("the next job has %s", got)
+	}
+	if again, err := j.host.Cache.used(); err != nil || len(again) != 1 {
+		t.Errorf("made again: %v, %v", again, err)
+	}
+}
 
 func TestPythonFits(t *testing.T) {
 	have := []string{"2.7.18", "3.8.20", "3.11.7", "3.11.9", "3.12.0", "3.13.0-rc2", "3.14.0-a1"}
