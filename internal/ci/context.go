@@ -16,8 +16,6 @@ type fault struct {
 	note    Annotation
 }
 
-func (f *fault) Error() string { return f.message }
-
 // newFault says in GitHub's words that a key of a job, or of the file if n is nil, has no good value.
 func newFault(f *file, n *node, key string, at workflow.Pos, err error) *fault {
 	message := err.Error()

@@ -195,7 +195,7 @@ func (d *decision) carryOut(v verdict) {
 func (d *decision) advance(j *Job, free bool) verdict {
 	j.Status, j.Deadline = Pending, time.Time{}
 	if j.Waits == WaitSlot {
-		if !free || !d.run.granted() {
+		if !free {
 			if m, ok := j.ID.matrix(); ok && d.run.Job(m) != nil {
 				j.Reason = waitsForSlot(d.run.Job(m).MaxParallel)
 			}

@@ -199,7 +199,7 @@ func (p *player) strategy(b *strings.Builder, needs []string) {
 func (p *player) act() {
 	m := p.m
 	m.now = m.now.Add([]time.Duration{0, 0, time.Second, time.Minute, -time.Minute, time.Hour}[p.pick(6)])
-	switch p.pick(16) {
+	switch p.pick(17) {
 	case 0, 1, 2:
 		p.leaseOne()
 	case 3:
@@ -239,6 +239,16 @@ func (p *player) act() {
 		p.rerun()
 	case 15:
 		p.old()
+	case 16:
+		p.leaseAny()
+	}
+}
+
+// leaseAny leases a job that may not be ready.
+func (p *player) leaseAny() {
+	j := p.m.run.Jobs[p.pick(len(p.m.run.Jobs))]
+	if err := p.m.lease(j.ID); (err == nil) != (j.Status == Queued) {
+		p.m.t.Fatalf("lease of %s, which is %s: %v", j.ID, j.Status, err)
 	}
 }
 

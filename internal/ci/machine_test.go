@@ -21,12 +21,13 @@ type machine struct {
 	replay *Run // the events applied one by one to an empty run
 	now    time.Time
 	leases int
-	ran    map[string]int // attempt and job: how often it was started
+	ran    map[string]int  // attempt and job: how often it was started
+	grants map[string]bool // attempt, owner and key: given
 }
 
 func newMachine(t testing.TB, plan *Plan) *machine {
 	t.Helper()
-	m := &machine{t: t, plan: plan, now: epoch, replay: &Run{Plan: plan}, ran: map[string]int{}}
+	m := &machine{t: t, plan: plan, now: epoch, replay: &Run{Plan: plan}, ran: map[string]int{}, grants: map[string]bool{}}
 	run, events := New(7, plan, m.now)
 	m.run = run
 	for _, e := range events {
@@ -70,6 +71,9 @@ func (m *machine) applyOne(e Event) {
 			m.t.Fatalf("%s was started twice in attempt %d", e.Job, m.run.Attempt)
 		}
 	}
+	if e.Type == EventJobGranted {
+		m.grants[m.grant(e.Job, e.Key)] = true
+	}
 	m.run.Apply(e)
 	m.replay.Apply(roundTrip(m.t, e))
 	if e.Job == "" {
@@ -83,6 +87,11 @@ func (m *machine) applyOne(e Event) {
 			m.t.Fatalf("%s of %s changed %s", e.Type, e.Job, j.ID)
 		}
 	}
+}
+
+// grant names a concurrency group given to a job in this attempt.
+func (m *machine) grant(owner JobID, key string) string {
+	return fmt.Sprintf("%d %s %s", m.run.Attempt, owner, key)
 }
 
 func roundTrip(t testing.TB, e Event) Event {
@@ -127,6 +136,7 @@ func (m *machine) check() {
 			t.Fatalf("two jobs %s", j.ID)
 		}
 		seen[j.ID] = true
+		same(t, "Job of the loaded run", loaded.Job(j.ID).ID, j.ID)
 		m.checkJob(j)
 	}
 	m.checkRun()
@@ -164,7 +174,7 @@ func (m *machine) checkJob(j *Job) {
 	}
 	if j.Status == Queued || j.Status == InProgress {
 		for _, c := range j.Claims {
-			if !c.Held {
+			if !c.Held || !m.grants[m.grant(j.ID, c.Key)] {
 				bad("runs without its concurrency group")
 			}
 		}
@@ -208,6 +218,9 @@ func (m *machine) checkRun() {
 	}
 	if done := allCompleted(r.Jobs); done != (r.Status == Completed) {
 		t.Fatalf("run: %s, jobs done: %v", r.Status, done)
+	}
+	if r.Started.IsZero() && slices.ContainsFunc(r.Jobs, func(j *Job) bool { return j.Lease != "" }) {
+		t.Fatal("a job is leased in a run that has not started")
 	}
 	if r.Status == Completed && (len(r.Ready()) > 0 || len(r.Claims()) > 0) {
 		t.Fatal("a completed run wants something")
