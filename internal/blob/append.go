@@ -92,6 +92,19 @@ func (s *Store) Seal(key string) error {
 	return nil
 }
 
+// Release closes the files of a blob that was appended to, as Seal does, and leaves it to the operating system when they
+// get to the disk.
+func (s *Store) Release(key string) error {
+	a := s.take(key)
+	if a == nil {
+		return nil
+	}
+	if err := a.close(false); err != nil {
+		return fmt.Errorf("release blob %s: %w", key, err)
+	}
+	return nil
+}
+
 // Times gives the marks of a blob that was written by Append, one an Append, by offset. A blob without any has none.
 func (s *Store) Times(key string) ([]Mark, error) {
 	if err := CheckKey(key); err != nil {
@@ -261,13 +274,11 @@ func (a *appender) close(sync bool) error {
 	if a.file == nil {
 		return nil
 	}
-	var errs []error
-	for _, f := range []*os.File{a.file, a.times} {
-		if sync {
-			errs = append(errs, f.Sync())
-		}
-		errs = append(errs, f.Close())
+	var err error
+	if sync {
+		err = a.file.Sync() // the times are not worth the wait
 	}
+	err = errors.Join(err, a.file.Close(), a.times.Close())
 	a.file, a.times = nil, nil
-	return errors.Join(errs...)
+	return err
 }

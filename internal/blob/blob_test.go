@@ -266,11 +266,16 @@ func TestAppendGoesOnAfterSealAndReopen(t *testing.T) {
 	if err := s.Seal("a/b/log"); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Seal("never/seen"); err != nil {
-		t.Errorf("Seal of what was never appended to = %v", err)
+	for _, end := range []func(string) error{s.Seal, s.Release} {
+		if err := end("never/seen"); err != nil {
+			t.Errorf("ending what was never appended to = %v", err)
+		}
 	}
 	if err := s.Append("a/b/log", 3, []byte("two"), noon); err != nil {
 		t.Fatal(err)
+	}
+	if err := s.Release("a/b/log"); err != nil || len(s.logs) != 0 {
+		t.Errorf("Release = %v with %d files open, want none", err, len(s.logs))
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)

@@ -119,13 +119,17 @@ func (e *Engine) Append(ctx context.Context, l ci.Lease, offset int64, p []byte)
 	return nil
 }
 
-// Finish stores how a job ended and ends its lease. The log is on the disk before.
+// Finish stores how a job ended and ends its lease. Where the result outlives the process, the log is on the disk before.
 func (e *Engine) Finish(ctx context.Context, l ci.Lease, res ci.Result) error {
 	attempt, ok := e.desk.attempt(l)
 	if !ok {
 		return fmt.Errorf("finish %s of run %d: %w", l.Job, l.Run, ci.ErrStale)
 	}
-	if err := e.blobs.Seal(LogKey(l.Run, attempt, l.Job)); err != nil {
+	end := e.blobs.Release
+	if e.store.Durable() {
+		end = e.blobs.Seal
+	}
+	if err := end(LogKey(l.Run, attempt, l.Job)); err != nil {
 		return err
 	}
 	return e.Update(ctx, l.Run, ci.Finished{Job: l.Job, Lease: l.ID, Result: res})

@@ -109,6 +109,9 @@ func (s *Store) close() error {
 	return nil
 }
 
+// Durable reports whether what is stored outlives the process.
+func (s *Store) Durable() bool { return !s.d.memory }
+
 // Changed gives a channel that is closed when records are added after the call. Take it, read, and wait on it if
 // there was nothing new: so nothing is missed and nothing polled. Records that another process adds do not close it.
 func (s *Store) Changed() <-chan struct{} { return s.changed.wait() }
