@@ -110,6 +110,9 @@ func (f *runFlags) run(c *cobra.Command, event string) error {
 	if err := l.watch(ctx, runs, f.view(c, l), interrupts); err != nil {
 		return &exitError{exitFailed, err}
 	}
+	if err := l.tidy(context.WithoutCancel(ctx)); err != nil {
+		fmt.Fprintf(c.ErrOrStderr(), "note: tidying up did not work: %v\n", err)
+	}
 	switch conclusionOf(runs) {
 	case ci.Failure:
 		return &exitError{exitFailed, nil}

@@ -117,10 +117,13 @@ func (w *watcher) apply(ctx context.Context, rec store.Record) error {
 		}
 	}
 	w.view.event(r, rec.Event)
-	if rec.Event.Settles() || r.Status == ci.Completed {
-		return w.l.history.save(ctx, w.l.tree.Root, r)
+	if !rec.Event.Settles() && r.Status != ci.Completed {
+		return nil
 	}
-	return nil
+	if err := w.l.history.save(ctx, w.l.tree.Root, r); err != nil {
+		return err
+	}
+	return w.l.keepDisks(r)
 }
 
 // follow begins to show a job's log, once.
