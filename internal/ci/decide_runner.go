@@ -77,7 +77,8 @@ func (in Finished) decide(d *decision) error {
 	if e.Reason == "" && j.Stop != "" && e.Conclusion == Cancelled {
 		e.Reason = j.Reason
 	}
-	if !slices.Contains([]Conclusion{Success, Failure, Cancelled}, res.Conclusion) {
+	// Skipped: the runner can not be the machine that the job asks for, and nothing ran.
+	if !slices.Contains([]Conclusion{Success, Failure, Cancelled, Skipped}, res.Conclusion) {
 		e.Conclusion, e.Reason = Failure, fmt.Sprintf("The runner gave the conclusion '%s', which does not exist.", res.Conclusion)
 	}
 	if len(res.Steps) > 0 {
