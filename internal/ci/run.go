@@ -47,13 +47,14 @@ func (r *Run) Decide(in Input, now time.Time) ([]Event, error) {
 	if !fork.index.built() {
 		fork.index.build(fork.Jobs)
 	}
-	d := &decision{run: &fork, now: now}
+	d := &decision{run: &fork, now: now, events: make([]Event, 0, 3)} // what most inputs lead to
 	if err := in.decide(d); err != nil {
 		return nil, err
 	}
-	if len(d.events) > 0 {
-		d.settle()
+	if len(d.events) == 0 {
+		return nil, nil
 	}
+	d.settle()
 	return d.events, nil
 }
 

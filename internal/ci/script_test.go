@@ -23,7 +23,7 @@ var update = flag.Bool("update", false, "write what the scripts in testdata prin
 // root, the others are called by their names: ./.github/workflows/x.yml or owner/repo/path@ref. What a command prints
 // stands below it behind "> ". Commands:
 //
-//	event NAME, github KEY=VALUE, input KEY=JSON, var KEY=VALUE, only JOB..., cells KEY=VALUE...
+//	event NAME, github KEY=VALUE, payload JSON, input KEY=JSON, var KEY=VALUE, only JOB..., cells KEY=VALUE...
 //	env NAME [reviewers=A,B] [wait=10m] [branches=X,Y] [self=no]
 //	new                        begin the run; prints the errors of the plan
 //	lease JOB..., start JOB..., lost JOB..., finish JOB CONCLUSION [KEY=VALUE...] (leases and starts if need be)
@@ -31,7 +31,7 @@ var update = flag.Bool("update", false, "write what the scripts in testdata prin
 //	all [CONCLUSION]           finish all that is ready, again and again
 //	tick DURATION, cancel [force], review ENV USER approve|reject [COMMENT]
 //	grant KEY [JOB], supersede KEY [JOB] [RUN], rerun all|failed|JOB... [JOB@STEP...]
-//	jobs, run, why, ready, claims, deadline, notes, outputs JOB, name JOB, stops
+//	jobs, run, why [JOB], ready, claims, deadline, notes, stops, outputs JOB, name JOB, steps JOB
 //	task JOB FIELD..., secrets JOB NAME=VALUE...
 func TestScripts(t *testing.T) {
 	paths, err := filepath.Glob("testdata/*.txt")
