@@ -76,14 +76,7 @@ func (f *runFlags) shell(c *cobra.Command, id string, command []string) error {
 	if err != nil {
 		return err
 	}
-	if isTerminal(c) {
-		// The shell has a terminal of its own inside: this one only carries the keys.
-		fd := int(os.Stdin.Fd())
-		if before, err := term.MakeRaw(fd); err == nil {
-			defer term.Restore(fd, before)
-		}
-	}
-	err = l.executor.Shell(ctx, task, job.Terminal{Command: command, Stdin: c.InOrStdin(), Stdout: c.OutOrStdout(), Stderr: c.ErrOrStderr(), TTY: isTerminal(c)})
+	err = l.executor.Shell(ctx, task, job.Terminal{Command: command, Stdin: c.InOrStdin(), Stdout: c.OutOrStdout(), Stderr: c.ErrOrStderr(), Raw: rawMode(c)})
 	var exit *sandbox.ExitError
 	if errors.As(err, &exit) {
 		return &exitError{exit.Code, nil}
@@ -91,11 +84,17 @@ func (f *runFlags) shell(c *cobra.Command, id string, command []string) error {
 	return err
 }
 
-// isTerminal reports whether both ends of the command are a terminal.
-func isTerminal(c *cobra.Command) bool {
+// rawMode switches the terminal to carrying keys only, and back; nil if the command is not on one.
+func rawMode(c *cobra.Command) func() (restore func(), err error) {
 	in, ok := c.InOrStdin().(*os.File)
 	out, ok2 := c.OutOrStdout().(*os.File)
-	return ok && ok2 && term.IsTerminal(int(in.Fd())) && term.IsTerminal(int(out.Fd()))
+	if !ok || !ok2 || !term.IsTerminal(int(in.Fd())) || !term.IsTerminal(int(out.Fd())) {
+		return nil
+	}
+	return func() (func(), error) {
+		before, err := term.MakeRaw(int(in.Fd()))
+		return func() { _ = term.Restore(int(in.Fd()), before) }, err
+	}
 }
 
 // chooseFailed finds the failed job that can be opened, that of -j if one is named.

@@ -17,7 +17,9 @@ type Terminal struct {
 	Command        []string // run this instead of an interactive shell
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
-	TTY            bool // Stdin and Stdout are a terminal
+	// Raw makes the terminal that Stdin and Stdout are carry keys only, while the shell has one of its own inside; nil
+	// if they are none.
+	Raw func() (restore func(), err error)
 }
 
 // silent is the reporter of a machine that is opened for somebody to look at.
@@ -66,7 +68,14 @@ func (x *Executor) Shell(ctx context.Context, t *ci.Task, at Terminal) error {
 			fmt.Fprintf(at.Stderr, "The step's script is at $PENSTOCK_STEP_SCRIPT.\n")
 		}
 	}
-	return e.sb.Exec(ctx, sandbox.Command{Args: args, Env: sortedEnv(env), Dir: dir, Stdin: at.Stdin, Stdout: at.Stdout, Stderr: at.Stderr, TTY: at.TTY})
+	if at.Raw != nil {
+		restore, err := at.Raw()
+		if err != nil {
+			return fmt.Errorf("prepare the terminal: %w", err)
+		}
+		defer restore()
+	}
+	return e.sb.Exec(ctx, sandbox.Command{Args: args, Env: sortedEnv(env), Dir: dir, Stdin: at.Stdin, Stdout: at.Stdout, Stderr: at.Stderr, TTY: at.Raw != nil})
 }
 
 // shellEnvironment is the environment and directory that the step would have, and where its script lies.
