@@ -18,8 +18,8 @@ const module = "github.com/penstock-ci/penstock/internal/"
 var floors = [][]string{
 	{"expr", "layer", "blob"},
 	{"workflow", "sandbox"},
-	{"ci"},
-	{"store", "forge", "job/native", "job"},
+	{"ci", "forge"},
+	{"store", "job/native", "job"},
 	{"engine", "runner"},
 	{"cli"},
 }

@@ -131,7 +131,11 @@ func (x *Executor) Run(ctx context.Context, t *ci.Task, rep Reporter) ci.Result 
 	interrupt, stop := context.WithTimeoutCause(ctx, t.Timeout, errTimeout)
 	defer stop()
 	e.interrupt = interrupt
-	work, kill := killable(ctx, interrupt, t.CancelTimeout)
+	var killed <-chan struct{}
+	if k, ok := rep.(killer); ok {
+		killed = k.Killed()
+	}
+	work, kill := killable(ctx, interrupt, killed, t.CancelTimeout)
 	defer kill()
 	return e.run(work)
 }
@@ -140,9 +144,13 @@ func truthy(s string) bool { return strings.EqualFold(s, "true") || s == "1" }
 
 var errTimeout = errors.New("the job has exceeded the maximum execution time")
 
+// killer is a Reporter that also hears when a job that is being cancelled is to end at once: its context has ended by
+// then and can not say more.
+type killer interface{ Killed() <-chan struct{} }
+
 // killable gives a context for the job's work: it lives on when the job is cancelled, for grace, and ends at once when
 // the job is killed.
-func killable(ctx, interrupt context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
+func killable(ctx, interrupt context.Context, killed <-chan struct{}, grace time.Duration) (context.Context, context.CancelFunc) {
 	work, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	go func() {
 		select {
@@ -158,6 +166,8 @@ func killable(ctx, interrupt context.Context, grace time.Duration) (context.Cont
 			case <-work.Done():
 			case <-timer.C:
 				end(errGrace)
+			case <-killed:
+				end(ErrKill)
 			}
 			return
 		}
