@@ -304,7 +304,7 @@ func (p *player) leaseOne() {
 
 func (p *player) result() Result {
 	return Result{
-		Conclusion: Conclusion(p.one("success", "success", "success", "failure", "cancelled", "odd")),
+		Conclusion: Conclusion(p.one("success", "success", "success", "failure", "cancelled", "skipped", "odd")),
 		Outputs:    map[string]string{"o": p.one("", `[1,2]`, `["x"]`, "bad", "{}")},
 	}
 }
