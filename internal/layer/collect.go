@@ -175,6 +175,9 @@ func (s *Store) needed(keep []ID) (map[ID]bool, error) {
 			return nil, err
 		}
 		todo = append(todo, l.Below...)
+		if l.Of != "" {
+			todo = append(todo, l.Of)
+		}
 	}
 	return needed, nil
 }
@@ -190,7 +193,11 @@ func (s *Store) Size(id ID) (int64, error) {
 			return n, nil
 		}
 	}
-	n, err := usage(filepath.Join(s.dir, Path(id)))
+	dir, err := filepath.EvalSymlinks(filepath.Join(s.dir, Path(id))) // a view's files are another layer's
+	if err != nil {
+		return 0, fmt.Errorf("size of layer %s: %w", id, err)
+	}
+	n, err := usage(dir)
 	if err != nil {
 		return 0, fmt.Errorf("size of layer %s: %w", id, err)
 	}

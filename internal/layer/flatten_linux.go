@@ -24,7 +24,11 @@ func (s *Store) Flatten(ids ...ID) (ID, error) {
 	}
 	made := filepath.Join(s.dir, newDir, string(NewID()))
 	for _, l := range stack {
-		if err = merge(filepath.Join(s.dir, Path(l.ID)), made); err != nil {
+		var from string
+		if from, err = filepath.EvalSymlinks(filepath.Join(s.dir, Path(l.ID))); err == nil {
+			err = merge(from, made)
+		}
+		if err != nil {
 			break
 		}
 	}

@@ -39,6 +39,8 @@ type Layer struct {
 	ID ID `json:"-"`
 	// Below are the layers that it was written on top of, the lowest first; they are kept as long as it is.
 	Below []ID `json:"below,omitempty"`
+	// Of is the layer that a View shows a part of; it is kept as long as the view is.
+	Of ID `json:"of,omitempty"`
 	// Whole says that it hides whatever lies below it.
 	Whole bool `json:"whole,omitempty"`
 	// Owner is the host's user id that a machine's root has in its files. Other ids follow it; -1 if ids are the

@@ -40,7 +40,7 @@ func (h *Host) insideOwner(name string) (mode os.FileMode, uid, gid int, err err
 
 // sameOwner gives a directory the owner and mode of another.
 func sameOwner(from, to string) error {
-	info, err := os.Lstat(from)
+	info, err := os.Stat(from) // a view's files are another layer's
 	if err != nil {
 		return err
 	}

@@ -230,8 +230,9 @@ func fingerprint(dir string) (string, error) {
 	return b.String(), err
 }
 
-// Capture implements Layered. What Mount put at the path is renamed if no process of an earlier command is alive and
-// nothing else is mounted below; else the files are copied.
+// Capture implements Layered. If no process of an earlier command is alive and nothing is mounted below, what Mount put
+// at the path is renamed, and of a directory that the job made the parts of the frozen disk are shown; else the files
+// are copied.
 func (m *machine) Capture(ctx context.Context, at string) (layer.ID, error) {
 	m.disk.Lock()
 	defer m.disk.Unlock()
@@ -257,6 +258,9 @@ func (m *machine) capture(ctx context.Context, at string) (layer.ID, error) {
 			}
 			return p.layers[len(p.layers)-1], nil
 		}
+	}
+	if id, err := m.capturePart(ctx, at); id != "" || err != nil {
+		return id, err
 	}
 	dir, err := m.copyOut(ctx, at)
 	if err != nil {

@@ -10,6 +10,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/penstock-ci/penstock/internal/layer"
+	"github.com/penstock-ci/penstock/internal/sandbox"
 )
 
 // cached runs a job with actions/cache: restore, a script, save.
@@ -316,5 +319,99 @@ func TestCacheSurvivesADamagedIndex(t *testing.T) {
 		if s.Outputs["cache-matched-key"] != "" {
 			t.Errorf("%s: restored\n%s", text, log)
 		}
+	}
+}
+
+// frozen is a step's end on a machine with layers: the disk is frozen.
+func (j *job) frozen() {
+	j.t.Helper()
+	if _, err := j.box.(sandbox.Layered).Snapshot(j.t.Context()); err != nil {
+		j.t.Fatal(err)
+	}
+}
+
+func TestCacheOfADirectoryMadeInSeveralSteps(t *testing.T) {
+	for _, c := range []struct {
+		name, path string
+		steps      []string
+		want       string
+	}{
+		{"one step", "d", []string{"mkdir d; echo 1 >d/a"}, "a=1"},
+		{"on top", "d", []string{"mkdir -p d/s; echo 1 >d/a; echo 1 >d/b; echo 1 >d/s/x", "echo 2 >d/a; rm d/b; echo 2 >d/c", "rm -r d/s; mkdir d/s; echo 3 >d/s/y"}, "a=2 c=2 s/y=3"},
+		{"made anew", "d", []string{"mkdir d; echo 1 >d/a", "rm -r d", "mkdir d; echo 3 >d/b"}, "b=3"},
+		{"parent made anew", "p/d", []string{"mkdir -p p/d; echo 1 >p/d/a", "rm -r p; mkdir -p p/d; echo 2 >p/d/b", "echo 3 >p/d/c"}, "b=2 c=3"},
+		{"parent removed", "p/d", []string{"mkdir -p p/d; echo 1 >p/d/a", "rm -r p", "mkdir -p p/d; echo 3 >p/d/c"}, "c=3"},
+		{"was a file", "d", []string{"echo 1 >d", "rm d; mkdir d; echo 2 >d/a"}, "a=2"},
+		{"moved", "d", []string{"mkdir e; echo 1 >e/a", "mv e d; echo 2 >d/b"}, "a=1 b=2"},
+		{"on the host's files", "src", []string{"echo 1 >src/made; rm src/gone"}, "host=h made=1"},
+		{"in the host's directory", "src/d", []string{"mkdir src/d; echo 1 >src/d/a", "echo 2 >src/d/b"}, "a=1 b=2"},
+		{"in the place of the host's", "src", []string{"rm -r src; mkdir src; echo 1 >src/a"}, "a=1"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			repo, sha := newRepo(t, map[string]string{"src/host": "h\n", "src/gone": "g\n"})
+			j := newJob(t, "host")
+			j.here(repo, sha)
+			j.must("actions/checkout@v4", nil)
+			for _, script := range c.steps {
+				j.sh(script)
+				j.frozen()
+			}
+			j.must("actions/cache/save@v4", map[string]string{"path": c.path, "key": "k"})
+			j.sh("echo later >" + c.path + "/later")
+			before := j.tree(c.path)
+
+			n := j.next()
+			n.must("actions/cache/restore@v4", map[string]string{"path": c.path, "key": "k"})
+			got := strings.ReplaceAll(strings.Join(n.tree(c.path), " "), "\n", "")
+			if got != c.want {
+				t.Errorf("restored %s, want %s", got, c.want)
+			}
+			if want := strings.ReplaceAll(strings.Join(append(before, ""), " "), "\n", ""); !strings.Contains(want, "later=later") || len(before) != len(n.tree(c.path))+1 {
+				t.Errorf("the job itself has %s", want)
+			}
+			n.sh("echo x >" + c.path + "/x; rm -r " + c.path + "/*")
+			m := j.next()
+			m.must("actions/cache/restore@v4", map[string]string{"path": c.path, "key": "k"})
+			if again := strings.ReplaceAll(strings.Join(m.tree(c.path), " "), "\n", ""); again != c.want {
+				t.Errorf("restored again %s, want %s", again, c.want)
+			}
+		})
+	}
+}
+
+func TestCacheKeepsItsLayers(t *testing.T) {
+	j := newJob(t, "host")
+	with := map[string]string{"path": "d", "key": "k"}
+	j.sh("mkdir d; echo 1 >d/a")
+	j.frozen()
+	j.sh("echo 2 >d/b")
+	j.must("actions/cache/save@v4", with)
+	entries, err := j.host.Cache.used()
+	if err != nil || len(entries) != 1 || entries[0].Ref == "" {
+		t.Fatalf("%+v, %v", entries, err)
+	}
+	if ids, err := machines.layers.Ref(entries[0].Ref); err != nil || len(ids) != 1 {
+		t.Errorf("kept: %v, %v", ids, err)
+	}
+	if err := j.host.Cache.measure(t.Context(), entries); err != nil || entries[0].size == 0 {
+		t.Errorf("size %d, %v", entries[0].size, err)
+	}
+	j.host.Cache.now = func() time.Time { return time.Now().AddDate(0, 0, 8) }
+	if err := j.host.Cache.Trim(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := machines.layers.Ref(entries[0].Ref); !errors.Is(err, layer.ErrNotExist) {
+		t.Errorf("still kept: %v", err)
+	}
+	// A reference of a process that was killed before it wrote the index goes once it is old.
+	stale := fmt.Sprintf("%s%d-x", refPrefix, time.Now().Unix())
+	if err := machines.layers.SetRef(stale, entries[0].Parts[0].Layer); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.host.Cache.Trim(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := machines.layers.Ref(stale); !errors.Is(err, layer.ErrNotExist) {
+		t.Errorf("still kept: %v", err)
 	}
 }
