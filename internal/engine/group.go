@@ -31,31 +31,29 @@ func arbitrate(claims []store.Claim) []verdict {
 			waiting = append(waiting, &claims[i])
 		}
 	}
-	if len(waiting) == 0 {
-		return nil
-	}
 	var verdicts []verdict
+	// Claims come one after the other, even when they are found together: the first takes a free group, and only what
+	// comes after it waits and is replaced.
+	if holder == nil && len(waiting) > 0 {
+		holder, waiting = waiting[0], waiting[1:]
+		verdicts = append(verdicts, verdict{holder.Run, ci.Granted{Key: holder.Key, Owner: holder.Owner}})
+	}
+	if len(waiting) == 0 {
+		return verdicts
+	}
 	newest := waiting[len(waiting)-1]
 	supersede := func(claims []*store.Claim, by ci.RunID) {
 		for _, c := range claims {
 			verdicts = append(verdicts, verdict{c.Run, ci.Superseded{Key: c.Key, Owner: c.Owner, By: by}})
 		}
 	}
-	room := maxQueue
-	if holder == nil {
-		room++ // one of them goes ahead
-	}
 	switch {
 	case newest.Queue != queueMax:
 		supersede(waiting[:len(waiting)-1], newest.Run)
-		waiting = waiting[len(waiting)-1:]
-	case len(waiting) > room:
-		supersede(waiting[room:], waiting[room-1].Run)
+	case len(waiting) > maxQueue:
+		supersede(waiting[maxQueue:], waiting[maxQueue-1].Run)
 	}
-	switch {
-	case holder == nil:
-		verdicts = append(verdicts, verdict{waiting[0].Run, ci.Granted{Key: waiting[0].Key, Owner: waiting[0].Owner}})
-	case newest.CancelInProgress:
+	if newest.CancelInProgress {
 		supersede([]*store.Claim{holder}, newest.Run)
 	}
 	return verdicts

@@ -38,14 +38,15 @@ func TestArbitrate(t *testing.T) {
 		{"held, one waits", []store.Claim{claim(1, 0, "held"), claim(2, 1, "")}, ""},
 		{"a newer one replaces", []store.Claim{claim(1, 0, "held"), claim(2, 1, ""), claim(3, 2, "")}, "supersede 2 by 3"},
 		{"newer by time, not by number", []store.Claim{claim(1, 0, "held"), claim(2, 3, ""), claim(3, 2, "")}, "supersede 3 by 2"},
-		{"free, several wait", []store.Claim{claim(2, 1, ""), claim(3, 2, ""), claim(4, 3, "")}, "supersede 2 by 4, supersede 3 by 4, grant 4"},
+		{"free, several wait", []store.Claim{claim(2, 1, ""), claim(3, 2, ""), claim(4, 3, "")}, "grant 2, supersede 3 by 4"},
+		{"free, the newest cancels", []store.Claim{claim(2, 1, ""), claim(3, 2, "cancel")}, "grant 2, supersede 2 by 3"},
 		{"cancel in progress", []store.Claim{claim(1, 0, "held"), claim(2, 1, "cancel")}, "supersede 1 by 2"},
 		{"the newest says whether", []store.Claim{claim(1, 0, "held cancel"), claim(2, 1, "cancel"), claim(3, 2, "")}, "supersede 2 by 3"},
 		{"queue, held", []store.Claim{claim(1, 0, "held max"), claim(2, 1, "max"), claim(3, 2, "max")}, ""},
 		{"queue, free", []store.Claim{claim(3, 2, "max"), claim(2, 1, "max")}, "grant 2"},
 		{"a full queue", queue(100, "held max"), ""},
 		{"more than a queue takes", queue(102, "held max"), "supersede 102 by 101, supersede 103 by 101"},
-		{"more than a free queue takes", queue(101, "max"), "supersede 102 by 101, grant 1"},
+		{"more than a free queue takes", queue(101, "max"), "grant 1, supersede 102 by 101"},
 		{"a single one clears the queue", []store.Claim{claim(1, 0, "held"), claim(2, 1, "max"), claim(3, 2, "")}, "supersede 2 by 3"},
 	} {
 		var got []string
