@@ -14,6 +14,7 @@ func ParseAction(path string, src []byte) (*Action, error) {
 	if root == nil {
 		return nil, f.errors
 	}
+	f.mute()
 	c := converter{findings: f}
 	a := c.action(path, root)
 	if len(f.errors) > 0 {

@@ -3,6 +3,7 @@ package workflow
 import (
 	"errors"
 	"strings"
+	"sync"
 
 	"github.com/penstock-ci/penstock/internal/expr"
 )
@@ -19,13 +20,16 @@ func conditionNames(contexts string, functions ...string) expr.Names {
 	return n
 }
 
-func jobConditionNames() expr.Names {
-	return conditionNames("github inputs vars needs", "always", "cancelled", "failure+", "success+")
-}
-
-func stepConditionNames() expr.Names {
-	return conditionNames("github inputs vars needs strategy matrix steps job runner env", "always", "cancelled", "failure", "success", "hashFiles")
-}
+var (
+	jobConditionNames = sync.OnceValue(func() expr.Names {
+		return conditionNames("github inputs vars needs", "always", "cancelled", "failure+", "success+")
+	})
+	stepConditionNames = sync.OnceValue(func() expr.Names {
+		return conditionNames("github inputs vars needs strategy matrix steps job runner env", "always", "cancelled", "failure", "success", "hashFiles")
+	})
+	// plainSuccess is what decides where the file says nothing.
+	plainSuccess = sync.OnceValues(func() (*expr.Expr, error) { return expr.Parse("success()", stepConditionNames()) })
+)
 
 // condition reads an `if:`; a nil node is one that the file does not give. ${{ }} round the whole changes nothing.
 // Without a status function, success() && (...) is put round it. It is nil after a mistake.
@@ -39,28 +43,38 @@ func (f *findings) condition(n *Node, at Pos, names expr.Names) *Condition {
 			source = n.template.Expr().Source()
 		}
 	}
-	if strings.TrimSpace(source) == "" {
-		source = "success()"
-	}
-	e, err := expr.Parse(source, names)
-	if err == nil && !e.Calls(statusFunctions...) {
-		e, err = expr.Parse("success() && ("+source+")", names)
-	}
+	e, err := parseCondition(source, names)
 	if err != nil {
 		f.fail(c.Pos, faultMessage(err))
 		return nil
 	}
 	c.Expr = e
-	if n != nil && n.kind == nodeExpression && isMixed(n.source) {
-		f.warn(n.Pos, "The text around ${{ }} makes this condition a string that is never empty, so it is always true: put the whole condition inside ${{ }} or leave the braces out")
+	if n != nil && n.kind == nodeExpression && n.isMixed() {
+		f.warn(n.Pos, sayAlwaysTrue)
 	}
 	return c
 }
 
-// isMixed reports whether there is text around an expression.
-func isMixed(source string) bool {
-	trimmed := strings.TrimSpace(source)
-	return !strings.HasPrefix(trimmed, "${{") || !strings.HasSuffix(trimmed, "}}") || strings.Count(trimmed, "${{") > 1
+func parseCondition(source string, names expr.Names) (*expr.Expr, error) {
+	if strings.TrimSpace(source) == "" {
+		return plainSuccess()
+	}
+	e, err := expr.Parse(source, names)
+	if err != nil || e.Calls(statusFunctions...) {
+		return e, err
+	}
+	return expr.Parse("success() && ("+source+")", names)
+}
+
+const sayAlwaysTrue = "The text around ${{ }}, if only a line break, makes this condition a string that is never empty, so it is always true: put the whole condition inside ${{ }} or leave the braces out"
+
+// isMixed reports whether there is text around an expression, be it only a line break.
+func (n *Node) isMixed() bool {
+	inner, ok := strings.CutPrefix(n.source, "${{")
+	if !ok || !strings.HasSuffix(inner, "}}") {
+		return true
+	}
+	return strings.TrimSpace(inner[:len(inner)-2]) != n.template.Expr().Source()
 }
 
 func faultMessage(err error) string {

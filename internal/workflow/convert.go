@@ -12,6 +12,7 @@ func ParseWorkflow(path string, src []byte) (*Workflow, error) {
 	if root == nil {
 		return nil, f.errors
 	}
+	f.mute()
 	c := converter{findings: f}
 	w := c.workflow(path, src, root)
 	if len(f.errors) > 0 {
@@ -66,7 +67,7 @@ func (n *Node) isText() bool {
 
 // texts is a string or a list of strings.
 func (n *Node) texts() []string {
-	if n == nil {
+	if n == nil || n.kind == nodeMapping {
 		return nil
 	}
 	if n.kind != nodeSequence {
@@ -81,7 +82,7 @@ func (n *Node) texts() []string {
 
 // names is texts with positions.
 func (n *Node) names() []Name {
-	if n == nil {
+	if n == nil || n.kind == nodeMapping {
 		return nil
 	}
 	if n.kind != nodeSequence {

@@ -3,6 +3,7 @@ package workflow
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf16"
 
@@ -14,11 +15,33 @@ const maxCells = 256
 
 const sayTooManyCells = "The strategy configuration generated more than 256 matrix jobs"
 
-// Cells are the combinations of a matrix value, each an object, in GitHub's order (actions/runner MatrixBuilder): the
-// cross product of the vectors without what exclude matches, the first key slowest, then what include adds. An include
-// that fits a combination - equal in all of the vectors it names - adds its other keys to it, and to every other it
-// fits. A matrix may make 256 cells; a matrix that is null makes none.
+// Cell is one combination of a matrix.
+type Cell struct {
+	Values expr.Value // the `matrix` context
+	own    int        // how many of the pairs name the job; the rest was added by include
+}
+
+// JobName is the name of the cell's job: `test (3.10, unit)`, as GitHub's JobNameBuilder makes it of a display name or
+// ID. What include added to a combination is not part of it.
+func (c Cell) JobName(displayNameOrID string) string {
+	return jobName(displayNameOrID, c.Values.Pairs()[:c.own])
+}
+
+// Cells are the values of ExpandMatrix.
 func Cells(matrix expr.Value) ([]expr.Value, error) {
+	cells, err := ExpandMatrix(matrix)
+	values := make([]expr.Value, len(cells))
+	for i, c := range cells {
+		values[i] = c.Values
+	}
+	return values, err
+}
+
+// ExpandMatrix gives the combinations of a matrix in GitHub's order (actions/runner MatrixBuilder): the cross product
+// of the vectors without what exclude matches, the first key slowest, then what include adds. An include that fits a
+// combination - equal in all of the vectors it names - adds its other keys to it, and to every other it fits. A matrix
+// may make 256 cells; one that is null makes none.
+func ExpandMatrix(matrix expr.Value) ([]Cell, error) {
 	if matrix.IsNull() {
 		return nil, nil
 	}
@@ -131,8 +154,12 @@ func (m *matrix) check() error {
 	return nil
 }
 
-// maxProduct is how many combinations are gone through for what exclude leaves of them.
-const maxProduct = 1 << 16
+// maxProduct is how many combinations are gone through for what exclude leaves of them, and maxWork how often one is
+// compared with an include or exclude.
+const (
+	maxProduct = 1 << 16
+	maxWork    = 1 << 22
+)
 
 // size is the number of combinations of the vectors, at most maxProduct+1.
 func (m *matrix) size() int {
@@ -146,30 +173,31 @@ func (m *matrix) size() int {
 	return size
 }
 
-func (m *matrix) cells() ([]expr.Value, error) {
+func (m *matrix) cells() ([]Cell, error) {
 	size := m.size()
-	if size > maxProduct {
+	if size > maxProduct || size*(len(m.include)+len(m.exclude)) > maxWork {
 		return nil, errors.New(sayTooManyCells)
 	}
-	var cells []expr.Value
+	var cells []Cell
 	matched := make([]bool, len(m.include))
 	for i := range size {
-		cell := m.combination(i, size)
-		if m.excluded(cell) {
+		values := m.combination(i, size)
+		if m.excluded(values) {
 			continue
 		}
 		if len(cells) == maxCells {
 			return nil, errors.New(sayTooManyCells)
 		}
-		cells = append(cells, m.extend(cell, matched))
+		cells = append(cells, Cell{m.extend(values, matched), values.Len()})
 	}
 	for i, in := range m.include {
 		if !matched[i] {
-			cells = append(cells, expr.Object(append(append([]expr.Pair{}, in.filter.Pairs()...), in.extra.Pairs()...)...))
+			values := expr.Object(slices.Concat(in.filter.Pairs(), in.extra.Pairs())...)
+			cells = append(cells, Cell{values, values.Len()})
 		}
-	}
-	if len(cells) > maxCells {
-		return nil, errors.New(sayTooManyCells)
+		if len(cells) > maxCells {
+			return nil, errors.New(sayTooManyCells)
+		}
 	}
 	return cells, nil
 }
@@ -209,7 +237,7 @@ func (m *matrix) extend(cell expr.Value, matched []bool) expr.Value {
 	if extra.Len() == 0 {
 		return cell
 	}
-	return expr.Object(append(append([]expr.Pair{}, cell.Pairs()...), extra.Pairs()...)...)
+	return expr.Object(slices.Concat(cell.Pairs(), extra.Pairs())...)
 }
 
 // fits reports whether every leaf of a filter equals, as == does, what the value has in its place.
@@ -237,15 +265,21 @@ func fits(filter, v expr.Value) bool {
 // maxName is how many UTF-16 units the name of a job has at most.
 const maxName = 100
 
-// JobName is a job's name with the values of its cell: `test (3.10, unit)`, as GitHub's JobNameBuilder makes it. Values
-// within values are spread out; null and empty ones are left out. cell should be the combination with nothing added by
-// include where the caller has it; a null cell adds nothing.
+// JobName is a job's name with all values of a cell in parentheses. Cell.JobName leaves out what include added. Values
+// within values are spread out, null and empty ones left out; a null cell adds nothing.
 func JobName(displayNameOrID string, cell expr.Value) string {
-	if displayNameOrID == "" {
+	return jobName(displayNameOrID, cell.Pairs())
+}
+
+func jobName(name string, pairs []expr.Pair) string {
+	if name == "" {
 		return ""
 	}
-	name := displayNameOrID
-	if segments := appendLeaves(nil, cell); len(segments) > 0 {
+	var segments []string
+	for _, p := range pairs {
+		segments = appendLeaves(segments, p.Value)
+	}
+	if len(segments) > 0 {
 		name += " (" + strings.Join(segments, ", ") + ")"
 	}
 	if units := utf16.Encode([]rune(name)); len(units) > maxName {

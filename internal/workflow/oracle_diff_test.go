@@ -76,7 +76,7 @@ func judge(t *testing.T, cases []oracleCase) {
 	answers := askOracle(t, cases)
 	used := make(map[string]int, len(differences))
 	taken, same, failures := 0, 0, 0
-	const sampled = 2000 // cases in which the use of each difference is counted, which is slow
+	const sampled = 300 // cases in which the use of each difference is counted, which is slow
 	for i, c := range cases {
 		ours, theirs := ourAnswer(c), answers[i]
 		if len(ours.Errors)+len(ours.Late) == 0 {
@@ -190,13 +190,13 @@ var differences = []difference{
 			})
 		}
 	}},
-	{"TypeScript's YAML wants the lines of a flow collection indented, C#'s does not", onlyTheirYAML("Flow (map|sequence) in block collection must be sufficiently indented")},
-	{"TypeScript's YAML wants the lines of a quoted scalar indented, C#'s does not", onlyTheirYAML("Missing closing ['\"]quote")},
+	{"TypeScript's YAML wants the lines of a flow collection indented, C#'s does not", onlyTheirYAML("Flow * in block collection must be sufficiently indented")},
+	{"TypeScript's YAML wants the lines of a quoted scalar indented, C#'s does not", onlyTheirYAML("Missing closing *quote")},
 	{"TypeScript's YAML wants no sequence in the line of an empty key", onlyTheirYAML("Unexpected block-seq-ind on same line with key")},
 	{"C#'s YAML takes no tab for indentation, TypeScript's some", onlyOurYAML("While scanning for the next token, find a tab")},
-	{"TypeScript's YAML takes a key of several lines within {}", onlyOurYAML("While parsing a flow (mapping|sequence), did not find expected ','")},
+	{"TypeScript's YAML takes a key of several lines within {}", onlyOurYAML("While parsing a flow *, did not find expected ','")},
 	{"TypeScript's YAML ends a quoted scalar at an escaped quote before a line that is not indented", func(c oracleCase, ours, theirs *answer) {
-		if theirs.Tree != nil && isYAMLFault(c) && regexp.MustCompile(`\\"\r?\n`).MatchString(c.text) {
+		if theirs.Tree != nil && isYAMLFault(c) && escapedQuoteAtEnd.MatchString(c.text) {
 			*ours, *theirs = answer{}, answer{}
 		}
 	}},
@@ -205,6 +205,12 @@ var differences = []difference{
 			*ours, *theirs = answer{}, answer{}
 		}
 	}},
+	{"TypeScript's YAML takes a colon that is not under its question mark", func(c oracleCase, ours, theirs *answer) {
+		if theirs.Tree != nil && isYAMLFault(c) && explicitKey.MatchString(c.text) {
+			*ours, *theirs = answer{}, answer{}
+		}
+	}},
+	{"TypeScript's YAML wants nothing nested in the line of a key", onlyTheirYAML("Nested mappings are not allowed in compact mappings")},
 	{"TypeScript passes over an alias of nothing", onlyOurYAML("Unknown anchor")},
 	{"C# marks a node where its anchor or tag begins, TypeScript where its content does", markContent},
 	{"TypeScript marks an expression in quotes at its ${{, C# the scalar", func(_ oracleCase, ours, theirs *answer) {
@@ -241,20 +247,18 @@ var differences = []difference{
 			*ours, *theirs = answer{}, answer{}
 		}
 	}},
-	{"TypeScript calls an empty key null", func(_ oracleCase, ours, theirs *answer) {
-		for i, m := range theirs.Errors {
-			if m.message != "Unexpected value 'null'" {
-				continue
-			}
-			if o := slices.IndexFunc(ours.Errors, func(o mistake) bool { return o.message == "Unexpected value ''" && !slices.Contains(theirs.Errors, o) }); o >= 0 {
-				theirs.Errors[i] = ours.Errors[o]
-			}
+	{"TypeScript calls an empty key null and marks it elsewhere", func(_ oracleCase, ours, theirs *answer) {
+		if slices.ContainsFunc(theirs.Errors, func(m mistake) bool { return m.message == "Unexpected value 'null'" }) {
+			*ours, *theirs = answer{}, answer{}
 		}
+	}},
+	{"C# finds two empty keys equal", func(_ oracleCase, ours, theirs *answer) {
+		ours.reword(func(m string) string { return strings.Replace(m, "'' is already defined", "Unexpected value ''", 1) })
 	}},
 	{"C# compares the IDs of jobs and steps without case", func(_ oracleCase, ours, theirs *answer) {
 		if hasFoldedIDs(ours.Model) {
 			for _, a := range []*answer{ours, theirs} {
-				a.late("Job '", "The workflow must contain at least one job", "The identifier '.*' may not be used more than once", "Step references unknown")
+				a.late("Job '", "The workflow must contain at least one job", "The identifier '*' may not be used more than once", "Step references unknown")
 			}
 			ours.Model, theirs.Model = nil, nil // the numbers in made up IDs may differ
 		}
@@ -282,8 +286,8 @@ var differences = []difference{
 		}
 	}},
 	{"C# takes any scalar as the default of a string input, and of a called workflow's says what it says of values", func(_ oracleCase, ours, theirs *answer) {
-		theirs.late("Unexpected type '[A-Za-z]+' encountered while reading 'input default'")
-		ours.late("Unexpected value '", "Unexpected type '[A-Za-z]+' encountered while reading 'input default'")
+		theirs.late("Unexpected type '*' encountered while reading 'input default'")
+		ours.late("Unexpected value '", "Unexpected type '*' encountered while reading 'input default'")
 	}},
 	{"C# grants snapshots the contexts of the job", func(_ oracleCase, ours, theirs *answer) {
 		theirs.Errors = slices.DeleteFunc(theirs.Errors, func(m mistake) bool {
@@ -296,7 +300,11 @@ var differences = []difference{
 	}},
 	{"C# looks at images when it converts, and a job's container may have none", func(_ oracleCase, ours, theirs *answer) {
 		theirs.Errors = slices.DeleteFunc(theirs.Errors, func(m mistake) bool {
-			return m.message == "Unexpected value ''" && !slices.Contains(ours.Errors, m) && (isUnder(ours.Tree, m.Pos, "services") || isUnder(ours.Tree, m.Pos, "container"))
+			drop := m.message == "Unexpected value ''" && !slices.Contains(ours.Errors, m) && (isUnder(ours.Tree, m.Pos, "services") || isUnder(ours.Tree, m.Pos, "container"))
+			if drop {
+				ours.Tree, theirs.Tree = nil, nil
+			}
+			return drop
 		})
 		ours.late("Container image cannot be empty")
 		theirs.late("Container image cannot be empty")
@@ -311,7 +319,7 @@ var differences = []difference{
 	}},
 	{"TypeScript does not convert what is an expression where C# evaluates it later", func(_ oracleCase, ours, theirs *answer) {
 		if before := len(theirs.Late); true {
-			theirs.late("Unexpected type 'BasicExpressionToken' encountered while reading '(job env|job outputs|step env)'")
+			theirs.late("Unexpected type 'BasicExpressionToken' encountered while reading '")
 			if len(theirs.Late) < before {
 				ours.Model, theirs.Model = nil, nil // it goes on without the job or step
 			}
@@ -324,13 +332,18 @@ var differences = []difference{
 	}},
 	{"TypeScript sets a quote of a message wrong", func(_ oracleCase, _, theirs *answer) {
 		theirs.reword(func(m string) string {
-			return regexp.MustCompile(`^(Invalid runs-on group name '.*)(\. Please use .*\.)'$`).ReplaceAllString(m, "$1'$2")
+			return misplacedQuote.ReplaceAllString(m, "$1'$2")
 		})
 	}},
 	{"TypeScript lets any tag and any size of number pass", func(_ oracleCase, ours, _ *answer) {
 		ours.Errors = slices.DeleteFunc(ours.Errors, func(m mistake) bool {
 			return strings.HasPrefix(m.message, "Unexpected tag '") || strings.HasPrefix(m.message, "The scalar style ") || strings.HasPrefix(m.message, "The value '")
 		})
+	}},
+	{"the words for an empty file", func(_ oracleCase, ours, theirs *answer) {
+		if len(ours.Errors) == 1 && ours.Errors[0].message == sayEmpty && theirs.Tree == nil && len(theirs.Errors) == 1 {
+			*ours, *theirs = answer{}, answer{}
+		}
 	}},
 	{"the words for a key that is no scalar", func(_ oracleCase, ours, theirs *answer) {
 		ours.reword(func(m string) string { return strings.Replace(m, sayScalarKey, "Unexpected value 'undefined'", 1) })
@@ -343,6 +356,12 @@ var differences = []difference{
 }
 
 var expressionFault = regexp.MustCompile(`^(Unrecognized |Unexpected symbol|Unexpected end of expression|Too (few|many) parameters|An expression was expected|The expression is not closed|Exactly 0 parameter|The directive 'insert'|Even number)`)
+
+var (
+	escapedQuoteAtEnd = regexp.MustCompile(`\\"\r?\n`)
+	explicitKey       = regexp.MustCompile(`(?m)^[ -]*\? `)
+	misplacedQuote    = regexp.MustCompile(`^(Invalid runs-on group name '.*)(\. Please use .*\.)'$`)
+)
 
 // isYAMLFault reports whether this package finds a file to be no YAML.
 func isYAMLFault(c oracleCase) bool {
@@ -357,20 +376,18 @@ func yamlWords(c oracleCase, ours, theirs *answer) {
 }
 
 // onlyTheirYAML is the difference that the oracle refuses a file as YAML with such a message and we do not.
-func onlyTheirYAML(pattern string) func(oracleCase, *answer, *answer) {
-	re := regexp.MustCompile("^(" + pattern + ")")
+func onlyTheirYAML(beginning string) func(oracleCase, *answer, *answer) {
 	return func(c oracleCase, ours, theirs *answer) {
-		if theirs.Tree == nil && len(theirs.Errors) > 0 && re.MatchString(theirs.Errors[0].message) && !isYAMLFault(c) {
+		if theirs.Tree == nil && len(theirs.Errors) > 0 && beginsWith(theirs.Errors[0].message, beginning) && !isYAMLFault(c) {
 			*ours, *theirs = answer{}, answer{}
 		}
 	}
 }
 
 // onlyOurYAML is the reverse.
-func onlyOurYAML(pattern string) func(oracleCase, *answer, *answer) {
-	re := regexp.MustCompile("^(" + pattern + ")")
+func onlyOurYAML(beginning string) func(oracleCase, *answer, *answer) {
 	return func(c oracleCase, ours, theirs *answer) {
-		if theirs.Tree != nil && isYAMLFault(c) && re.MatchString(ours.Errors[0].message) {
+		if theirs.Tree != nil && isYAMLFault(c) && beginsWith(ours.Errors[0].message, beginning) {
 			*ours, *theirs = answer{}, answer{}
 		}
 	}
@@ -587,10 +604,22 @@ func trimConditions(model any) {
 	}
 }
 
-// late drops mistakes of converting that only one of the two looks for.
-func (a *answer) late(patterns ...string) {
-	re := regexp.MustCompile("^(" + strings.Join(patterns, "|") + ")")
-	a.Late = slices.DeleteFunc(a.Late, func(m mistake) bool { return re.MatchString(m.message) })
+// late drops mistakes of converting that only one of the two looks for: those that begin so. A star stands for any
+// word.
+func (a *answer) late(beginnings ...string) {
+	a.Late = slices.DeleteFunc(a.Late, func(m mistake) bool {
+		return slices.ContainsFunc(beginnings, func(b string) bool { return beginsWith(m.message, b) })
+	})
+}
+
+func beginsWith(message, beginning string) bool {
+	first, second, star := strings.Cut(beginning, "*")
+	rest, ok := strings.CutPrefix(message, first)
+	if !ok || !star {
+		return ok
+	}
+	_, after, ok := strings.Cut(rest, second)
+	return ok && after != rest
 }
 
 func (a *answer) reword(change func(string) string) {

@@ -168,6 +168,7 @@ func ourAnswer(c oracleCase) answer {
 		return a
 	}
 	early := len(f.errors)
+	f.mute()
 	conv := converter{findings: f}
 	a.Tree = treeOf(tree)
 	if c.action {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"unicode/utf8"
 )
 
 // maxPattern is how many bytes a filter pattern may have.
@@ -25,14 +26,35 @@ func MatchPattern(pattern, name string) (bool, error) {
 // MatchPatterns reports whether a name is selected by patterns in their order: one that fits selects it, one that fits
 // and begins with ! takes it out again; the last one that fits decides. A pattern that cannot be read fits nothing.
 func MatchPatterns(patterns []string, name string) bool {
-	selected := false
+	return compileFilter(patterns).selects(name)
+}
+
+// filter is patterns ready for use.
+type filter []filterPart
+
+type filterPart struct {
+	negative bool
+	re       *regexp.Regexp
+}
+
+func compileFilter(patterns []string) filter {
+	out := make(filter, 0, len(patterns))
 	for _, p := range patterns {
-		p, negative := strings.CutPrefix(p, "!")
-		if ok, err := MatchPattern(p, name); ok && err == nil {
-			selected = !negative
+		positive, negative := strings.CutPrefix(p, "!")
+		if re, err := compilePattern(positive); err == nil {
+			out = append(out, filterPart{negative, re})
 		}
 	}
-	return selected
+	return out
+}
+
+func (f filter) selects(name string) bool {
+	for i := len(f) - 1; i >= 0; i-- {
+		if f[i].re.MatchString(name) {
+			return !f[i].negative
+		}
+	}
+	return false
 }
 
 func compilePattern(pattern string) (*regexp.Regexp, error) {
@@ -50,17 +72,26 @@ func compilePattern(pattern string) (*regexp.Regexp, error) {
 func patternExpression(pattern string) string {
 	var out strings.Builder
 	out.WriteString(`(?s)\A`)
-	atom := "" // what ? and + apply to
 	for rest := pattern; rest != ""; {
-		if atom != "" && (rest[0] == '?' || rest[0] == '+') {
-			out.WriteString("(?:" + atom + ")" + rest[:1])
-			atom, rest = "", rest[1:]
-			continue
+		var atom string
+		atom, rest = patternAtom(rest)
+		optional, repeated := false, false
+		for rest != "" && (rest[0] == '?' || rest[0] == '+') {
+			optional = optional || rest[0] == '?'
+			repeated = repeated || rest[0] == '+'
+			rest = rest[1:]
+		}
+		switch {
+		case optional && repeated:
+			atom = "(?:" + atom + ")*"
+		case optional:
+			atom = "(?:" + atom + ")?"
+		case repeated:
+			atom = "(?:" + atom + ")+"
 		}
 		out.WriteString(atom)
-		atom, rest = patternAtom(rest)
 	}
-	out.WriteString(atom + `\z`)
+	out.WriteString(`\z`)
 	return out.String()
 }
 
@@ -80,10 +111,9 @@ func patternAtom(s string) (atom, rest string) {
 	case s[0] == '\\' && len(s) > 1:
 		s = s[1:]
 	}
-	r := []rune(s[:min(4, len(s))])[0]
-	size := len(string(r))
-	if r == '\uFFFD' && !strings.HasPrefix(s, "\uFFFD") {
-		return ".", s[1:]
+	r, size := utf8.DecodeRuneInString(s)
+	if r == utf8.RuneError {
+		return ".", s[size:] // in names too, what is no UTF-8 is one character
 	}
 	return regexp.QuoteMeta(s[:size]), s[size:]
 }

@@ -16,6 +16,7 @@ const (
 	sayUnexpectedSequence = "A sequence was not expected"
 	sayUnexpectedMapping  = "A mapping was not expected"
 	sayNoExpression       = "A template expression is not allowed in this context"
+	sayEmpty              = "The file is empty"
 	sayScalarKey          = "Expected a scalar value as the key of a mapping"
 	sayDepth              = "Maximum object depth exceeded"
 	saySize               = "Maximum object size exceeded"
@@ -33,10 +34,19 @@ type findings struct {
 	path     string
 	errors   Errors
 	warnings []Finding
+	muted    map[Pos]bool // places where nothing more is to be said
+}
+
+// mute keeps later mistakes from being noted where there is one already: they would follow from it.
+func (f *findings) mute() {
+	f.muted = make(map[Pos]bool, len(f.errors))
+	for _, e := range f.errors {
+		f.muted[e.Pos] = true
+	}
 }
 
 func (f *findings) fail(pos Pos, message string) {
-	if len(f.errors) < maxFindings {
+	if len(f.errors) < maxFindings && !f.muted[pos] {
 		f.errors = append(f.errors, Finding{Pos: pos, Path: f.path, Message: shorten(message), Severity: "error"})
 	}
 }
@@ -78,7 +88,7 @@ func readDocument(f *findings, src []byte, root *definition) *Node {
 		return nil
 	}
 	if doc == nil {
-		f.fail(Pos{}, "Expected a scalar value, a sequence, or a mapping")
+		f.fail(Pos{}, sayEmpty)
 		return nil
 	}
 	r := &reader{findings: f}

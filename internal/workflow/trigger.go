@@ -111,10 +111,11 @@ func checkPaths(t *Trigger, ev Event) string {
 	if !ev.PathsKnown || len(ev.Paths) > maxPaths || strings.HasPrefix(ev.Ref, "refs/tags/") {
 		return ""
 	}
-	if len(t.Paths) > 0 && !slices.ContainsFunc(ev.Paths, func(p string) bool { return MatchPatterns(t.Paths, p) }) {
+	if len(t.Paths) > 0 && !slices.ContainsFunc(ev.Paths, compileFilter(t.Paths).selects) {
 		return "no changed file matches " + strings.Join(t.Paths, ", ")
 	}
-	if len(t.PathsIgnore) > 0 && len(ev.Paths) > 0 && !slices.ContainsFunc(ev.Paths, func(p string) bool { return !MatchPatterns(t.PathsIgnore, p) }) {
+	ignored := compileFilter(t.PathsIgnore)
+	if len(ignored) > 0 && len(ev.Paths) > 0 && !slices.ContainsFunc(ev.Paths, func(p string) bool { return !ignored.selects(p) }) {
 		return "all changed files are ignored by " + strings.Join(t.PathsIgnore, ", ")
 	}
 	return ""

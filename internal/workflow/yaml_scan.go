@@ -18,7 +18,7 @@ func (s *scanner) scanAnchor(indicator byte) {
 		kind = tokenAlias
 	}
 	name := string(s.src[from:s.at.offset])
-	if name == "" {
+	if name == "" || s.look(0) == '[' || s.look(0) == '{' {
 		s.failAt(start, "While scanning an anchor or alias, did not find expected alphabetic or numeric character.")
 		return
 	}
@@ -268,7 +268,7 @@ func (s *scanner) scanPlain() {
 		if !s.inFlow() && s.at.column <= s.indent {
 			break
 		}
-		if f.breaks > 0 && s.tabIndents() {
+		if f.breaks > 0 && s.look(0) != '#' && s.tabIndents() {
 			s.failAt(s.at, "While scanning a plain scalar, find a tab character that violates indentation.")
 			return
 		}

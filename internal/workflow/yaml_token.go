@@ -65,8 +65,9 @@ type possibleKey struct {
 type scanner struct {
 	src        []byte
 	at         mark
-	tokens     []token // found and not yet taken
-	taken      int
+	tokens     []token // found; those before head are taken
+	head       int
+	taken      int           // how many tokens there were before the one at head
 	keys       []possibleKey // one for the block context and each flow collection
 	indents    []int
 	indent     int // column of the innermost block collection, -1 outside
@@ -90,7 +91,7 @@ func (s *scanner) fail(pos Pos, message string) {
 		s.fault = &Finding{Pos: pos, Message: message}
 	}
 	s.at.offset = len(s.src)
-	s.tokens, s.ended = nil, true
+	s.tokens, s.head, s.ended = nil, 0, true
 }
 
 func (s *scanner) failAt(m mark, message string) { s.fail(m.pos(), message) }
@@ -100,18 +101,21 @@ func (s *scanner) peek() token {
 	for s.needsMore() {
 		s.fetch()
 	}
-	if len(s.tokens) == 0 {
+	if s.head == len(s.tokens) {
 		return token{kind: tokenEnd, start: s.at, end: s.at}
 	}
-	return s.tokens[0]
+	return s.tokens[s.head]
 }
 
 // next takes the next token.
 func (s *scanner) next() token {
 	t := s.peek()
-	if len(s.tokens) > 0 {
-		s.tokens = s.tokens[1:]
+	if s.head < len(s.tokens) {
+		s.head++
 		s.taken++
+	}
+	if s.head == len(s.tokens) {
+		s.tokens, s.head = s.tokens[:0], 0
 	}
 	return t
 }
@@ -121,11 +125,16 @@ func (s *scanner) needsMore() bool {
 	if s.ended {
 		return false
 	}
-	if len(s.tokens) == 0 {
+	if s.head == len(s.tokens) {
 		return true
 	}
 	s.dropStaleKeys()
-	return slices.ContainsFunc(s.keys, func(k possibleKey) bool { return k.possible && k.number == s.taken })
+	for i := range s.keys {
+		if s.keys[i].possible && s.keys[i].number == s.taken {
+			return true
+		}
+	}
+	return false
 }
 
 const sayNoColon = "While scanning a simple key, could not find expected ':'."
@@ -186,8 +195,11 @@ func (s *scanner) add(t token) { s.tokens = append(s.tokens, t) }
 
 // insert puts a token before the one with the given number.
 func (s *scanner) insert(number int, t token) {
-	s.tokens = slices.Insert(s.tokens, number-s.taken, t)
+	s.tokens = slices.Insert(s.tokens, s.head+number-s.taken, t)
 }
+
+// nextNumber is the number of the token that is found next.
+func (s *scanner) nextNumber() int { return s.taken + len(s.tokens) - s.head }
 
 func (s *scanner) inFlow() bool { return len(s.keys) > 1 }
 
@@ -414,7 +426,7 @@ func (s *scanner) fetchEntry() {
 			s.failAt(s.at, "Block sequence entries are not allowed in this context.")
 			return
 		}
-		s.roll(s.at.column, s.taken+len(s.tokens), tokenBlockSequenceStart, s.at)
+		s.roll(s.at.column, s.nextNumber(), tokenBlockSequenceStart, s.at)
 	}
 	s.dropKey()
 	s.keyAllowed = true
@@ -427,7 +439,7 @@ func (s *scanner) fetchKey() {
 			s.failAt(s.at, "Mapping keys are not allowed in this context.")
 			return
 		}
-		s.roll(s.at.column, s.taken+len(s.tokens), tokenBlockMappingStart, s.at)
+		s.roll(s.at.column, s.nextNumber(), tokenBlockMappingStart, s.at)
 	}
 	s.dropKey()
 	s.keyAllowed = !s.inFlow()
@@ -449,7 +461,7 @@ func (s *scanner) fetchValue() {
 			s.failAt(s.at, "Mapping values are not allowed in this context.")
 			return
 		}
-		s.roll(s.at.column, s.taken+len(s.tokens), tokenBlockMappingStart, s.at)
+		s.roll(s.at.column, s.nextNumber(), tokenBlockMappingStart, s.at)
 	}
 	s.indicator(tokenValue)
 }
@@ -463,7 +475,7 @@ func (s *scanner) saveKey() {
 	s.keys[len(s.keys)-1] = possibleKey{
 		possible: true,
 		required: !s.inFlow() && s.indent == s.at.column,
-		number:   s.taken + len(s.tokens),
+		number:   s.nextNumber(),
 		at:       s.at,
 	}
 }
