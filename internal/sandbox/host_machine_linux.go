@@ -29,6 +29,7 @@ type machine struct {
 	life    *agent.Call // its second answer says that the machine has ended
 	id      int         // the warden's number for it
 	notes   []string
+	relay   *relay
 
 	disk sync.RWMutex // held for writing while the disk is rearranged; commands start with it held for reading
 	layout
@@ -111,8 +112,10 @@ func (m *machine) begin(ctx context.Context) error {
 	if _, err := m.agent.Do(ctx, agent.OpBegin, &agent.Begin{Hostname: m.spec.Name, Processes: processes}, nil); err != nil {
 		return err
 	}
-	_, err := m.agent.Do(ctx, agent.OpMkdir, &agent.Mkdir{Path: m.workspace()}, &agent.Made{})
-	return err
+	if _, err := m.agent.Do(ctx, agent.OpMkdir, &agent.Mkdir{Path: m.workspace()}, &agent.Made{}); err != nil {
+		return err
+	}
+	return m.openNetwork(ctx)
 }
 
 func (m *machine) workspace() string { return insideWork + "/" + m.spec.Repo + "/" + m.spec.Repo }
@@ -134,6 +137,9 @@ func (m *machine) end() error {
 	}
 	if m.agent != nil {
 		m.agent.Close()
+	}
+	if m.relay != nil {
+		m.relay.close()
 	}
 	if m.files != nil {
 		m.files.Close()

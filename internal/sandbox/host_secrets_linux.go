@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // hiddenPaths are secrets and other tenants' data wherever a system has them, whatever their mode. Directories stay,
@@ -40,12 +42,40 @@ func (b *baseBuilder) secrets() {
 		}
 	}
 	if !b.h.shifted() {
+		for dir, depth := range ownDirs {
+			b.own(dir, depth)
+		}
 		return
 	}
 	b.hidePrivate("/etc", 16)
 	b.hidePrivate("/opt", secretDepth)
 	b.hidePrivate("/var", secretDepth)
 	b.hidePrivate("/usr/local", secretDepth)
+}
+
+// ownDirs, and what is in them down to a depth, become directories of the machine's root for an ordinary user, so that
+// root inside can add, replace and remove files there. Files of the host's root stay as they are for anyone: their
+// owner has no number inside.
+var ownDirs = map[string]int{"/etc": 2, "/opt": 2, "/usr": 2, "/usr/lib": 2, "/usr/local": 3, "/usr/share/man": 1, "/var": 2, "/var/lib": 2, "/var/cache": 2}
+
+func (b *baseBuilder) own(dir string, depth int) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return // not there, or not for this user
+	}
+	for _, e := range entries {
+		path := dir + "/" + e.Name()
+		if !e.IsDir() || b.coveredBy(path) || b.mask[path] != nil && b.mask[path].kind != kindDir {
+			continue
+		}
+		if unix.Access(path, unix.R_OK|unix.X_OK) != nil {
+			continue
+		}
+		b.put(path, b.likeHost(b.placeOf(path), path))
+		if depth > 1 {
+			b.own(path, depth-1)
+		}
+	}
 }
 
 // hide leaves a file out, and empties a directory.

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -247,6 +249,11 @@ func lookPath(c Command) (string, error) {
 		}
 	}
 	return "", &fs.PathError{Op: "exec", Path: name, Err: fs.ErrNotExist}
+}
+
+// Listen implements Networked: the loopback is this host's.
+func (m *bare) Listen(ctx context.Context, port int) (net.Listener, error) {
+	return (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 }
 
 // Put implements Sandbox.

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 
 	"github.com/penstock-ci/penstock/internal/layer"
@@ -104,6 +105,12 @@ type Info struct {
 // The root refuses names that leave it, symbolic links included, since the job may have placed them.
 type Direct interface {
 	Files() *os.Root
+}
+
+// Networked is what a machine can also do whose loopback this process may serve on: the host's services for its job.
+type Networked interface {
+	// Listen opens a TCP listener on the machine's own 127.0.0.1; port 0 takes a free one. It ends with the machine.
+	Listen(ctx context.Context, port int) (net.Listener, error)
 }
 
 // ErrBusy is returned by Layered.Snapshot while processes of earlier commands are alive.

@@ -122,6 +122,10 @@ func (a *inside) handle(f *frame) {
 		go a.pack(f)
 	case OpCopy:
 		go func() { a.answer(f, nil, copyPaths(f)) }()
+	case OpNetwork:
+		go a.network(f)
+	case OpListen:
+		a.listen(f)
 	case OpMkdir:
 		made, err := mkdir(f)
 		a.answer(f, made, err)

@@ -28,7 +28,7 @@ const (
 	OpUnpack               // Paths of one directory, with the stream -> nothing
 	OpPack                 // Paths of one file, with the stream -> nothing (after the last byte)
 	OpListen               // Number (port) -> nothing, with the listening socket
-	OpNetwork              // nothing -> nothing, with the sockets of the network's relay
+	OpNetwork              // Number (1 for IPv6 too) -> nothing, with the sockets of the network's relay
 )
 
 // Answers.
