@@ -182,8 +182,8 @@ func readLimited(name string, limit int64) ([]byte, error) {
 
 // has says whether the exact key is there.
 func (c *Cache) has(scope, version, key string) bool {
-	_, err := os.Lstat(c.indexFile(scope, version, key))
-	return err == nil
+	text, err := readLimited(c.indexFile(scope, version, key), maxIndexFile)
+	return err == nil && json.Valid(text)
 }
 
 // refPrefix begins the names of the references that keep the caches' layers.
@@ -218,11 +218,17 @@ func (c *Cache) add(e cacheEntry) (err error) {
 	}
 	defer os.Remove(temp.Name())
 	_, err = temp.Write(text)
-	if err = errors.Join(err, temp.Sync(), temp.Close()); err != nil {
+	if err = errors.Join(err, temp.Close()); err != nil {
 		return fmt.Errorf("save cache: %w", err)
 	}
 	// A link, unlike a rename, never replaces: the first of several savers wins.
-	err = os.Link(temp.Name(), c.indexFile(e.Scope, e.Version, e.Key))
+	name := c.indexFile(e.Scope, e.Version, e.Key)
+	err = os.Link(temp.Name(), name)
+	if errors.Is(err, fs.ErrExist) && !c.has(e.Scope, e.Version, e.Key) {
+		// Damaged, by a loss of power: the files of a cache are not worth waiting for the disk.
+		_ = os.Remove(name)
+		err = os.Link(temp.Name(), name)
+	}
 	if errors.Is(err, fs.ErrExist) {
 		return ErrCacheExists
 	}

@@ -320,6 +320,14 @@ func TestCacheSurvivesADamagedIndex(t *testing.T) {
 			t.Errorf("%s: restored\n%s", text, log)
 		}
 	}
+	// What is damaged is saved again.
+	if err := os.WriteFile(file, []byte{0, 0}, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n := j.next()
+	if _, log := n.cached(with, "mkdir store; echo y >store/x"); !strings.Contains(log, "Cache saved with key: k") {
+		t.Error(log)
+	}
 }
 
 // frozen is a step's end on a machine with layers: the disk is frozen.

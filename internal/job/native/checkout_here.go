@@ -195,7 +195,8 @@ func (w *configWriter) set(key, value string) {
 	if first == last {
 		fmt.Fprintf(w, "[%s]\n", key[:first])
 	} else {
-		fmt.Fprintf(w, "[%s \"%s\"]\n", key[:first], quote.Replace(key[first+1:last]))
+		inSection := strings.NewReplacer(`\`, `\\`, `"`, `\"`) // a tab stays a tab here
+		fmt.Fprintf(w, "[%s \"%s\"]\n", key[:first], inSection.Replace(key[first+1:last]))
 	}
 	fmt.Fprintf(w, "\t%s = \"%s\"\n", key[last+1:], quote.Replace(value))
 }

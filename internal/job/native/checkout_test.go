@@ -430,6 +430,16 @@ func TestWorkTreeLimitsAndNames(t *testing.T) {
 	}
 }
 
+func TestWorkTreeIgnoresTheGitAround(t *testing.T) {
+	dir, sha := newRepo(t, map[string]string{"a.txt": "a"})
+	t.Setenv("GIT_DIR", "/nowhere")
+	t.Setenv("GIT_INDEX_FILE", "/nowhere/index")
+	state, err := (&WorkTree{Dir: dir}).read(t.Context())
+	if err != nil || state.commit != sha {
+		t.Errorf("got %+v, %v", state, err)
+	}
+}
+
 func FuzzConfigWriter(f *testing.F) {
 	f.Add("branch.a\"b\\c.merge", "x\ty\n# ; \"")
 	f.Fuzz(func(t *testing.T, key, value string) {

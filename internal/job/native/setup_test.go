@@ -505,9 +505,17 @@ func TestHiddenToolsAreFoundOnTheHost(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	j := newJob(t, "inside")
+	j := newJob(t, "host")
 	j.host.Home, j.host.Tools = home, []string{tools}
-	s, _ := j.step("actions/setup-node@v4", nil)
+	for spec, dir := range map[string]string{"77.1": home + "/.nvm/versions/node/v77.1.0", "77": tools + "/node/77.2.0/x64"} {
+		s, _ := j.must("actions/setup-node@v4", map[string]string{"node-version": spec})
+		if !slices.Equal(s.NewPath, []string{dir + "/bin"}) || s.Outputs["node-version"] != "v77" {
+			t.Errorf("%s: %v, %v", spec, s.NewPath, s.Outputs)
+		}
+	}
+	n := newJob(t, "inside")
+	n.host.Home, n.host.Tools = home, []string{tools}
+	s, _ := n.step("actions/setup-node@v4", nil)
 	if got := nodeSearch.hidden(s, nil); len(got) != 0 {
 		t.Errorf("a machine without layers is offered %v", got)
 	}

@@ -62,3 +62,26 @@ console.log(JSON.stringify(a.ranges.map(r => s.validRange(r) === null ? null : a
 		}
 	}
 }
+
+func FuzzVersionRange(f *testing.F) {
+	for _, seed := range []string{">=18 <20 || 22.x", "~3.13.0-0", "==3.8.*", "1 - 2", "v=v1", "^0.0.x", "lts/*"} {
+		f.Add(seed)
+	}
+	v := []*semver.Version{semver.MustParse("1.2.3"), semver.MustParse("3.13.0-rc1")}
+	f.Fuzz(func(t *testing.T, text string) {
+		for _, find := range []func(string) (func(*semver.Version) bool, error){
+			func(s string) (func(*semver.Version) bool, error) { return versionRange(s), nil },
+			func(s string) (func(*semver.Version) bool, error) { return pythonFits(s, true) },
+			func(s string) (func(*semver.Version) bool, error) { return goFits(s, nil) },
+			func(s string) (func(*semver.Version) bool, error) { fits, _, err := nodeFits(s, nil); return fits, err },
+		} {
+			fits, err := find(text)
+			if err != nil || fits == nil {
+				continue
+			}
+			for _, x := range v {
+				fits(x)
+			}
+		}
+	})
+}

@@ -149,7 +149,7 @@ func ignored(ctx context.Context, root, prefix string, depth int) (paths []strin
 func gitHere(ctx context.Context, dir string, limit int, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, "git", args...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "GIT_OPTIONAL_LOCKS=0", "GIT_TERMINAL_PROMPT=0", "LC_ALL=C")
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), ofOtherGit), "GIT_OPTIONAL_LOCKS=0", "GIT_TERMINAL_PROMPT=0", "LC_ALL=C")
 	stdout, stderr := &limited{max: limit}, &limited{max: 4 << 10}
 	cmd.Stdout, cmd.Stderr = stdout, stderr
 	if err := cmd.Run(); err != nil {
@@ -162,4 +162,10 @@ func gitHere(ctx context.Context, dir string, limit int, args ...string) ([]byte
 		return nil, fmt.Errorf("git %s: more than %d bytes of output", args[0], limit)
 	}
 	return stdout.Bytes(), nil
+}
+
+// ofOtherGit finds the variables by which a git that called us, from a hook, binds others to its repository.
+func ofOtherGit(variable string) bool {
+	name, _, _ := strings.Cut(variable, "=")
+	return slices.Contains([]string{"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_NAMESPACE", "GIT_PREFIX"}, name)
 }
