@@ -423,3 +423,19 @@ func TestCacheKeepsItsLayers(t *testing.T) {
 		t.Errorf("still kept: %v", err)
 	}
 }
+
+// TestCacheRestoredIsAMountPoint pins what differs from GitHub: the directory's content goes, the directory itself can
+// not be removed or renamed in the job that restored it.
+func TestCacheRestoredIsAMountPoint(t *testing.T) {
+	j := newJob(t, "host")
+	with := map[string]string{"path": "d", "key": "k"}
+	j.sh("mkdir -p d/e; echo 1 >d/a")
+	j.must("actions/cache/save@v4", with)
+	j.sh("rm -r d") // saving leaves the directory as it was
+	n := j.next()
+	n.must("actions/cache/restore@v4", with)
+	got := n.sh("rm -rf d 2>&1 || echo failed; ls -A d; mkdir d/e; rmdir d/e; mv d x 2>/dev/null || echo failed")
+	if !strings.Contains(got, "busy\nfailed\nfailed") {
+		t.Errorf("got %q", got)
+	}
+}
