@@ -89,3 +89,13 @@ jobs:
 		t.Errorf("got %q\nwant %q", got, want)
 	}
 }
+
+// TestLongRuns holds that reading takes time in proportion to the file: some of these would take minutes if it did not.
+func TestLongRuns(t *testing.T) {
+	const n = 200_000
+	for _, run := range []string{"\t", " ", "\n", "- ", "[", "]", ",", "? ", ": ", "'", "\"", "''", "\\", "#", "&a ", "*a ", "!", "!a ", "|\n", "a", "a ", "a\n", "a: ", "a:\n", "--- ", "...\n", "%a\n", "{a: ", "[a,", "\t\n", " \t", "\"\\\n", "é", "${{", "${{ a }}", "}}", "\r"} {
+		for _, head := range []string{"", "on: push\n", "a: ", "- ", "a: [", "a: \"", "a: '", "a: |\n", "a: |\n ", "a: x\n  ", "? "} {
+			mistakesIn(t, head+strings.Repeat(run, n/len(run)))
+		}
+	}
+}

@@ -1,10 +1,12 @@
 package workflow
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -12,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/penstock-ci/penstock/internal/expr"
 )
 
 const oracleCases = 20_000
@@ -26,6 +30,20 @@ func TestOracle(t *testing.T) {
 	cases := make([]oracleCase, count)
 	for i := range cases {
 		cases[i] = generateCase(rand.New(rand.NewPCG(seed, uint64(i))), i)
+	}
+	judge(t, cases)
+}
+
+// TestOracleOnFiles does the same with the files of testdata/parse: all syntax, and every kind of mistake.
+func TestOracleOnFiles(t *testing.T) {
+	archives := parseArchives(t)
+	var cases []oracleCase
+	for _, path := range slices.Sorted(maps.Keys(archives)) {
+		for _, f := range archives[path].Files {
+			if extension := filepath.Ext(f.Name); extension != ".want" {
+				cases = append(cases, oracleCase{action: extension == ".action", text: string(f.Data)})
+			}
+		}
 	}
 	judge(t, cases)
 }
@@ -122,6 +140,9 @@ func numbered(text string) string {
 
 // compare says what is different between two answers.
 func compare(ours, theirs answer) string {
+	for _, list := range [][]mistake{ours.Late, theirs.Late} {
+		slices.SortStableFunc(list, func(a, b mistake) int { return cmp.Or(a.Line-b.Line, a.Column-b.Column) })
+	}
 	for _, side := range []struct {
 		name      string
 		got, want any
@@ -192,6 +213,8 @@ var differences = []difference{
 	}},
 	{"TypeScript's YAML wants the lines of a flow collection indented, C#'s does not", onlyTheirYAML("Flow * in block collection must be sufficiently indented")},
 	{"TypeScript's YAML wants the lines of a quoted scalar indented, C#'s does not", onlyTheirYAML("Missing closing *quote")},
+	{"TypeScript's YAML takes a second mark of the document's end for another document", onlyTheirYAML("Source contains multiple documents")},
+	{"TypeScript's YAML wants a blank before a comment", onlyTheirYAML("Comments must be separated")},
 	{"TypeScript's YAML wants no sequence in the line of an empty key", onlyTheirYAML("Unexpected block-seq-ind on same line with key")},
 	{"C#'s YAML takes no tab for indentation, TypeScript's some", onlyOurYAML("While scanning for the next token, find a tab")},
 	{"TypeScript's YAML takes a key of several lines within {}", onlyOurYAML("While parsing a flow *, did not find expected ','")},
@@ -265,6 +288,22 @@ var differences = []difference{
 	}},
 	{"TypeScript does not know the type number of inputs", func(_ oracleCase, ours, _ *answer) { dropNumberTypes(ours.Model) }},
 	{"TypeScript cuts a scalar of several lines out of the file with its indentation and quotes", multilineSources},
+	{"C# writes numbers with 15 digits", func(_ oracleCase, ours, theirs *answer) {
+		walkTrees(ours.Tree, theirs.Tree, func(ours, theirs []any) {
+			a, okA := ours[3].(string)
+			b, okB := theirs[3].(string)
+			x, errX := strconv.ParseFloat(a, 64)
+			y, errY := strconv.ParseFloat(b, 64)
+			if okA && okB && errX == nil && errY == nil && expr.Number(x).Text() == expr.Number(y).Text() {
+				theirs[3] = a
+			}
+		})
+	}},
+	{"C# takes the kind of an action without case", func(c oracleCase, ours, theirs *answer) {
+		if model, ok := ours.Model.(map[string]any); ok && c.action && !strings.Contains(c.text, model["using"].(string)) {
+			ours.Model, theirs.Model = nil, nil
+		}
+	}},
 	{"C# says where in an expression a fault is", dropLocations},
 	{"the words for a fault in an expression are compared where expressions are (internal/expr)", func(_ oracleCase, ours, theirs *answer) {
 		plain := func(m string) string {
@@ -280,9 +319,13 @@ var differences = []difference{
 	{"the TypeScript message on IDs says 'and' twice", func(_ oracleCase, _, theirs *answer) {
 		theirs.reword(func(m string) string { return strings.Replace(m, "and and must", "and must", 1) })
 	}},
-	{"TypeScript reads pre-if and post-if by a schema that grants them no context", func(c oracleCase, ours, theirs *answer) {
+	{"C# takes needs and vars in the conditions of actions, and all contexts in pre-if and post-if", func(c oracleCase, ours, theirs *answer) {
 		if c.action {
+			before := len(theirs.Late)
 			theirs.Late = slices.DeleteFunc(theirs.Late, func(m mistake) bool { return m.message == "fault in an expression" && !slices.Contains(ours.Late, m) })
+			if len(theirs.Late) < before {
+				ours.Model, theirs.Model = nil, nil
+			}
 		}
 	}},
 	{"C# takes any scalar as the default of a string input, and of a called workflow's says what it says of values", func(_ oracleCase, ours, theirs *answer) {
@@ -291,7 +334,7 @@ var differences = []difference{
 	}},
 	{"C# grants snapshots the contexts of the job", func(_ oracleCase, ours, theirs *answer) {
 		theirs.Errors = slices.DeleteFunc(theirs.Errors, func(m mistake) bool {
-			drop := (m.message == "fault in an expression" || m.message == sayNoExpression) && !slices.Contains(ours.Errors, m) && isUnder(ours.Tree, m.Pos, "snapshot")
+			drop := (m.message == "fault in an expression" || m.message == sayNoExpression) && (isUnder(ours.Tree, m.Pos, "snapshot") || isUnder(ours.Tree, Pos{m.Line, m.Column - 1}, "snapshot")) && spare(m, ours, theirs)
 			if drop {
 				ours.Tree, theirs.Tree = nil, nil
 			}
@@ -300,7 +343,7 @@ var differences = []difference{
 	}},
 	{"C# looks at images when it converts, and a job's container may have none", func(_ oracleCase, ours, theirs *answer) {
 		theirs.Errors = slices.DeleteFunc(theirs.Errors, func(m mistake) bool {
-			drop := m.message == "Unexpected value ''" && !slices.Contains(ours.Errors, m) && (isUnder(ours.Tree, m.Pos, "services") || isUnder(ours.Tree, m.Pos, "container"))
+			drop := m.message == "Unexpected value ''" && (isUnder(ours.Tree, m.Pos, "services") || isUnder(ours.Tree, m.Pos, "container")) && spare(m, ours, theirs)
 			if drop {
 				ours.Tree, theirs.Tree = nil, nil
 			}
@@ -311,7 +354,7 @@ var differences = []difference{
 	}},
 	{"C# and github.com check more when they convert", func(c oracleCase, ours, theirs *answer) {
 		if before := len(ours.Late); true {
-			ours.late("Top level 'runs:'", "'using: ", "You are using a ", "Missing 'using' value", "you may only define one of `", "Expected format ", "Invalid workflow reference ")
+			ours.late("Top level 'runs:'", "'using: ", "You are using a ", "Missing 'using' value", "you may only define one of `", "Expected format ", "Invalid workflow reference ", "Matrix ", "The strategy configuration ", "Concurrency group name ")
 			if len(ours.Late) < before && c.action {
 				ours.Model, theirs.Model = nil, nil
 			}
@@ -339,6 +382,11 @@ var differences = []difference{
 		ours.Errors = slices.DeleteFunc(ours.Errors, func(m mistake) bool {
 			return strings.HasPrefix(m.message, "Unexpected tag '") || strings.HasPrefix(m.message, "The scalar style ") || strings.HasPrefix(m.message, "The value '")
 		})
+	}},
+	{"TypeScript passes over an alias within its own anchor, and has no limits", func(_ oracleCase, ours, theirs *answer) {
+		if slices.ContainsFunc(ours.Errors, func(m mistake) bool { return m.message == sayDepth || m.message == sayNodes }) {
+			*ours, *theirs = answer{}, answer{}
+		}
 	}},
 	{"the words for an empty file", func(_ oracleCase, ours, theirs *answer) {
 		if len(ours.Errors) == 1 && ours.Errors[0].message == sayEmpty && theirs.Tree == nil && len(theirs.Errors) == 1 {
@@ -465,6 +513,19 @@ func hasFoldedIDs(model any) bool {
 	return walk(model)
 }
 
+// spare reports whether they have a mistake of reading more often than we.
+func spare(m mistake, ours, theirs *answer) bool {
+	count := func(list []mistake) (n int) {
+		for _, other := range list {
+			if other == m {
+				n++
+			}
+		}
+		return n
+	}
+	return count(theirs.Errors) > count(ours.Errors)
+}
+
 // isUnder reports whether a place of a tree is within the value of a key.
 func isUnder(tree any, at Pos, key string) bool {
 	node, ok := tree.([]any)
@@ -548,7 +609,7 @@ func multilineSources(c oracleCase, ours, theirs *answer) {
 	}
 	found := false
 	walkTrees(ours.Tree, theirs.Tree, func(ours, theirs []any) {
-		if several[Pos{int(ours[0].(float64)), int(ours[1].(float64))}] && (ours[2] == "expression" || ours[2] == "string") && theirs[2] == "expression" {
+		if several[Pos{int(ours[0].(float64)), int(ours[1].(float64))}] && ours[2] != "sequence" && ours[2] != "mapping" && (ours[2] != theirs[2] || ours[3] != theirs[3]) {
 			theirs[2], theirs[3] = ours[2], ours[3]
 			found = true
 		}

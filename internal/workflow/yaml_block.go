@@ -54,11 +54,7 @@ func (b *blockScalar) header() bool {
 	for isBlank(b.look(0)) {
 		b.skip()
 	}
-	if b.look(0) == '#' {
-		for !isBreak(b.look(0)) && b.look(0) != 0 {
-			b.skip()
-		}
-	}
+	b.skipComment()
 	if b.look(0) != 0 && !isBreak(b.look(0)) {
 		b.failAt(b.at, "While scanning a block scalar, did not find expected comment or line break.")
 		return false
@@ -80,7 +76,7 @@ func (b *blockScalar) breaks() {
 			b.skip()
 		}
 		deepest = max(deepest, b.at.column)
-		if (b.indent == 0 || b.at.column < b.indent) && b.look(0) == '\t' && !b.restIsBlank() {
+		if (b.indent == 0 || b.at.column < b.indent) && b.look(0) == '\t' {
 			b.failAt(b.at, "While scanning a block scalar, find a tab character where an indentation space is expected.")
 			return
 		}

@@ -318,18 +318,14 @@ func (s *scanner) startsPlain(b, after byte) bool {
 // skipSpace goes on to the next token. A tab separates words but does not indent.
 func (s *scanner) skipSpace() {
 	for {
-		lineStart := s.onlySpacesBefore()
-		for s.look(0) == ' ' || s.look(0) == '\t' && (s.inFlow() || !lineStart || s.restIsBlank()) {
+		tabs := s.inFlow() || s.restIsBlank() || !s.onlySpacesBefore()
+		for s.look(0) == ' ' || s.look(0) == '\t' && tabs {
 			if s.look(0) == '\t' && !s.inFlow() {
 				s.keyAllowed = false // nothing that a tab indents may be a key
 			}
 			s.skip()
 		}
-		if s.look(0) == '#' {
-			for !isBreak(s.look(0)) && s.look(0) != 0 {
-				s.skip()
-			}
-		}
+		s.skipComment()
 		if !isBreak(s.look(0)) {
 			return
 		}
@@ -337,6 +333,16 @@ func (s *scanner) skipSpace() {
 		if !s.inFlow() {
 			s.keyAllowed = true
 		}
+	}
+}
+
+// skipComment goes on to the end of the line if a comment begins here.
+func (s *scanner) skipComment() {
+	if s.look(0) != '#' {
+		return
+	}
+	for !isBreak(s.look(0)) && s.look(0) != 0 {
+		s.skip()
 	}
 }
 
