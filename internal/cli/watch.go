@@ -117,7 +117,8 @@ func (w *watcher) apply(ctx context.Context, rec store.Record) error {
 		}
 	}
 	w.view.event(r, rec.Event)
-	if !rec.Event.Settles() && r.Status != ci.Completed {
+	// A failed job can be opened while the others go on.
+	if r.Status != ci.Completed && (j == nil || !rec.Event.Settles() || j.Conclusion != ci.Failure) {
 		return nil
 	}
 	if err := w.l.history.save(ctx, w.l.tree.Root, r); err != nil {

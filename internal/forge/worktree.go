@@ -56,80 +56,105 @@ func OpenWorkTree(ctx context.Context, dir string) (*WorkTree, error) {
 		return nil, fmt.Errorf("open repository: %s is not a directory", abs)
 	}
 	w := &WorkTree{Root: abs, SHA: zeroSHA, Before: zeroSHA, Ref: "refs/heads/main", DefaultBranch: "main", ServerURL: "https://github.com"}
-	top, err := git(ctx, abs, "rev-parse", "--show-toplevel")
-	if err != nil {
-		if !strings.Contains(err.Error(), "not a git repository") {
-			return nil, fmt.Errorf("open repository %s: %w", abs, err)
-		}
-	} else {
-		w.Git, w.Root = true, filepath.FromSlash(top)
-	}
-	w.Repository = "local/" + repositoryName(filepath.Base(w.Root))
 	w.Actor = systemUser()
-	if w.Git {
-		w.readGit(ctx)
+	err = w.readGit(ctx)
+	if err != nil && !strings.Contains(err.Error(), "not a git repository") {
+		return nil, fmt.Errorf("open repository %s: %w", abs, err)
 	}
+	w.Repository = cmp.Or(w.Repository, "local/"+repositoryName(filepath.Base(w.Root)))
 	return w, nil
 }
 
-// readGit asks git for everything at once: each answer that it does not have leaves the default.
-func (w *WorkTree) readGit(ctx context.Context) {
-	var branch, tag, head, remote, origin, actor, upstream string
+// readGit asks git for everything at once: few calls that do not wait for each other, since each costs milliseconds that
+// every run waits for.
+func (w *WorkTree) readGit(ctx context.Context) error {
+	dir := w.Root
+	var top, head, config, refs string
+	var notGit error
 	var wg sync.WaitGroup
+	wg.Go(func() { top, notGit = git(ctx, dir, "rev-parse", "--show-toplevel") })
 	ask := func(into *string, args ...string) {
-		wg.Go(func() {
-			if out, err := git(ctx, w.Root, args...); err == nil {
-				*into = out
-			}
-		})
+		wg.Go(func() { *into, _ = git(ctx, dir, args...) }) // what git can not say keeps its default
 	}
-	ask(&branch, "symbolic-ref", "-q", "HEAD")
-	ask(&head, "log", "-1", "--format=%H%x00%P%x00%an%x00%ae%x00%aI%x00%B", "HEAD")
-	ask(&remote, "config", "--get-regexp", `^(remote\.origin\.url|github\.user|user\.name)$`)
-	ask(&origin, "symbolic-ref", "-q", "refs/remotes/origin/HEAD")
-	ask(&upstream, "rev-parse", "-q", "--verify", "@{upstream}")
+	ask(&head, "log", "-1", "--no-show-signature", "--decorate=full", "--format=%H%x00%P%x00%an%x00%ae%x00%aI%x00%D%x00%B", "HEAD")
+	ask(&config, "config", "--get-regexp", `^(remote\.origin\.url|github\.user|user\.name)$`)
+	ask(&refs, "for-each-ref", "--format=%(refname)%00%(symref)", "refs/heads/main", "refs/heads/master", "refs/remotes/origin/HEAD")
 	wg.Wait()
-
-	var parent string
-	if f := strings.SplitN(head, "\x00", 6); len(f) == 6 {
-		w.SHA, w.Author, w.Message = f[0], Author{f[2], f[3], f[4]}, strings.TrimSpace(f[5])
-		parent, _, _ = strings.Cut(f[1], " ")
+	if notGit != nil {
+		return notGit
 	}
-	for line := range strings.Lines(remote) {
+	w.Git, w.Root = true, filepath.FromSlash(top)
+	w.readConfig(config)
+	parent := w.readHead(ctx, head)
+	w.DefaultBranch = w.defaultBranch(refs)
+	w.Before = cmp.Or(w.upstream(ctx), w.mergeBase(ctx), parent, zeroSHA)
+	return nil
+}
+
+// readHead takes HEAD's commit and what points at it from git log's answer, empty before the first commit.
+func (w *WorkTree) readHead(ctx context.Context, head string) (parent string) {
+	f := strings.SplitN(head, "\x00", 7)
+	if len(f) < 7 {
+		if branch, err := git(ctx, w.Root, "symbolic-ref", "-q", "HEAD"); err == nil {
+			w.Ref = branch
+		}
+		return ""
+	}
+	w.SHA, w.Author, w.Message = f[0], Author{f[2], f[3], f[4]}, strings.TrimSpace(f[6])
+	for ref := range strings.SplitSeq(f[5], ", ") {
+		if branch, ok := strings.CutPrefix(ref, "HEAD -> "); ok {
+			w.Ref = branch
+			break
+		}
+		if tag, ok := strings.CutPrefix(ref, "tag: "); ok && strings.HasPrefix(f[5], "HEAD,") {
+			w.Ref = tag // on no branch: exactly a tag
+			break
+		}
+	}
+	parent, _, _ = strings.Cut(f[1], " ")
+	return parent
+}
+
+// readConfig takes the remote and the user from git config's answer.
+func (w *WorkTree) readConfig(config string) {
+	var user string
+	for line := range strings.Lines(config) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
 		switch key {
 		case "remote.origin.url":
 			w.readRemote(value)
 		case "github.user":
-			actor = value
+			w.Actor, user = value, value
 		case "user.name":
-			if actor == "" {
-				actor = repositoryName(value)
+			if user == "" {
+				w.Actor = repositoryName(value)
 			}
 		}
 	}
-	if actor != "" {
-		w.Actor = actor
-	}
-	if b, ok := strings.CutPrefix(origin, "refs/remotes/origin/"); ok {
-		w.DefaultBranch = b
-	}
-	switch {
-	case branch != "":
-		w.Ref = branch
-	case w.SHA != zeroSHA:
-		if out, err := git(ctx, w.Root, "describe", "--tags", "--exact-match", "HEAD"); err == nil {
-			tag = out
+}
+
+// defaultBranch is the remote's, else main or master if there is one, else the branch that is checked out.
+func (w *WorkTree) defaultBranch(refs string) string {
+	var local string
+	for line := range strings.Lines(refs) {
+		name, target, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\x00")
+		if b, ok := strings.CutPrefix(target, "refs/remotes/origin/"); ok {
+			return b
 		}
-		if tag != "" {
-			w.Ref = "refs/tags/" + tag
+		if local == "" {
+			local = strings.TrimPrefix(name, "refs/heads/")
 		}
 	}
-	if origin == "" && branch != "" {
-		// Without a remote the usual names are looked for, else the branch we are on is the default.
-		w.DefaultBranch = w.localDefault(ctx, strings.TrimPrefix(branch, "refs/heads/"))
+	return cmp.Or(local, strings.TrimPrefix(w.Ref, "refs/heads/"))
+}
+
+// upstream is the commit that the branch has on its remote, unless it is HEAD itself.
+func (w *WorkTree) upstream(ctx context.Context) string {
+	if w.Repository == "" || !strings.HasPrefix(w.Ref, "refs/heads/") {
+		return "" // without a remote there is none
 	}
-	w.Before = cmp.Or(other(upstream, w.SHA), w.mergeBase(ctx), parent, zeroSHA)
+	out, _ := git(ctx, w.Root, "rev-parse", "-q", "--verify", "@{upstream}")
+	return other(out, w.SHA)
 }
 
 // readRemote takes the repository's name and server from a remote's URL of any of git's forms.
@@ -148,15 +173,6 @@ func (w *WorkTree) readRemote(remote string) {
 		w.Repository = parts[len(parts)-2] + "/" + parts[len(parts)-1]
 		w.ServerURL = "https://" + host
 	}
-}
-
-func (w *WorkTree) localDefault(ctx context.Context, current string) string {
-	out, err := git(ctx, w.Root, "for-each-ref", "--format=%(refname:short)", "refs/heads/main", "refs/heads/master")
-	if err != nil || out == "" {
-		return current
-	}
-	first, _, _ := strings.Cut(out, "\n")
-	return first
 }
 
 // mergeBase is where the branch left the default branch, empty on the default branch itself.
