@@ -69,4 +69,3 @@ func (l *local) forgetRuns() error {
 	}
 	return errors.Join(errs...)
 }
-

@@ -12,7 +12,9 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 
+	"github.com/penstock-ci/penstock/internal/ci"
 	"github.com/penstock-ci/penstock/internal/expr"
 	"github.com/penstock-ci/penstock/internal/forge"
 	"github.com/penstock-ci/penstock/internal/job/native"
@@ -38,7 +40,9 @@ type action struct {
 	inside     string // its files inside the machine
 	manifest   *workflow.Action
 	native     native.Action
-	placed     bool // its files are inside
+
+	mu     sync.Mutex // one step at a time loads and places it
+	placed bool       // its files are inside
 }
 
 // prepareActions resolves what the steps use, before any runs, as the runner does: composite actions bring theirs.
@@ -52,24 +56,65 @@ func (e *execution) prepareActions(ctx context.Context, steps []*workflow.Step, 
 				return err
 			}
 		}
-		if s.Uses == "" || e.actions[s.Uses] != nil {
+		if s.Uses == "" {
 			continue
 		}
-		a, err := e.resolve(ctx, s.Uses)
-		if err != nil {
-			return fmt.Errorf("%s (Line: %d, Col: %d): %w", e.file.Path, s.UsesPos.Line, s.UsesPos.Column, err)
+		if err := e.prepareAction(ctx, s, depth); err != nil {
+			return err
 		}
-		e.actions[s.Uses] = a
-		if a.manifest != nil && a.manifest.Runs.Using == "composite" {
-			if err := e.prepareActions(ctx, a.manifest.Runs.Steps, depth+1); err != nil {
-				return err
-			}
-		}
-		if a.manifest != nil && depth == 0 && a.manifest.Runs.Pre != "" {
-			e.pres = append(e.pres, &plannedStep{def: s, scope: e.root, cond: a.manifest.Runs.PreIf, phase: "pre", action: a, state: map[string]string{}})
+		if depth == 0 && e.hasPhase(e.actions[s.Uses], "pre", 0) {
+			e.pres = append(e.pres, e.plan(s, e.root, "pre"))
 		}
 	}
 	return nil
+}
+
+func (e *execution) prepareAction(ctx context.Context, s *workflow.Step, depth int) error {
+	if e.action(s) != nil {
+		return nil
+	}
+	a, err := e.resolve(ctx, s.Uses)
+	if err != nil {
+		return fmt.Errorf("%s (Line: %d, Col: %d): %w", e.file.Path, s.UsesPos.Line, s.UsesPos.Column, err)
+	}
+	e.mu.Lock()
+	e.actions[s.Uses] = a
+	e.mu.Unlock()
+	if a.manifest != nil && a.manifest.Runs.Using == "composite" {
+		return e.prepareActions(ctx, a.manifest.Runs.Steps, depth+1)
+	}
+	return nil
+}
+
+// action is what a step uses, nil if it is not prepared.
+func (e *execution) action(s *workflow.Step) *action {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.actions[s.Uses]
+}
+
+// hasPhase reports whether an action, or one within it, has a step before or after the main steps. What is read only
+// when it runs has none before.
+func (e *execution) hasPhase(a *action, phase string, depth int) bool {
+	if a == nil || depth > maxActionDepth {
+		return false
+	}
+	e.mu.Lock()
+	manifest := a.manifest
+	e.mu.Unlock()
+	if manifest == nil {
+		return false
+	}
+	if _, ok := a.native.(native.Poster); ok && phase == "post" {
+		return true
+	}
+	runs := manifest.Runs
+	if runs.Using != "composite" {
+		return phase == "pre" && runs.Pre != "" || phase == "post" && runs.Post != "" && a.native == nil
+	}
+	return slices.ContainsFunc(runs.Steps, func(s *workflow.Step) bool {
+		return s.Uses != "" && e.hasPhase(e.action(s), phase, depth+1)
+	})
 }
 
 // resolve finds an action: in the workspace, among the natives, or in its repository.
@@ -124,6 +169,8 @@ func readManifest(dir string) ([]byte, string, error) {
 
 // load reads a local action, which is there only since the workspace has been checked out.
 func (e *execution) load(ctx context.Context, a *action) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if !a.local || a.manifest != nil {
 		return nil
 	}
@@ -135,9 +182,13 @@ func (e *execution) load(ctx context.Context, a *action) error {
 		if err != nil {
 			return fmt.Errorf("read action %s: %w", a.uses, err)
 		}
-		if a.manifest, err = workflow.ParseAction(path.Join(strings.TrimPrefix(a.uses, "./"), name), text); err != nil {
+		manifest, err := workflow.ParseAction(path.Join(strings.TrimPrefix(a.uses, "./"), name), text)
+		if err != nil {
 			return err
 		}
+		e.mu.Lock()
+		a.manifest = manifest
+		e.mu.Unlock()
 		if a.manifest.Runs.Using == "composite" {
 			return e.prepareActions(ctx, a.manifest.Runs.Steps, 1)
 		}
@@ -148,6 +199,8 @@ func (e *execution) load(ctx context.Context, a *action) error {
 
 // place brings a fetched action's files into the machine, once.
 func (e *execution) place(ctx context.Context, a *action) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if a.placed || a.dir == "" {
 		return nil
 	}
@@ -174,11 +227,21 @@ func (e *execution) useAction(ctx context.Context, r *stepRun) error {
 	if err := e.load(ctx, a); err != nil {
 		return err
 	}
-	inputs, err := e.inputs(r)
+	if r.phase == "main" && a.local && a.manifest.Runs.Pre != "" {
+		e.warn(r, fmt.Sprintf("`pre` execution is not supported for local action from '%s'", a.uses))
+	}
+	if r.phase != "post" && e.hasPhase(a, "post", 0) {
+		e.pushPost(r)
+	}
+	given, err := e.inputs(r)
 	if err != nil {
 		return err
 	}
-	e.logAction(r)
+	inputs := map[string]string{}
+	for _, p := range given {
+		inputs[strings.ToLower(p.name)] = p.value
+	}
+	e.logAction(r, given)
 	switch using := a.manifest.Runs.Using; {
 	case a.native != nil:
 		return e.useNative(ctx, r, inputs)
@@ -192,19 +255,19 @@ func (e *execution) useAction(ctx context.Context, r *stepRun) error {
 }
 
 // logAction writes the head of a step that uses an action.
-func (e *execution) logAction(r *stepRun) {
+func (e *execution) logAction(r *stepRun, inputs []pair) {
 	if r.phase == "post" {
 		e.log.line("Post job cleanup.")
 		return
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "##[group]Run %s\n", r.def.Uses)
-	if r.def.With != nil {
-		if v, err := r.def.With.Eval(e.env0(r.scope, r.env)); err == nil && v.Len() > 0 {
-			b.WriteString("with:\n")
-			for _, p := range v.Pairs() {
-				fmt.Fprintf(&b, "  %s: %s\n", p.Key, p.Value.Text())
-			}
+	if len(inputs) > 0 {
+		b.WriteString("with:\n")
+	}
+	for _, p := range inputs {
+		if p.value != "" {
+			fmt.Fprintf(&b, "  %s: %s\n", p.name, p.value)
 		}
 	}
 	writeEnv(&b, r.env)
@@ -222,49 +285,52 @@ func writeEnv(b *strings.Builder, env map[string]string) {
 	}
 }
 
-// inputs are what the step gives the action, with the action's defaults, by lower-case name.
-func (e *execution) inputs(r *stepRun) (map[string]string, error) {
-	out := map[string]string{}
+// inputs are what the step gives the action, then the action's defaults.
+func (e *execution) inputs(r *stepRun) ([]pair, error) {
 	env := e.env0(r.scope, r.env)
-	if r.def.With != nil {
-		v, err := r.def.With.Eval(env)
-		if err != nil {
-			return nil, e.placed(err)
-		}
-		for _, p := range v.Pairs() {
-			out[strings.ToLower(p.Key)] = p.Value.Text()
-		}
+	v, err := r.def.With.Eval(env)
+	if err != nil {
+		return nil, e.placed(err)
 	}
-	var unknown []string
-	for name := range out {
-		if !slices.ContainsFunc(r.action.manifest.Inputs, func(in workflow.ActionInput) bool { return strings.EqualFold(in.Name, name) }) {
-			unknown = append(unknown, "'"+name+"'")
-		}
+	var out []pair
+	for _, p := range v.Pairs() {
+		out = append(out, pair{p.Key, p.Value.Text()})
 	}
-	if len(unknown) > 0 && r.phase == "main" {
-		var valid []string
-		for _, in := range r.action.manifest.Inputs {
-			valid = append(valid, "'"+in.Name+"'")
-		}
-		slices.Sort(unknown)
-		e.log.line("##[warning]Unexpected input(s) %s, valid inputs are [%s]", strings.Join(unknown, ", "), strings.Join(valid, ", "))
+	declared := r.action.manifest.Inputs
+	if r.phase == "main" {
+		e.warnOfInputs(r, out, declared)
 	}
-	for _, in := range r.action.manifest.Inputs {
-		name := strings.ToLower(in.Name)
-		_, given := out[name]
-		if given && in.Deprecation != "" && r.phase == "main" {
-			e.log.line("##[warning]Input '%s' has been deprecated with message: %s", in.Name, in.Deprecation)
-		}
-		if given {
+	for _, in := range declared {
+		if slices.ContainsFunc(out, func(p pair) bool { return strings.EqualFold(p.name, in.Name) }) {
 			continue
 		}
 		v, err := in.Default.Eval(env)
 		if err != nil {
 			return nil, e.placed(err)
 		}
-		out[name] = v.Text()
+		out = append(out, pair{in.Name, v.Text()})
 	}
 	return out, nil
+}
+
+// warnOfInputs tells of inputs that are deprecated or that the action does not have.
+func (e *execution) warnOfInputs(r *stepRun, given []pair, declared []workflow.ActionInput) {
+	var unknown, valid []string
+	for _, p := range given {
+		i := slices.IndexFunc(declared, func(in workflow.ActionInput) bool { return strings.EqualFold(in.Name, p.name) })
+		switch {
+		case i < 0:
+			unknown = append(unknown, p.name)
+		case declared[i].Deprecation != "":
+			e.warn(r, fmt.Sprintf("Input '%s' has been deprecated with message: %s", p.name, declared[i].Deprecation))
+		}
+	}
+	for _, in := range declared {
+		valid = append(valid, in.Name)
+	}
+	if len(unknown) > 0 {
+		e.warn(r, fmt.Sprintf("Unexpected input(s) '%s', valid inputs are ['%s']", strings.Join(unknown, "', '"), strings.Join(valid, "', '")))
+	}
 }
 
 // useNode runs a JavaScript action with the machine's node.
@@ -275,9 +341,6 @@ func (e *execution) useNode(ctx context.Context, r *stepRun, inputs map[string]s
 	}
 	runs := a.manifest.Runs
 	script := map[string]string{"pre": runs.Pre, "main": runs.Main, "post": runs.Post}[r.phase]
-	if r.phase == "main" && runs.Post != "" {
-		e.pushPost(r)
-	}
 	scope := e.actionScope(r, inputs)
 	extra := map[string]string{}
 	for name, value := range inputs {
@@ -291,52 +354,132 @@ func (e *execution) useNode(ctx context.Context, r *stepRun, inputs map[string]s
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s needs %s, and this machine has no node in its PATH: install Node.js, or put actions/setup-node before it", a.uses, runs.Using)
 	}
+	var exit *sandbox.ExitError
+	if errors.As(err, &exit) {
+		return errTold // the action itself says why: the runner adds nothing
+	}
 	return err
 }
 
 // actionScope is the scope that an action's expressions and files see.
 func (e *execution) actionScope(r *stepRun, inputs map[string]string) *scope {
-	return &scope{parent: r.scope, action: r.action, inputs: stringObject(inputs), env: map[string]string{}, status: succeeded}
+	return &scope{parent: r.scope, action: r.action, inputs: stringObject(inputs), env: r.own, depth: r.scope.depth + 1,
+		status: succeeded, phase: r.phase, uses: map[*workflow.Step]*use{}}
 }
 
-// pushPost puts the action's post step before those that are there: they run in reverse.
+// pushPost puts the action's post step before those that are there, once: they run in reverse. Within a composite
+// action they are part of its own post step.
 func (e *execution) pushPost(r *stepRun) {
-	post := *r.plannedStep
-	post.phase, post.cond = "post", postCondition(r.action)
+	if r.use.posted {
+		return
+	}
+	r.use.posted = true
+	if r.scope.action != nil {
+		e.mu.Lock()
+		r.scope.posts = append(r.scope.posts, r.def)
+		e.mu.Unlock()
+		return
+	}
+	post := e.plan(r.def, r.scope, "post")
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.posts = append(e.posts, &post)
+	e.posts = append(e.posts, post)
+	e.mu.Unlock()
 }
 
-// useComposite runs the steps of a composite action in a scope of their own.
+// useComposite runs a phase of a composite action: its steps, in a scope of their own that all phases share.
 func (e *execution) useComposite(ctx context.Context, r *stepRun, inputs map[string]string) error {
-	if r.phase != "main" {
-		return nil
-	}
 	a := r.action
+	if r.scope.depth >= maxActionDepth {
+		return fmt.Errorf("Composite action depth exceeded max depth %d", maxActionDepth)
+	}
 	if err := e.place(ctx, a); err != nil {
 		return fmt.Errorf("place action %s: %w", a.uses, err)
 	}
-	s := e.actionScope(r, inputs)
-	s.env = maps.Clone(r.env)
-	var failure error
-	for _, def := range a.manifest.Runs.Steps {
-		p := &plannedStep{def: def, scope: s, cond: def.If, phase: "main", action: e.actions[def.Uses], state: map[string]string{}, number: r.number}
-		p.name = e.displayName(p)
-		_, conclusion := e.step(ctx, p)
-		switch conclusion {
-		case "failure":
-			s.status, failure = failed, errTold
-		case "cancelled":
-			s.status, failure = cancelled, errors.Join(context.Cause(ctx), errTold)
-		}
+	s := e.innerScope(r, inputs)
+	failure := e.runInner(s, r, e.innerSteps(s, r.phase))
+	if r.phase != "main" {
+		return failure
 	}
 	for _, out := range a.manifest.Outputs {
 		v, err := out.Value.Eval(e.env0(s, nil))
 		if err != nil {
 			return e.placed(err)
 		}
-		r.outputs[out.Name] = v.Text()
+		setFold(r.outputs, out.Name, v.Text())
+	}
+	return failure
+}
+
+// innerScope is the scope of a composite action's steps in the phase that begins.
+func (e *execution) innerScope(r *stepRun, inputs map[string]string) *scope {
+	fresh := e.actionScope(r, inputs)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if s := r.use.inner; s != nil {
+		s.inputs, s.env, s.phase, s.status = fresh.inputs, fresh.env, r.phase, succeeded
+		return s
+	}
+	r.use.inner = fresh
+	if r.use.saved != nil {
+		e.revealInner(fresh, r.use.saved)
+		r.use.saved = nil
+	}
+	return fresh
+}
+
+// innerSteps are the steps of a composite action that a phase runs: all, those with something to do before, or the post
+// steps of those that ran, in reverse.
+func (e *execution) innerSteps(s *scope, phase string) []*plannedStep {
+	var out []*plannedStep
+	switch phase {
+	case "main":
+		for _, def := range s.action.manifest.Runs.Steps {
+			out = append(out, e.plan(def, s, phase))
+		}
+	case "pre":
+		for _, def := range s.action.manifest.Runs.Steps {
+			if def.Uses != "" && e.hasPhase(e.action(def), phase, 0) {
+				out = append(out, e.plan(def, s, phase))
+			}
+		}
+	case "post":
+		e.mu.Lock()
+		posts := s.posts
+		s.posts = nil
+		e.mu.Unlock()
+		for _, def := range slices.Backward(posts) {
+			out = append(out, e.plan(def, s, phase))
+		}
+	}
+	return out
+}
+
+// runInner runs a composite action's steps. A step whose condition can not be evaluated ends it.
+func (e *execution) runInner(s *scope, r *stepRun, steps []*plannedStep) error {
+	var failure error
+	for _, p := range steps {
+		p.number = r.number
+		p.name = e.displayName(p)
+		in := e.newRun(p)
+		outcome := e.ready(r.outer, in)
+		conclusion, broken := outcome, outcome == ci.Failure
+		if outcome == "" {
+			outcome, conclusion = e.execute(r.outer, in)
+		}
+		e.settle(in, outcome, conclusion)
+		status := s.status
+		switch conclusion {
+		case ci.Failure:
+			status, failure = failed, errTold
+		case ci.Cancelled:
+			status, failure = cancelled, errStopped
+		}
+		e.mu.Lock()
+		s.status = status
+		e.mu.Unlock()
+		if broken {
+			break
+		}
 	}
 	return failure
 }
@@ -344,30 +487,25 @@ func (e *execution) useComposite(ctx context.Context, r *stepRun, inputs map[str
 // useNative runs an action that Penstock carries in Go.
 func (e *execution) useNative(ctx context.Context, r *stepRun, inputs map[string]string) error {
 	env := maps.Clone(r.env)
-	e.runtimeEnv(env, r.scope, nil, r.def.ContextName)
+	e.runtimeEnv(env, r, nil)
 	e.mu.Lock()
 	github := e.githubFor(r.scope)
 	e.mu.Unlock()
 	s := &native.Step{
 		Inputs: inputs, Env: env, GitHub: github, Sandbox: e.sb, Log: r.reader, Host: e.x.Host,
-		Outputs: r.outputs, State: r.state, Failed: e.jobStatus() != succeeded,
+		Outputs: r.outputs, State: r.use.state, Failed: e.jobStatus() != succeeded,
 	}
 	var err error
 	if r.phase == "post" {
 		err = r.action.native.(native.Poster).Post(ctx, s)
 	} else {
 		err = r.action.native.Main(ctx, s)
-		if _, ok := r.action.native.(native.Poster); ok {
-			e.pushPost(r)
-		}
 	}
 	r.reader.close()
 	for name, value := range s.NewEnv {
-		e.setEnv(r, name, value)
+		e.setEnv(r, name, value, "Can't store NODE_OPTIONS output parameter using '$GITHUB_ENV' command.")
 	}
-	e.mu.Lock()
-	e.path = append(e.path, s.NewPath...)
-	e.mu.Unlock()
+	e.addPaths(r, s.NewPath...)
 	return err
 }
 

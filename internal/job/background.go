@@ -17,41 +17,64 @@ const (
 
 // backgroundStep is a step that runs beside the others (actions/runner src/Runner.Worker/BackgroundStepCoordinator.cs).
 type backgroundStep struct {
-	id         string
-	name       string
-	done       chan struct{}
-	cancel     context.CancelCauseFunc
-	conclusion ci.Conclusion // good when done is closed
-	cancelled  bool          // by a cancel step: its end does not count
-	counted    bool          // its result is in the job's already
+	id     string
+	run    *stepRun
+	done   chan struct{}
+	cancel context.CancelCauseFunc
+	// Good when done is closed.
+	outcome, conclusion ci.Conclusion
+	// For the goroutine that runs the main steps.
+	cancelled bool // by a cancel step: its end does not count
+	waited    bool // what it has set is seen by all
 }
 
 var errBackgroundCancel = errors.New("cancelled by a cancel step")
 
-// startBackground starts a step and goes on. What it sets is seen by later steps when it has ended.
+// startBackground starts a step and goes on. What it sets is seen by later steps when they have waited for it.
 func (e *execution) startBackground(ctx context.Context, p *plannedStep) *backgroundStep {
 	e.noteCancel()
+	name := e.displayName(p)
+	p.number = e.beginStep(ci.Step{ID: p.def.ContextName, Name: name, Phase: p.phase})
+	r := e.newRun(p)
+	r.late = &late{}
+	b := &backgroundStep{id: p.def.ContextName, run: r, done: make(chan struct{})}
 	stepCtx, cancel := context.WithCancelCause(ctx)
-	b := &backgroundStep{id: p.def.ContextName, done: make(chan struct{}), cancel: cancel}
-	b.name = e.displayName(p)
+	b.cancel = cancel
+	if result := e.ready(ctx, r); result != "" {
+		cancel(nil)
+		b.outcome, b.conclusion = result, result
+		e.settle(r, result, result)
+		e.endStep(p.number, result, result)
+		close(b.done)
+		b.waited = true
+		if result == ci.Failure {
+			e.setStatus(failed)
+		}
+		return b
+	}
 	e.mu.Lock()
 	e.background[strings.ToLower(b.id)] = b
 	e.order = append(e.order, b)
 	e.mu.Unlock()
-	p.number = e.beginStep(ci.Step{ID: p.def.ContextName, Name: b.name, Phase: p.phase})
 	go func() {
 		defer close(b.done)
 		defer cancel(nil)
-		select {
-		case e.slots <- struct{}{}:
-		case <-stepCtx.Done():
-		}
-		outcome, conclusion := e.step(stepCtx, p)
-		<-e.slots
-		b.conclusion = conclusion
-		e.endStep(p.number, outcome, conclusion)
+		b.outcome, b.conclusion = e.executeInSlot(stepCtx, r)
+		e.endStep(p.number, b.outcome, b.conclusion)
 	}()
 	return b
+}
+
+// executeInSlot runs a step when fewer than maxBackground others run.
+func (e *execution) executeInSlot(ctx context.Context, r *stepRun) (outcome, conclusion ci.Conclusion) {
+	select {
+	case e.slots <- struct{}{}:
+		defer func() { <-e.slots }()
+		return e.execute(ctx, r)
+	case <-ctx.Done():
+	case <-e.interrupt.Done():
+	}
+	return ci.Cancelled, ci.Cancelled
 }
 
 // control runs a wait, wait-all, cancel or parallel step.
@@ -85,7 +108,7 @@ func (e *execution) performControl(ctx context.Context, p *plannedStep) ci.Concl
 	case p.def.Parallel != nil:
 		var started []*backgroundStep
 		for _, def := range p.def.Parallel {
-			started = append(started, e.startBackground(ctx, &plannedStep{def: def, scope: p.scope, cond: def.If, phase: "main", action: e.actions[def.Uses], state: map[string]string{}}))
+			started = append(started, e.startBackground(ctx, e.plan(def, p.scope, "main")))
 		}
 		return e.await(started)
 	case p.def.WaitAll:
@@ -95,6 +118,7 @@ func (e *execution) performControl(ctx context.Context, p *plannedStep) ci.Concl
 		} else {
 			e.log.line("Waiting for all background step(s) to complete: %s", describe(rest))
 		}
+		defer e.report("Finished waiting for all background step(s).", rest)
 		return e.await(rest)
 	case p.def.Cancel != nil:
 		found := e.named([]workflow.Name{*p.def.Cancel})
@@ -104,11 +128,22 @@ func (e *execution) performControl(ctx context.Context, p *plannedStep) ci.Concl
 			b.cancel(errBackgroundCancel)
 		}
 		e.await(found)
+		e.report("Finished cancelling background step(s).", found)
 		return ci.Success
 	}
 	found := e.named(p.def.Wait)
 	e.log.line("Waiting for background step(s) to complete: %s", describe(found))
+	defer e.report("Finished waiting for background step(s).", found)
 	return e.await(found)
+}
+
+// report writes how background steps have ended, in the runner's words.
+func (e *execution) report(summary string, steps []*backgroundStep) {
+	words := map[ci.Conclusion]string{ci.Success: "Succeeded", ci.Failure: "Failed", ci.Cancelled: "Canceled", ci.Skipped: "Skipped"}
+	e.log.line("%s", summary)
+	for _, b := range steps {
+		e.log.line("  %s: %s", b.run.name, words[b.conclusion])
+	}
 }
 
 func (e *execution) named(names []workflow.Name) []*backgroundStep {
@@ -123,11 +158,11 @@ func (e *execution) named(names []workflow.Name) []*backgroundStep {
 	return out
 }
 
-// unwaited are the background steps that no wait has counted.
+// unwaited are the background steps that nothing has waited for.
 func (e *execution) unwaited() []*backgroundStep {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(e.order), func(b *backgroundStep) bool { return b.counted })
+	return slices.DeleteFunc(slices.Clone(e.order), func(b *backgroundStep) bool { return b.waited })
 }
 
 func describe(steps []*backgroundStep) string {
@@ -136,42 +171,48 @@ func describe(steps []*backgroundStep) string {
 	}
 	names := make([]string, len(steps))
 	for i, b := range steps {
-		names[i] = b.name
+		names[i] = b.run.name
 	}
 	return strings.Join(names, ", ")
 }
 
-// await waits for background steps and gives their joint result. When the job is cancelled they are too.
+// await waits for background steps, makes seen what they have set, and gives their joint result.
 func (e *execution) await(steps []*backgroundStep) ci.Conclusion {
+	for _, b := range steps {
+		<-b.done // the job's cancel reaches the step itself
+		if b.waited {
+			continue
+		}
+		b.waited = true
+		set := b.run.late
+		b.run.late = nil
+		for _, p := range set.env {
+			e.setEnv(b.run, p.name, p.value, "")
+		}
+		e.addPaths(b.run, set.paths...)
+		e.settle(b.run, b.outcome, b.conclusion)
+	}
+	return joint(steps)
+}
+
+// joint is the worst result, but for steps that were to be cancelled and were.
+func joint(steps []*backgroundStep) ci.Conclusion {
 	worst := ci.Success
 	for _, b := range steps {
-		select {
-		case <-b.done:
-		case <-e.interrupt.Done():
-			b.cancel(context.Cause(e.interrupt))
-			<-b.done
-		}
-		b.counted = true
 		switch {
 		case b.conclusion == ci.Failure:
 			worst = ci.Failure
 		case b.conclusion == ci.Cancelled && !b.cancelled && worst == ci.Success:
 			worst = ci.Cancelled
 		}
-		if len(steps) > 0 {
-			e.log.line("  %s: %s", b.name, b.conclusion)
-		}
 	}
 	return worst
 }
 
 // waitAll is the runner's safety net before the post steps.
-func (e *execution) waitAll(ctx context.Context) {
-	rest := e.unwaited()
-	if len(rest) == 0 {
-		return
-	}
-	if e.await(rest) == ci.Failure {
+func (e *execution) waitAll() {
+	e.await(e.unwaited())
+	if joint(e.order) == ci.Failure {
 		e.setStatus(failed)
 	}
 	e.noteCancel()

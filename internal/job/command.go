@@ -2,11 +2,12 @@ package job
 
 import (
 	"strings"
+	"unicode"
 )
 
 // command is a workflow command: ::name key=value,key=value::data, or the older ##[name key=value;]data.
 type command struct {
-	name  string
+	name  string            // lower case
 	props map[string]string // by lower-case key
 	data  string
 }
@@ -17,50 +18,55 @@ var (
 	unescapeOld   = strings.NewReplacer("%0D", "\r", "%0A", "\n", "%3B", ";", "%5D", "]", "%25", "%")
 )
 
-// parseCommand reads a line as a command (actions/runner src/Runner.Common/ActionCommand.cs).
-func parseCommand(line string) (command, bool) {
-	if trimmed := strings.TrimLeft(line, " \t"); strings.HasPrefix(trimmed, "::") {
-		return parseCommandV2(trimmed)
+// parseCommand reads a line as a command (actions/runner src/Runner.Common/ActionCommand.cs). A name that known does not
+// know makes none.
+func parseCommand(line string, known func(name string) bool) (command, bool) {
+	if c, ok := parseCommandV2(line, known); ok {
+		return c, true
 	}
-	return parseCommandV1(line)
+	return parseCommandV1(line, known)
 }
 
-func parseCommandV2(line string) (command, bool) {
-	info, data, ok := strings.Cut(line[2:], "::")
+func parseCommandV2(line string, known func(name string) bool) (command, bool) {
+	body, ok := strings.CutPrefix(strings.TrimLeftFunc(line, unicode.IsSpace), "::")
 	if !ok {
 		return command{}, false
 	}
-	name, rest, _ := strings.Cut(info, " ")
-	if name == "" {
-		return command{}, false
-	}
-	c := command{name: strings.ToLower(name), props: map[string]string{}, data: unescapeData.Replace(data)}
-	for _, p := range strings.Split(strings.TrimSpace(rest), ",") {
-		if key, value, ok := strings.Cut(p, "="); ok && key != "" && value != "" {
-			c.props[strings.ToLower(strings.TrimSpace(key))] = unescapeProps.Replace(value)
-		}
-	}
-	return c, true
-}
-
-func parseCommandV1(line string) (command, bool) {
-	start := strings.Index(line, "##[")
-	if start < 0 {
-		return command{}, false
-	}
-	info, data, ok := strings.Cut(line[start+3:], "]")
+	info, data, ok := strings.Cut(body, "::")
 	if !ok {
 		return command{}, false
 	}
-	name, rest, _ := strings.Cut(info, " ")
-	if name == "" {
+	name, props, _ := strings.Cut(info, " ")
+	if name = strings.ToLower(name); !known(name) {
 		return command{}, false
 	}
-	c := command{name: strings.ToLower(name), props: map[string]string{}, data: unescapeOld.Replace(data)}
-	for _, p := range strings.Split(strings.TrimSpace(rest), ";") {
-		if key, value, ok := strings.Cut(p, "="); ok && key != "" && value != "" {
-			c.props[strings.ToLower(strings.TrimSpace(key))] = unescapeOld.Replace(value)
+	return command{name, properties(strings.TrimSpace(props), ",", unescapeProps), unescapeData.Replace(data)}, true
+}
+
+func parseCommandV1(line string, known func(name string) bool) (command, bool) {
+	_, body, ok := strings.Cut(line, "##[")
+	if !ok {
+		return command{}, false
+	}
+	info, data, ok := strings.Cut(body, "]")
+	if !ok {
+		return command{}, false
+	}
+	name, props, _ := strings.Cut(info, " ")
+	if name = strings.ToLower(name); !known(name) {
+		return command{}, false
+	}
+	return command{name, properties(props, ";", unescapeOld), unescapeOld.Replace(data)}, true
+}
+
+// properties reads key=value pairs. One without a key or a value is none; blanks belong to the key.
+func properties(text, separator string, unescape *strings.Replacer) map[string]string {
+	out := map[string]string{}
+	for p := range strings.SplitSeq(text, separator) {
+		key, value, _ := strings.Cut(strings.TrimLeft(p, "="), "=")
+		if value = strings.TrimLeft(value, "="); key != "" && value != "" {
+			out[strings.ToLower(key)] = unescape.Replace(value)
 		}
 	}
-	return c, true
+	return out
 }

@@ -3,6 +3,8 @@ package job
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -14,91 +16,140 @@ import (
 )
 
 // watching reports whether every line of a step's output has to be looked at.
-func (e *execution) watching(r *stepRun) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return len(e.matchers) > 0 || r.stopped != ""
-}
+func (e *execution) watching() bool { return e.watchers.Load() > 0 }
 
-// outputLine looks at one line of a step: a command is carried out, a problem noted. It gives what is logged instead.
-func (e *execution) outputLine(r *stepRun, line string) ([]byte, bool) {
-	if r.stopped != "" {
-		if c, ok := parseCommand(line); ok && c.name == strings.ToLower(r.stopped) {
-			r.stopped = ""
-			return nil, true
-		}
-		return nil, false
-	}
-	if c, ok := parseCommand(line); ok {
-		if text, done := e.command(r, c, line); done {
-			return text, true
+// outputLine looks at one line of a step. It gives what carries it out if it is a command or completes a problem, which
+// then gives what is logged instead of it.
+func (e *execution) outputLine(r *stepRun, line string) func() []byte {
+	if c, ok := parseCommand(line, r.knows); ok {
+		switch {
+		case r.stopped == "":
+			return func() []byte { return e.command(r, c, line) }
+		case c.name == strings.ToLower(r.stopped):
+			return func() []byte {
+				r.stopped = ""
+				return []byte(line + "\n")
+			}
 		}
 	}
 	return e.matchProblems(r, line)
 }
 
-// command carries out a workflow command; done is false for words that are none, which are plain output.
-func (e *execution) command(r *stepRun, c command, line string) (text []byte, done bool) {
-	var err error
+// knows reports whether a name is a command's: those that GitHub has, and the token that ends a stop.
+func (r *stepRun) knows(name string) bool {
+	return slices.Contains(commandNames, name) || r.stopped != "" && name == strings.ToLower(r.stopped)
+}
+
+// commandNames are the commands there are.
+var commandNames = []string{"group", "endgroup", "debug", "error", "warning", "notice", "add-mask", "stop-commands", "echo", "set-output",
+	"save-state", "set-env", "add-path", "add-matcher", "remove-matcher"}
+
+// quietCommands are those that echo does not show.
+var quietCommands = []string{"debug", "error", "warning", "notice", "add-mask"}
+
+// command carries out a workflow command and gives what it logs. One that goes wrong fails the step.
+func (e *execution) command(r *stepRun, c command, line string) []byte {
+	quiet := slices.Contains(quietCommands, c.name)
+	var text []byte
+	if r.echo && !quiet && c.name != "stop-commands" {
+		text = []byte(line + "\n")
+	}
+	more, err := e.obey(r, c, line)
+	if err != nil {
+		e.log.write(text)
+		if quiet {
+			line = c.name
+		}
+		if c.name != "stop-commands" {
+			e.failAt(r, fmt.Errorf("Unable to process command '%s' successfully.", line))
+		}
+		e.failAt(r, err)
+		r.refused = true
+		return nil
+	}
+	return append(text, more...)
+}
+
+// obey does what a command says.
+func (e *execution) obey(r *stepRun, c command, line string) (text []byte, err error) {
 	switch c.name {
-	case "group", "endgroup":
-		return []byte("##[" + c.name + "]" + c.data + "\n"), true
+	case "group":
+		return []byte("##[group]" + c.data + "\n"), nil
+	case "endgroup":
+		return []byte("##[endgroup]\n"), nil
 	case "debug":
 		if e.debug {
-			return []byte("##[debug]" + strings.ReplaceAll(c.data, "\n", "\n##[debug]") + "\n"), true
+			text = []byte("##[debug]" + strings.ReplaceAll(strings.ReplaceAll(c.data, "\r\n", "\n"), "\n", "\n##[debug]") + "\n")
 		}
-		return nil, true
+		return text, nil
 	case "error", "warning", "notice":
-		e.annotate(r.number, annotationOf(c))
-		return nil, true
+		e.annotate(r.number, e.annotationOf(c))
 	case "add-mask":
-		if strings.TrimSpace(c.data) == "" {
-			e.annotate(r.number, ci.Annotation{Level: "warning", Message: "Can't add secret mask for empty string in ##[add-mask] command."})
-			return nil, true
-		}
-		e.mask.add(c.data)
-		return []byte("::add-mask::***\n"), true
+		return e.addMask(r, c.data), nil
 	case "stop-commands":
-		err = r.stop(c.data)
+		return []byte(line + "\n"), e.stop(r, c.data)
 	case "echo":
-		switch strings.ToLower(c.data) {
-		case "on", "off":
-			r.echo = strings.EqualFold(c.data, "on")
+		switch value := strings.ToLower(strings.TrimSpace(c.data)); {
+		case c.data == "":
+			return nil, errors.New("Value cannot be null. (Parameter 'value')")
+		case value != "on" && value != "off":
+			return nil, fmt.Errorf("Invalid echo command value. Possible values can be: 'on', 'off'. Current value is: '%s'.", c.data)
 		default:
-			err = fmt.Errorf("Invalid echo command value. Possible values can be: 'on', 'off'. Current value is: '%s'.", c.data)
+			r.echo = value == "on"
 		}
 	case "set-output":
 		e.deprecated(r, c.name)
-		err = named(c, func(name string) { r.outputs[name] = c.data })
+		return nil, named(c, func(name string) { setFold(r.outputs, name, c.data) })
 	case "save-state":
 		e.deprecated(r, c.name)
-		err = named(c, func(name string) { r.state[name] = c.data })
+		return nil, named(c, func(name string) { setFold(r.use.state, name, c.data) })
 	case "set-env":
-		if err = e.unsecure(r, c.name); err == nil {
-			err = named(c, func(name string) { e.setEnv(r, name, c.data) })
+		if err := e.unsecure(r, c.name); err != nil {
+			return nil, err
 		}
+		return nil, named(c, func(name string) {
+			e.setEnv(r, name, c.data, "Can't update NODE_OPTIONS environment variable using ::set-env:: command.")
+		})
 	case "add-path":
-		if err = e.unsecure(r, c.name); err == nil {
-			e.mu.Lock()
-			e.path = append(e.path, c.data)
-			e.mu.Unlock()
+		if err := e.unsecure(r, c.name); err != nil {
+			return nil, err
 		}
+		if c.data == "" {
+			return nil, errors.New("Value cannot be null. (Parameter 'path')")
+		}
+		e.addPaths(r, c.data)
 	case "add-matcher":
-		err = e.addMatcher(c.data)
+		return nil, e.addMatcher(r, c.data)
 	case "remove-matcher":
-		err = e.removeMatcher(c)
-	default:
-		return nil, false
+		return nil, e.removeMatcher(r, c)
 	}
-	if err != nil {
-		e.failAt(r, fmt.Errorf("Unable to process command '%s' successfully.", line))
-		e.failAt(r, err)
-		return nil, true
+	return nil, nil
+}
+
+func (e *execution) addMask(r *stepRun, value string) []byte {
+	if strings.TrimSpace(value) == "" {
+		e.warn(r, "Can't add secret mask for empty string in ##[add-mask] command.")
+		return nil
 	}
+	e.mask.add(value)
 	if r.echo {
-		return []byte(line + "\n"), true
+		return []byte("::add-mask::***\n")
 	}
-	return nil, true
+	return nil
+}
+
+func (e *execution) warn(r *stepRun, text string) {
+	e.annotate(r.number, ci.Annotation{Level: "warning", Message: text})
+}
+
+// setFold sets a value under a name whose case does not count: the newest spelling stays.
+func setFold(m map[string]string, name, value string) {
+	for old := range m {
+		if strings.EqualFold(old, name) {
+			delete(m, old)
+		}
+	}
+	m[name] = value
 }
 
 // named calls set with the command's name property.
@@ -111,83 +162,116 @@ func named(c command, set func(name string)) error {
 }
 
 func (e *execution) deprecated(r *stepRun, name string) {
-	e.annotate(r.number, ci.Annotation{Level: "warning", Message: fmt.Sprintf("The `%s` command is deprecated and will be disabled soon. Please upgrade to using Environment Files. For more information see: https://github.blog/changelog/2022-10-11-github-actions-deprecating-save-state-and-set-output-commands/", name)})
+	e.warn(r, fmt.Sprintf("The `%s` command is deprecated and will be disabled soon. Please upgrade to using Environment Files. For more information see: https://github.blog/changelog/2022-10-11-github-actions-deprecating-save-state-and-set-output-commands/", name))
 }
 
 // unsecure refuses a command that lets any output change the environment, unless the job asks for it.
 func (e *execution) unsecure(r *stepRun, name string) error {
-	if truthy(r.env["ACTIONS_ALLOW_UNSECURE_COMMANDS"]) {
+	if strings.EqualFold(strings.TrimSpace(r.env["ACTIONS_ALLOW_UNSECURE_COMMANDS"]), "true") {
 		return nil
 	}
 	return fmt.Errorf("The `%s` command is disabled. Please upgrade to using Environment Files or opt into unsecure command execution by setting the `ACTIONS_ALLOW_UNSECURE_COMMANDS` environment variable to `true`. For more information see: https://github.blog/changelog/2020-10-01-github-actions-deprecating-set-env-and-add-path-commands/", name)
 }
 
-// commandNames can not end a stop.
-var commandNames = []string{"group", "endgroup", "debug", "error", "warning", "notice", "add-mask", "stop-commands", "echo", "set-output",
-	"save-state", "set-env", "add-path", "add-matcher", "remove-matcher", "pause-logging"}
+const sayStopToken = "You cannot use a endToken that is an empty string, the string 'pause-logging', or another workflow command. For more information see: https://docs.github.com/actions/learn-github-actions/workflow-commands-for-github-actions#example-stopping-and-starting-workflow-commands or opt into insecure command execution by setting the `ACTIONS_ALLOW_UNSECURE_STOPCOMMAND_TOKENS` environment variable to `true`."
 
-func (r *stepRun) stop(token string) error {
-	if token == "" || slices.Contains(commandNames, strings.ToLower(token)) {
-		return errors.New("You cannot use a endToken that is an empty string, the string 'pause-logging', or another workflow command. For more information see: https://docs.github.com/actions/learn-github-actions/workflow-commands-for-github-actions#example-stopping-and-starting-workflow-commands or opt into insecure command execution by setting the `ACTIONS_ALLOW_UNSECURE_STOPCOMMAND_TOKENS` environment variable to `true`.")
+// minHiddenToken is how long a token that ends a stop must be to be masked from then on.
+const minHiddenToken = 7
+
+// stop lets no command through until the token comes, whose case does not count.
+func (e *execution) stop(r *stepRun, token string) error {
+	bad := token == "" || strings.EqualFold(token, "pause-logging") || slices.Contains(commandNames, strings.ToLower(token))
+	if bad && !truthy(r.env["ACTIONS_ALLOW_UNSECURE_STOPCOMMAND_TOKENS"]) {
+		return errors.New(sayStopToken)
+	}
+	if len(token) >= minHiddenToken {
+		e.mask.add(token)
 	}
 	r.stopped = token
 	return nil
 }
 
-func annotationOf(c command) ci.Annotation {
-	number := func(key string) int {
-		n, _ := strconv.Atoi(c.props[key])
-		return n
+// annotationOf reads an error, warning or notice. Places that contradict themselves are dropped as the runner does
+// (ActionCommandManager.cs ValidateLinesAndColumns).
+func (e *execution) annotationOf(c command) ci.Annotation {
+	number := func(key string) (int, bool) {
+		n, err := strconv.Atoi(strings.TrimSpace(c.props[key]))
+		return n, err == nil
 	}
-	return ci.Annotation{
-		Level: c.name, Message: c.data, Title: c.props["title"], File: c.props["file"],
-		Line: number("line"), EndLine: number("endline"), Column: number("col"), EndColumn: number("endcolumn"),
+	a := ci.Annotation{Level: c.name, Message: c.data, Title: c.props["title"], File: strings.TrimPrefix(c.props["file"], e.info.Workspace+"/")}
+	var line, endLine, column, endColumn bool
+	a.Line, line = number("line")
+	a.EndLine, endLine = number("endline")
+	a.Column, column = number("col")
+	a.EndColumn, endColumn = number("endcolumn")
+	if endLine && !line {
+		a.Line, line = a.EndLine, true
 	}
+	if endColumn && !column {
+		a.Column, column = a.EndColumn, true
+	}
+	if !line || endLine && a.Line != a.EndLine {
+		a.Column, a.EndColumn = 0, 0
+	}
+	if endLine && a.EndLine < a.Line {
+		a.Line, a.EndLine = 0, 0
+	}
+	if endColumn && a.EndColumn < a.Column {
+		a.Column, a.EndColumn = 0, 0
+	}
+	return a
 }
 
-func (e *execution) addMatcher(file string) error {
-	if file == "" {
-		return errors.New("File path must be specified.")
-	}
+// loadMatchers reads a problem matcher file of the machine.
+func (e *execution) loadMatchers(file string) ([]*matcher, error) {
 	if !path.IsAbs(file) {
 		file = path.Join(e.info.Workspace, file)
 	}
 	data, err := sandbox.ReadFile(e.ctx, e.sb, file, maxMatcherFile)
-	if err != nil {
-		return fmt.Errorf("add-matcher %s: %w", file, err)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("Could not find file '%s'.", file)
 	}
-	matchers, err := parseMatchers(data)
 	if err != nil {
-		return fmt.Errorf("add-matcher %s: %w", file, err)
+		return nil, fmt.Errorf("read %s: %w", file, err)
+	}
+	return parseMatchers(data)
+}
+
+// addMatcher lets the matchers of a file watch the job's output from now on, before those that do already.
+func (e *execution) addMatcher(r *stepRun, file string) error {
+	if file == "" {
+		e.warn(r, "File path must be specified.")
+		return nil
+	}
+	matchers, err := e.loadMatchers(file)
+	if err != nil {
+		return err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, m := range matchers {
-		e.matchers = slices.DeleteFunc(e.matchers, func(o *matcher) bool { return strings.EqualFold(o.owner, m.owner) })
-		if len(e.matchers) >= maxMatchers {
+		rest := without(e.matchers, m.owner)
+		if len(rest) >= maxMatchers {
 			return fmt.Errorf("more than %d problem matchers", maxMatchers)
 		}
-		e.matchers = append(e.matchers, m)
+		e.matchers = append([]*matcher{m}, rest...)
 	}
+	e.watchers.Store(int32(len(e.matchers)))
 	return nil
 }
 
-func (e *execution) removeMatcher(c command) error {
+func (e *execution) removeMatcher(r *stepRun, c command) error {
 	owner := c.props["owner"]
-	if owner == "" && c.data == "" {
-		return errors.New("Either an owner name or a file path must be specified in ##[remove-matcher] command.")
-	}
 	owners := []string{owner}
-	if owner == "" {
-		file := c.data
-		if !path.IsAbs(file) {
-			file = path.Join(e.info.Workspace, file)
-		}
-		data, err := sandbox.ReadFile(e.ctx, e.sb, file, maxMatcherFile)
-		if err != nil {
-			return err
-		}
-		matchers, err := parseMatchers(data)
+	switch {
+	case owner != "" && c.data != "":
+		e.warn(r, "Either specify an owner name or a file path in ##[remove-matcher] command. Both values cannot be set.")
+		return nil
+	case owner == "" && c.data == "":
+		e.warn(r, "Either an owner name or a file path must be specified in ##[remove-matcher] command.")
+		return nil
+	case owner == "":
+		matchers, err := e.loadMatchers(c.data)
 		if err != nil {
 			return err
 		}
@@ -196,58 +280,78 @@ func (e *execution) removeMatcher(c command) error {
 			owners = append(owners, m.owner)
 		}
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.matchers = slices.DeleteFunc(e.matchers, func(m *matcher) bool {
-		return slices.ContainsFunc(owners, func(o string) bool { return strings.EqualFold(o, m.owner) })
-	})
+	e.removeMatchers(owners...)
 	return nil
 }
 
-// matchProblems lets the matchers look at a line: one that completes a problem is logged by its severity. A matcher that
-// takes too long is removed.
-func (e *execution) matchProblems(r *stepRun, line string) ([]byte, bool) {
+func (e *execution) removeMatchers(owners ...string) {
 	e.mu.Lock()
-	if len(e.matchers) == 0 {
-		e.mu.Unlock()
-		return nil, false
-	}
-	text := escapeCodes.ReplaceAllString(line, "")
-	var found *problem
-	var slow string
-	for _, m := range e.matchers {
-		p, err := m.match(text)
-		if err != nil {
-			slow = m.owner
-			break
-		}
-		if p != nil {
-			found = p
-			for _, other := range e.matchers { // others that were in the middle of something begin anew
-				if other != m {
-					other.reset()
-				}
-			}
-			break
-		}
-	}
-	if slow != "" {
-		e.matchers = slices.DeleteFunc(e.matchers, func(m *matcher) bool { return m.owner == slow })
-	}
+	defer e.mu.Unlock()
+	e.matchers = without(e.matchers, owners...)
+	e.watchers.Store(int32(len(e.matchers)))
+}
+
+// without gives the matchers of other owners, in a slice of its own: steps hold on to the old one.
+func without(matchers []*matcher, owners ...string) []*matcher {
+	return slices.DeleteFunc(slices.Clone(matchers), func(m *matcher) bool {
+		return slices.ContainsFunc(owners, func(o string) bool { return strings.EqualFold(o, m.owner) })
+	})
+}
+
+// matchProblems lets the matchers look at a line. A matcher that takes too long is removed.
+func (e *execution) matchProblems(r *stepRun, line string) func() []byte {
+	e.mu.Lock()
+	now := e.matchers
 	e.mu.Unlock()
-	if slow != "" {
-		e.annotate(r.number, ci.Annotation{Level: "warning", Message: fmt.Sprintf("Removed issue matcher '%s' because one of its patterns took too long on a line of output.", slow)})
+	if len(now) == 0 {
+		return nil
 	}
-	if found == nil {
-		return nil, false
+	r.follow(now)
+	text := line
+	if strings.Contains(line, "\x1b[") {
+		text = escapeCodes.ReplaceAllString(line, "")
 	}
-	a, ok := found.annotation(e.info.Workspace)
-	if !ok {
-		return nil, false
+	for _, m := range now {
+		p, err := r.progress[m].match(text)
+		if err != nil {
+			e.removeMatchers(m.owner)
+			return func() []byte {
+				e.warn(r, fmt.Sprintf("Removing issue matcher '%s'. A pattern took too long on a line of output.", m.owner))
+				return []byte(line + "\n")
+			}
+		}
+		if p == nil {
+			continue
+		}
+		for other, state := range r.progress { // others that were in the middle of something begin anew
+			if other != m {
+				state.reset()
+			}
+		}
+		if a, ok := p.annotation(e.info.Workspace); ok {
+			return func() []byte {
+				e.note(r.number, a)
+				return []byte("##[" + a.Level + "]" + text + "\n")
+			}
+		}
 	}
-	e.note(r.number, a)
-	return []byte("##[" + a.Level + "]" + text + "\n"), true
+	return nil
+}
+
+// follow begins to watch for the matchers that are new to the step, and forgets those that are gone.
+func (r *stepRun) follow(now []*matcher) {
+	if r.progress == nil {
+		r.progress = map[*matcher]*matching{}
+	}
+	for _, m := range now {
+		if r.progress[m] == nil {
+			r.progress[m] = &matching{matcher: m, state: make([]*problem, len(m.patterns)-1)}
+		}
+	}
+	if len(r.progress) > len(now) {
+		maps.DeleteFunc(r.progress, func(m *matcher, _ *matching) bool { return !slices.Contains(now, m) })
+	}
 }
 
 // escapeCodes are the colours of a line, which no pattern should have to know.
-var escapeCodes = regexp.MustCompile(`\x1b\[[0-9;]*m`)
+var escapeCodes = regexp.MustCompile(`\x1b\[[0-9;]*m?`)

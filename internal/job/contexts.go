@@ -18,11 +18,16 @@ import (
 // scope is where step IDs live: the job, or one use of a composite action.
 type scope struct {
 	parent *scope
-	steps  []expr.Pair // the steps context so far
-	inputs expr.Value  // of the composite action; null in a job
-	action *action     // nil in a job
-	env    map[string]string
+	steps  []expr.Pair       // the steps context so far
+	inputs expr.Value        // of the composite action; null in a job
+	action *action           // nil in a job
+	env    map[string]string // what `env:` of the steps around a composite action says: it wins within
+	depth  int               // composite actions around
+	// The rest is guarded by the job's mu.
 	status string // github.action_status of a composite action
+	phase  string // of the composite action: pre, main, post
+	uses   map[*workflow.Step]*use
+	posts  []*workflow.Step // of a composite action: those whose post steps are to run
 }
 
 // set writes a step's entry of the steps context.
@@ -94,7 +99,7 @@ func (e *execution) makeContexts(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("write the event: %w", err)
 	}
-	e.root = &scope{inputs: expr.Null()}
+	e.root = &scope{inputs: expr.Null(), uses: map[*workflow.Step]*use{}}
 	e.env = map[string]string{}
 	for _, n := range []*workflow.Node{e.file.Env, e.def.Env} {
 		v, err := n.Eval(e.env0(e.root, nil))
@@ -161,11 +166,7 @@ func (e *execution) env0(s *scope, stepEnv map[string]string) expr.Env {
 // mergedEnv is the environment that steps of a scope begin with. The caller holds mu.
 func (e *execution) mergedEnv(s *scope) map[string]string {
 	env := maps.Clone(e.env)
-	var chain []*scope
-	for ; s != nil; s = s.parent {
-		chain = append(chain, s)
-	}
-	for _, s := range slices.Backward(chain) {
+	if s != nil {
 		maps.Copy(env, s.env)
 	}
 	return env
@@ -181,14 +182,15 @@ func (e *execution) githubFor(s *scope) expr.Value {
 	return g
 }
 
-// functions are those that know the job. In composite actions success() and failure() look at the action's own status.
+// functions are those that know the job. In composite actions success() and failure() look at the action's own status,
+// but for its pre and post steps.
 func (e *execution) functions(s *scope) map[string]expr.Func {
 	status := func() string {
-		if s != nil && s.action != nil && s.status != "" {
-			return s.status
-		}
 		e.mu.Lock()
 		defer e.mu.Unlock()
+		if s != nil && s.action != nil && s.phase == "main" && e.status != cancelled {
+			return s.status
+		}
 		return e.status
 	}
 	is := func(want string) expr.Func {
@@ -202,10 +204,11 @@ func (e *execution) functions(s *scope) map[string]expr.Func {
 }
 
 // runtimeEnv adds what GitHub sets for every step over env: nobody may change these.
-func (e *execution) runtimeEnv(env map[string]string, s *scope, files map[string]string, action string) {
+func (e *execution) runtimeEnv(env map[string]string, r *stepRun, files map[string]string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	g := e.githubFor(s)
+	g := e.githubFor(r.scope)
+	env["GITHUB_ACTION_REPOSITORY"], env["GITHUB_ACTION_REF"] = "", ""
 	for _, name := range githubEnvironment {
 		v := g.Property(name)
 		if name == "token" || v.IsNull() {
@@ -213,7 +216,7 @@ func (e *execution) runtimeEnv(env map[string]string, s *scope, files map[string
 		}
 		env["GITHUB_"+strings.ToUpper(name)] = v.Text()
 	}
-	env["GITHUB_ACTION"] = action
+	env["GITHUB_ACTION"] = r.def.ContextName
 	env["GITHUB_ACTIONS"] = "true"
 	env["RUNNER_OS"], env["RUNNER_ARCH"], env["RUNNER_NAME"] = e.info.OS, e.info.Arch, "penstock"
 	env["RUNNER_ENVIRONMENT"], env["RUNNER_TEMP"], env["RUNNER_TOOL_CACHE"] = "self-hosted", e.info.Temp, e.info.ToolCache

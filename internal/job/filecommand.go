@@ -2,6 +2,7 @@ package job
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"strings"
 	"unicode/utf8"
@@ -11,7 +12,8 @@ import (
 type pair struct{ name, value string }
 
 // parsePairs reads GITHUB_ENV, GITHUB_OUTPUT or GITHUB_STATE: NAME=VALUE lines and NAME<<DELIMITER ... DELIMITER blocks
-// (actions/runner src/Runner.Worker/FileCommandManager.cs). The errors are the runner's.
+// (actions/runner src/Runner.Worker/FileCommandManager.cs). As in the runner off Windows, a line ends with LF alone: a CR
+// before it belongs to the value. With an error, which is in the runner's words, come the pairs before it.
 func parsePairs(data []byte) ([]pair, error) {
 	text := fileText(data)
 	var out []pair
@@ -30,15 +32,15 @@ func parsePairs(data []byte) ([]pair, error) {
 		case heredoc >= 0:
 			name, delimiter := line[:heredoc], line[heredoc+2:]
 			if name == "" || delimiter == "" {
-				return nil, fmt.Errorf("Invalid format '%s'. Name must not be empty and delimiter must not be empty", line)
+				return out, fmt.Errorf("Invalid format '%s'. Name must not be empty and delimiter must not be empty", line)
 			}
 			value, err := readBlock(text, &at, delimiter)
 			if err != nil {
-				return nil, err
+				return out, err
 			}
 			out = append(out, pair{name, value})
 		default:
-			return nil, fmt.Errorf("Invalid format '%s'", line)
+			return out, fmt.Errorf("Invalid format '%s'", line)
 		}
 	}
 }
@@ -47,44 +49,37 @@ func parsePairs(data []byte) ([]pair, error) {
 func readBlock(text string, at *int, delimiter string) (string, error) {
 	start, end := *at, *at
 	for {
-		line, newline, ok := nextLine(text, at)
+		line, ended, ok := nextLine(text, at)
 		switch {
 		case !ok:
 			return "", fmt.Errorf("Invalid value. Matching delimiter not found '%s'", delimiter)
 		case line == delimiter:
-			return text[start:max(start, end)], nil
-		case newline == "":
-			return "", fmt.Errorf("Invalid value. EOF marker missing new line.")
+			return text[start:end], nil
+		case !ended:
+			return "", errors.New("Invalid value. EOF marker missing new line.")
 		}
-		end = *at - len(newline)
+		end = *at - 1
 	}
 }
 
-// nextLine takes a line off text at at; newline is what ended it, empty at the end of the text.
-func nextLine(text string, at *int) (line, newline string, ok bool) {
+// nextLine takes a line off text at at; ended is false for the last one if no line feed follows it.
+func nextLine(text string, at *int) (line string, ended, ok bool) {
 	if *at >= len(text) {
-		return "", "", false
+		return "", false, false
 	}
-	rest := text[*at:]
-	i := strings.IndexByte(rest, '\n')
-	if i < 0 {
-		*at = len(text)
-		return rest, "", true
+	line, _, ended = strings.Cut(text[*at:], "\n")
+	*at += len(line)
+	if ended {
+		*at++
 	}
-	*at += i + 1
-	if i > 0 && rest[i-1] == '\r' {
-		return rest[:i-1], "\r\n", true
-	}
-	return rest[:i], "\n", true
+	return line, ended, true
 }
 
 // parsePaths reads GITHUB_PATH: one directory a line.
 func parsePaths(data []byte) []string {
 	var out []string
-	for line := range strings.Lines(fileText(data)) {
-		if line = strings.TrimRight(line, "\r\n"); line != "" {
-			out = append(out, line)
-		}
+	for line := range strings.FieldsFuncSeq(fileText(data), func(r rune) bool { return r == '\r' || r == '\n' }) {
+		out = append(out, line)
 	}
 	return out
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/penstock-ci/penstock/internal/ci"
@@ -69,7 +70,7 @@ const (
 	cancelled = "cancelled"
 )
 
-// machine is one job that runs.
+// execution is one job that runs.
 type execution struct {
 	x    *Executor
 	t    *ci.Task
@@ -93,6 +94,8 @@ type execution struct {
 	interrupt  context.Context // ends when the job is cancelled
 	environURL *workflow.Node
 
+	watchers atomic.Int32 // how many matchers there are
+
 	mu          sync.Mutex // guards all below: background steps share them
 	env         map[string]string
 	path        []string // the last added first
@@ -101,7 +104,7 @@ type execution struct {
 	annotations []ci.Annotation // not yet reported
 	counts      map[countKey]int
 	summaries   int
-	matchers    []*matcher
+	matchers    []*matcher                 // those that watch, the newest first; never written in place
 	background  map[string]*backgroundStep // by lower-case ID
 	order       []*backgroundStep
 	slots       chan struct{} // taken by background steps that run
@@ -389,7 +392,7 @@ func sortedEnv(env map[string]string) []string {
 	return out
 }
 
-// timeZone passes the host's TZ on, as the runner's own environment would.
+// inherited passes the host's locale, time zone and proxies on, as the runner's own environment would.
 func inherited() map[string]string {
 	env := map[string]string{"LANG": "C.UTF-8"}
 	for _, name := range []string{"LANG", "LC_ALL", "TZ", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"} {

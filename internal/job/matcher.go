@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,11 +25,16 @@ const (
 	matchTimeout = time.Second
 )
 
-// matcher finds problems in output lines (actions/runner src/Runner.Worker/IssueMatcher.cs).
+// matcher finds problems in output lines (actions/runner src/Runner.Worker/IssueMatcher.cs). It is immutable.
 type matcher struct {
 	owner, severity, fromPath string
 	patterns                  []matcherPattern
-	state                     []*problem // of each pattern but the last: what has matched so far
+}
+
+// matching is how far a matcher is in the output of one step.
+type matching struct {
+	*matcher
+	state []*problem // of each pattern but the last: what has matched so far
 }
 
 type matcherPattern struct {
@@ -42,59 +48,90 @@ type problem struct {
 	file, line, column, severity, code, message, fromPath string
 }
 
-// parseMatchers reads a problem matcher file.
+// matcherFile is a problem matcher file as it is written.
+type matcherFile struct {
+	ProblemMatcher []struct {
+		Owner, Severity, FromPath string
+		Pattern                   []struct {
+			Regexp                                                string
+			File, Line, Column, Severity, Code, Message, FromPath *int
+			Loop                                                  bool
+		}
+	}
+}
+
+// parseMatchers reads a problem matcher file. The errors are the runner's.
 func parseMatchers(data []byte) ([]*matcher, error) {
 	if len(data) > maxMatcherFile {
 		return nil, fmt.Errorf("the file has more than %d bytes", maxMatcherFile)
 	}
-	var file struct {
-		ProblemMatcher []struct {
-			Owner, Severity, FromPath string
-			Pattern                   []struct {
-				Regexp                                                string
-				File, Line, Column, Severity, Code, Message, FromPath *int
-				Loop                                                  bool
-			}
-		}
-	}
+	var file matcherFile
 	if err := json.Unmarshal([]byte(fileText(data)), &file); err != nil {
 		return nil, err
 	}
 	var out []*matcher
 	for _, m := range file.ProblemMatcher {
-		if m.Owner == "" {
+		next := &matcher{owner: m.Owner, severity: m.Severity, fromPath: m.FromPath}
+		switch severity := strings.ToLower(m.Severity); {
+		case m.Owner == "":
 			return nil, errors.New("Owner must not be empty")
-		}
-		if slices.ContainsFunc(out, func(o *matcher) bool { return strings.EqualFold(o.owner, m.Owner) }) {
-			return nil, fmt.Errorf("Duplicate owner name '%s'", m.Owner)
-		}
-		if len(m.Pattern) == 0 {
+		case severity != "" && severity != "error" && severity != "warning" && severity != "notice":
+			return nil, fmt.Errorf("Matcher '%s' contains unexpected default severity '%s'", m.Owner, m.Severity)
+		case len(m.Pattern) == 0:
 			return nil, fmt.Errorf("Matcher '%s' does not contain any patterns", m.Owner)
 		}
-		next := &matcher{owner: m.Owner, severity: m.Severity, fromPath: m.FromPath, state: make([]*problem, len(m.Pattern)-1)}
-		message := false
+		set := map[string]bool{}
 		for i, p := range m.Pattern {
 			if p.Loop && (i != len(m.Pattern)-1 || i == 0) {
-				return nil, fmt.Errorf("Only the last pattern in a multiline matcher may set 'loop'")
+				return nil, errors.New("Only the last pattern in a multiline matcher may set 'loop'")
 			}
-			message = message || p.Message != nil
+			if p.Loop && p.Message == nil {
+				return nil, errors.New("The loop pattern must set 'message'")
+			}
 			re, err := regexp2.Compile(p.Regexp, regexp2.ECMAScript)
 			if err != nil {
 				return nil, fmt.Errorf("matcher '%s': %w", m.Owner, err)
 			}
 			re.MatchTimeout = matchTimeout
-			next.patterns = append(next.patterns, matcherPattern{re, p.File, p.Line, p.Column, p.Severity, p.Code, p.Message, p.FromPath, p.Loop})
+			pattern := matcherPattern{re, p.File, p.Line, p.Column, p.Severity, p.Code, p.Message, p.FromPath, p.Loop}
+			if err := pattern.check(set); err != nil {
+				return nil, err
+			}
+			next.patterns = append(next.patterns, pattern)
 		}
-		if !message {
-			return nil, fmt.Errorf("At least one pattern in '%s' must set 'message'", m.Owner)
+		if !set["message"] {
+			return nil, errors.New("At least one pattern must set 'message'")
+		}
+		if slices.ContainsFunc(out, func(o *matcher) bool { return strings.EqualFold(o.owner, m.Owner) }) {
+			return nil, fmt.Errorf("Duplicate owner name '%s'", m.Owner)
 		}
 		out = append(out, next)
 	}
 	return out, nil
 }
 
+// check finds properties that another pattern has set, and groups that the expression does not have.
+func (p matcherPattern) check(set map[string]bool) error {
+	groups := len(p.re.GetGroupNumbers())
+	for _, f := range []struct {
+		name  string
+		group *int
+	}{{"file", p.file}, {"line", p.line}, {"column", p.column}, {"severity", p.severity}, {"code", p.code}, {"message", p.message}, {"fromPath", p.fromPath}} {
+		switch {
+		case f.group == nil:
+		case set[f.name]:
+			return fmt.Errorf("The property '%s' is set twice", f.name)
+		case *f.group < 0 || *f.group >= groups:
+			return fmt.Errorf("The property '%s' is set to %d which is out of range", f.name, *f.group)
+		default:
+			set[f.name] = true
+		}
+	}
+	return nil
+}
+
 // match gives the problem that a line completes, nil if none. An error says that a pattern took too long.
-func (m *matcher) match(line string) (*problem, error) {
+func (m *matching) match(line string) (*problem, error) {
 	for i, p := range slices.Backward(m.patterns) {
 		var running *problem
 		if i > 0 {
@@ -128,7 +165,7 @@ func (m *matcher) match(line string) (*problem, error) {
 	return nil, nil
 }
 
-func (m *matcher) reset() { clear(m.state) }
+func (m *matching) reset() { clear(m.state) }
 
 func (p matcherPattern) take(running *problem, found *regexp2.Match) *problem {
 	out := problem{}
@@ -150,29 +187,30 @@ func (p matcherPattern) take(running *problem, found *regexp2.Match) *problem {
 	return &out
 }
 
-// annotation is the problem as people see it; ok is false for a severity that GitHub does not know.
-func (p *problem) annotation(workspace string) (ci.Annotation, bool) {
-	a := ci.Annotation{Level: "error", Message: strings.TrimSpace(p.message)}
-	switch strings.ToLower(p.severity) {
-	case "", "error":
-	case "warning", "notice":
-		a.Level = strings.ToLower(p.severity)
+// annotation is the problem as people see it; ok is false for one without a message, or of a severity that GitHub does
+// not know. A file out of the workspace is left out.
+func (p *problem) annotation(workspace string) (a ci.Annotation, ok bool) {
+	a = ci.Annotation{Level: strings.ToLower(p.severity), Message: p.message}
+	switch a.Level {
+	case "":
+		a.Level = "error"
+	case "error", "warning", "notice":
 	default:
 		return a, false
 	}
-	if p.code != "" {
-		a.Message = strings.TrimSpace(p.code + ": " + a.Message)
-	}
 	a.Line, _ = strconv.Atoi(p.line)
 	a.Column, _ = strconv.Atoi(p.column)
-	if p.file != "" {
-		file := strings.ReplaceAll(p.file, `\`, "/")
-		if !strings.HasPrefix(file, "/") && p.fromPath != "" {
-			if dir := p.fromPath[:strings.LastIndexByte(p.fromPath, '/')+1]; dir != "" {
-				file = dir + file
-			}
+	if strings.TrimSpace(p.file) != "" {
+		file := p.file
+		if !path.IsAbs(file) && strings.TrimSpace(p.fromPath) != "" {
+			file = path.Join(path.Dir(p.fromPath), file)
 		}
-		a.File = strings.TrimPrefix(strings.TrimPrefix(file, workspace+"/"), "./")
+		if !path.IsAbs(file) {
+			file = path.Join(workspace, file)
+		}
+		if inside, ok := strings.CutPrefix(path.Clean(file), workspace+"/"); ok {
+			a.File = inside
+		}
 	}
-	return a, a.Message != ""
+	return a, strings.TrimSpace(p.message) != ""
 }

@@ -23,19 +23,62 @@ type jobLog struct {
 	out    []byte // reused
 }
 
-// write masks p, which ends at a line's end unless a line is longer than maxLine, and sends it.
+// write masks p, whole lines, and sends it.
 func (l *jobLog) write(p []byte) {
 	if len(p) == 0 {
 		return
 	}
-	if !utf8.Valid(p) {
-		p = bytes.ToValidUTF8(p, []byte("\uFFFD"))
+	found := l.mask.find(p)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(found) > 0 {
+		l.out = cover(l.out[:0], p, found)
+		p = l.out
+	}
+	l.send(p)
+}
+
+// piece sends a part of a line that is masked already.
+func (l *jobLog) piece(p []byte) {
+	if len(p) == 0 {
+		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.out = l.mask.bytes(l.out[:0], p)
-	l.offset += int64(len(l.out))
-	_ = l.rep.Append(l.ctx, l.out) // a log that can not be delivered ends the job through its lease
+	l.send(p)
+}
+
+// send passes p on as valid UTF-8. The caller holds mu.
+func (l *jobLog) send(p []byte) {
+	if !utf8.Valid(p) {
+		p = validUTF8(p)
+	}
+	l.offset += int64(len(p))
+	_ = l.rep.Append(l.ctx, p) // a log that can not be delivered ends the job through its lease
+}
+
+// validUTF8 puts U+FFFD in the place of each byte that is of no character.
+func validUTF8(p []byte) []byte {
+	out := make([]byte, 0, len(p)+len(p)/8)
+	for len(p) > 0 {
+		r, n := utf8.DecodeRune(p)
+		out = utf8.AppendRune(out, r)
+		p = p[n:]
+	}
+	return out
+}
+
+// cutCharacter is how many bytes at the end of p are the beginning of a character.
+func cutCharacter(p []byte) int {
+	for n := 1; n < utf8.UTFMax && n <= len(p); n++ {
+		if tail := p[len(p)-n:]; utf8.RuneStart(tail[0]) {
+			if utf8.FullRune(tail) {
+				return 0
+			}
+			return n
+		}
+	}
+	return 0
 }
 
 // line writes one line of the runner's own.
@@ -55,29 +98,38 @@ func (l *jobLog) at() int64 {
 }
 
 // lineReader cuts a process's output into lines, looks at those that may mean something, and passes the rest on in
-// big pieces: a line costs nothing of its own unless a matcher watches.
+// big pieces: a line costs nothing of its own unless a matcher watches. A line ends with LF, CR LF or CR, as the
+// runner reads it, and with LF in the log.
 type lineReader struct {
 	log *jobLog
-	// each is asked for every line when watching says so, else only for those that hold a command's beginning. It
-	// gives what is to be logged instead of the line; nil for nothing.
-	each     func(line string) (replacement []byte, replaced bool)
+	// look is asked for every line when watching says so, else only for those that may be a command. What it gives, if
+	// anything, is called when all lines before are logged, and gives what is logged instead of the line.
+	look     func(line string) func() []byte
 	watching func() bool
 
-	mu   sync.Mutex
-	rest []byte // the beginning of a line
-	long bool   // rest is the middle of a line longer than maxLine
+	mu     sync.Mutex
+	rest   []byte // the beginning of a line
+	plain  []byte // reused: output with its CRs turned
+	out    []byte // reused
+	cr     bool   // the last byte was a CR
+	long   bool   // rest is the middle of a line longer than maxLine
+	masked maskedLine
+	closed bool
 }
 
-// Write takes output as it comes.
+// Write takes output as it comes. What comes after close, from a process that outlives its step, is dropped.
 func (r *lineReader) Write(p []byte) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := len(p)
-	if len(r.rest) > 0 {
+	if r.closed || n == 0 {
+		return n, nil
+	}
+	p = r.lineFeeds(p)
+	if len(r.rest) > 0 || r.long {
 		end := bytes.IndexByte(p, '\n') + 1
 		if end == 0 {
-			r.rest = append(r.rest, p...)
-			r.shorten()
+			r.hold(p)
 			return n, nil
 		}
 		r.rest = append(r.rest, p[:end]...)
@@ -87,23 +139,44 @@ func (r *lineReader) Write(p []byte) (int, error) {
 	}
 	end := bytes.LastIndexByte(p, '\n') + 1
 	r.lines(p[:end])
-	r.rest = append(r.rest, p[end:]...)
-	r.shorten()
+	r.hold(p[end:])
 	return n, nil
 }
 
-// shorten passes the beginning of an endless line on, but for what may be the beginning of a secret.
-func (r *lineReader) shorten() {
+// lineFeeds turns CR LF and CR into LF, also where they are cut.
+func (r *lineReader) lineFeeds(p []byte) []byte {
+	if r.cr && p[0] == '\n' {
+		p = p[1:]
+	}
+	r.cr = false
+	if len(p) == 0 || bytes.IndexByte(p, '\r') < 0 {
+		return p
+	}
+	r.cr = p[len(p)-1] == '\r'
+	r.plain = r.plain[:0]
+	for {
+		i := bytes.IndexByte(p, '\r')
+		if i < 0 {
+			r.plain = append(r.plain, p...)
+			return r.plain
+		}
+		r.plain = append(append(r.plain, p[:i]...), '\n')
+		if p = p[i+1:]; len(p) > 0 && p[0] == '\n' {
+			p = p[1:]
+		}
+	}
+}
+
+// hold keeps the beginning of a line, and passes on what it can of one that does not end.
+func (r *lineReader) hold(p []byte) {
+	r.rest = append(r.rest, p...)
 	if len(r.rest) < maxLine {
 		return
 	}
-	keep := r.log.mask.held(r.rest)
-	// A character that is cut would be taken for broken.
-	for keep < len(r.rest) && keep < utf8.UTFMax && !utf8.RuneStart(r.rest[len(r.rest)-keep-1+min(1, keep)]) {
-		keep++
-	}
-	r.log.write(r.rest[:len(r.rest)-keep])
-	r.rest = append(r.rest[:0], r.rest[len(r.rest)-keep:]...)
+	var left int
+	r.out, left = r.masked.take(r.log.mask, r.out[:0], r.rest, false)
+	r.log.piece(r.out)
+	r.rest = append(r.rest[:0], r.rest[len(r.rest)-left:]...)
 	r.long = true
 }
 
@@ -111,10 +184,10 @@ func (r *lineReader) shorten() {
 func (r *lineReader) close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.rest) > 0 || r.long {
+	if !r.closed && (len(r.rest) > 0 || r.long) {
 		r.lines(append(r.rest, '\n'))
 	}
-	r.rest = nil
+	r.rest, r.plain, r.out, r.closed = nil, nil, nil, true
 }
 
 var (
@@ -126,35 +199,59 @@ var (
 func (r *lineReader) lines(p []byte) {
 	if r.long {
 		end := bytes.IndexByte(p, '\n') + 1
-		r.log.write(p[:end])
-		p, r.long = p[end:], false
+		r.out, _ = r.masked.take(r.log.mask, r.out[:0], p[:end], true)
+		r.log.piece(r.out)
+		p, r.long, r.masked = p[end:], false, maskedLine{}
 	}
 	from := 0 // what is not yet written begins here
+	marks := marks{p: p}
 	for at := 0; at < len(p); {
-		if !r.watching() {
-			next := nextMark(p[at:])
+		watching := r.watching()
+		if !watching {
+			next := marks.next(at)
 			if next < 0 {
 				break
 			}
-			at += bytes.LastIndexByte(p[at:at+next], '\n') + 1
+			at += bytes.LastIndexByte(p[at:next], '\n') + 1
 		}
 		end := at + bytes.IndexByte(p[at:], '\n') + 1
-		text := strings.TrimRight(string(p[at:end]), "\r\n")
-		if replacement, replaced := r.each(text); replaced {
-			r.log.write(p[from:at])
-			r.log.write(replacement)
-			from = end
+		if line := p[at : end-1]; watching || mayCommand(line) {
+			if do := r.look(string(line)); do != nil {
+				r.log.write(p[from:at])
+				r.log.write(do())
+				from = end
+			}
 		}
 		at = end
 	}
 	r.log.write(p[from:])
 }
 
-// nextMark is where the next line that may be a command has its mark, negative if none has.
-func nextMark(p []byte) int {
-	a, b := bytes.Index(p, commandMark), bytes.Index(p, commandMarkOld)
-	if a < 0 || b >= 0 && b < a {
-		return b
+// mayCommand is a cheap look before a line is parsed.
+func mayCommand(line []byte) bool {
+	return bytes.HasPrefix(bytes.TrimSpace(line), commandMark) || bytes.Contains(line, commandMarkOld)
+}
+
+// marks finds where commands may begin, each byte looked at once for each mark.
+type marks struct {
+	p        []byte
+	new, old int // where the next ones are, if they are at or behind the place asked for; len(p) for none
+}
+
+// next is the place of the first mark at or behind at, negative if there is none.
+func (m *marks) next(at int) int {
+	find := func(known int, mark []byte) int {
+		if known > at || known == at && at > 0 {
+			return known
+		}
+		if i := bytes.Index(m.p[at:], mark); i >= 0 {
+			return at + i
+		}
+		return len(m.p)
 	}
-	return a
+	m.new, m.old = find(m.new, commandMark), find(m.old, commandMarkOld)
+	if first := min(m.new, m.old); first < len(m.p) {
+		return first
+	}
+	return -1
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/penstock-ci/penstock/internal/ci"
 	"github.com/penstock-ci/penstock/internal/expr"
 	"github.com/penstock-ci/penstock/internal/sandbox"
+	"github.com/penstock-ci/penstock/internal/workflow"
 )
 
 // savedState is what a step found when it began: with the disk, all that is needed to begin it again. No secret is in
@@ -27,8 +28,10 @@ type savedState struct {
 
 // savedPost is a post step that is still to run.
 type savedPost struct {
-	Index int               `json:"index"` // of the step in the job
+	Index int               `json:"index"` // of the step in the job or the composite action
 	State map[string]string `json:"state,omitempty"`
+	Steps expr.Value        `json:"steps,omitzero"` // of a composite action
+	Posts []savedPost       `json:"posts,omitempty"`
 }
 
 // secretMark encloses the name of a secret where its value stood.
@@ -62,15 +65,9 @@ func (e *execution) saveState(number int) {
 	for i, p := range s.Path {
 		s.Path[i] = e.hide(p)
 	}
-	pairs := make([]expr.Pair, len(e.root.steps))
-	for i, p := range e.root.steps {
-		pairs[i] = expr.Pair{Key: p.Key, Value: e.hideValue(p.Value)}
-	}
-	s.Steps = expr.Object(pairs...)
+	s.Steps = e.hideSteps(e.root)
 	for _, p := range e.posts {
-		if i := slices.Index(e.def.Steps, p.def); i >= 0 {
-			s.Posts = append(s.Posts, savedPost{i, e.hideAll(p.state)})
-		}
+		s.Posts = append(s.Posts, e.hidePost(e.def.Steps, p.def, e.root))
 	}
 	e.mu.Unlock()
 	data, err := json.Marshal(s)
@@ -79,6 +76,41 @@ func (e *execution) saveState(number int) {
 	}
 	if err != nil {
 		e.log.line("##[debug]state not kept: %s", err)
+	}
+}
+
+// hidePost is what is kept of a post step. The caller holds mu.
+func (e *execution) hidePost(among []*workflow.Step, def *workflow.Step, in *scope) savedPost {
+	u := in.uses[def]
+	kept := savedPost{Index: slices.Index(among, def), State: e.hideAll(u.state)}
+	if u.saved != nil {
+		kept.Steps, kept.Posts = u.saved.Steps, u.saved.Posts
+	}
+	if u.inner != nil {
+		kept.Steps = e.hideSteps(u.inner)
+		for _, d := range u.inner.posts {
+			kept.Posts = append(kept.Posts, e.hidePost(u.inner.action.manifest.Runs.Steps, d, u.inner))
+		}
+	}
+	return kept
+}
+
+func (e *execution) hideSteps(s *scope) expr.Value {
+	pairs := make([]expr.Pair, len(s.steps))
+	for i, p := range s.steps {
+		pairs[i] = expr.Pair{Key: p.Key, Value: e.hideValue(p.Value)}
+	}
+	return expr.Object(pairs...)
+}
+
+// revealInner puts back what was kept of a composite action whose post step is to run. The caller holds mu.
+func (e *execution) revealInner(s *scope, kept *savedPost) {
+	s.steps = slices.Clone(e.revealValue(kept.Steps).Pairs())
+	for _, p := range kept.Posts {
+		if steps := s.action.manifest.Runs.Steps; p.Index >= 0 && p.Index < len(steps) {
+			s.uses[steps[p.Index]] = &use{state: e.revealAll(p.State), posted: true, saved: &p}
+			s.posts = append(s.posts, steps[p.Index])
+		}
 	}
 }
 
@@ -170,14 +202,12 @@ func (e *execution) restore(ctx context.Context, at *ci.Resume, mains []*planned
 	for _, p := range s.Path {
 		e.path = append(e.path, e.reveal(p))
 	}
-	for _, p := range e.revealValue(s.Steps).Pairs() {
-		e.root.steps = append(e.root.steps, p)
-	}
+	e.root.steps = append(e.root.steps, e.revealValue(s.Steps).Pairs()...)
 	for _, p := range s.Posts {
 		if p.Index >= 0 && p.Index < len(mains) {
 			post := *mains[p.Index]
-			post.phase, post.state = "post", e.revealAll(p.State)
-			post.cond = postCondition(post.action)
+			*post.use = use{state: e.revealAll(p.State), posted: true, saved: &p}
+			post.phase, post.cond = "post", postCondition(post.action)
 			e.posts = append(e.posts, &post)
 		}
 	}

@@ -10,9 +10,8 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
-
-	"github.com/mattn/go-shellwords"
 
 	"github.com/penstock-ci/penstock/internal/sandbox"
 	"github.com/penstock-ci/penstock/internal/workflow"
@@ -63,7 +62,11 @@ func (e *execution) lookUp(name string) string {
 	if strings.Contains(name, "/") {
 		return name
 	}
-	for dir := range strings.SplitSeq(e.info.Path, ":") {
+	e.mu.Lock()
+	dirs := append(slices.Clone(e.path), strings.Split(e.info.Path, ":")...)
+	slices.Reverse(dirs[:len(e.path)])
+	e.mu.Unlock()
+	for _, dir := range dirs {
 		file := filepath.Join(dir, name)
 		if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
 			return file
@@ -73,23 +76,65 @@ func (e *execution) lookUp(name string) string {
 }
 
 // command is the shell's command line for a script.
-func (s shell) command(script string) ([]string, error) {
-	words, err := shellwords.Parse(strings.ReplaceAll(s.arguments, "{0}", script))
-	if err != nil {
-		return nil, fmt.Errorf("shell %s %s: %w", s.program, s.arguments, err)
+func (s shell) command(script string) []string {
+	return append([]string{s.program}, splitArguments(strings.ReplaceAll(s.arguments, "{0}", script))...)
+}
+
+// splitArguments splits a command line as .NET does, which the runner hands it to: at blanks outside double quotes;
+// other quotes are plain text, and backslashes too but before a double quote.
+func splitArguments(line string) []string {
+	var out []string
+	var word strings.Builder
+	quoted, begun := false, false
+	for i := 0; i < len(line); i++ {
+		switch c := line[i]; {
+		case c == '\\':
+			n := 1
+			for i+n < len(line) && line[i+n] == '\\' {
+				n++
+			}
+			i += n - 1
+			begun = true
+			if i+1 == len(line) || line[i+1] != '"' {
+				word.WriteString(strings.Repeat(`\`, n))
+				continue
+			}
+			word.WriteString(strings.Repeat(`\`, n/2))
+			if n%2 == 1 {
+				word.WriteByte('"')
+				i++
+			}
+		case c == '"' && quoted && i+1 < len(line) && line[i+1] == '"':
+			word.WriteByte('"')
+			i++
+		case c == '"':
+			quoted, begun = !quoted, true
+		case (c == ' ' || c == '\t') && !quoted:
+			if begun {
+				out = append(out, word.String())
+			}
+			word.Reset()
+			begun = false
+		default:
+			word.WriteByte(c)
+			begun = true
+		}
 	}
-	return append([]string{s.program}, words...), nil
+	if begun {
+		out = append(out, word.String())
+	}
+	return out
 }
 
 // fixUp is the script as it is written to its file.
 func (s shell) fixUp(script string) string {
-	if n := strings.ToLower(s.name); n == "pwsh" || n == "powershell" {
+	if s.name == "pwsh" || s.name == "powershell" {
 		script = "$ErrorActionPreference = 'stop'\n" + script + "\nif ((Test-Path -LiteralPath variable:\\LASTEXITCODE)) { exit $LASTEXITCODE }"
 	}
 	if !strings.HasSuffix(script, "\n") {
 		script += "\n"
 	}
-	return strings.ReplaceAll(script, "\r\n", "\n")
+	return script
 }
 
 // script evaluates a `run:` step: its text, its shell and the directory it runs in.
@@ -136,11 +181,7 @@ func (e *execution) runScript(ctx context.Context, r *stepRun) error {
 		return fmt.Errorf("write the script: %w", err)
 	}
 	defer e.remove(file)
-	args, err := sh.command(file)
-	if err != nil {
-		return err
-	}
-	err = e.exec(ctx, r, args, dir, nil)
+	err = e.exec(ctx, r, sh.command(file), dir, nil)
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s: command not found", sh.program)
 	}
@@ -150,8 +191,7 @@ func (e *execution) runScript(ctx context.Context, r *stepRun) error {
 // logScript writes the step's head as GitHub does.
 func (e *execution) logScript(r *stepRun, script string, sh shell) {
 	var b strings.Builder
-	first, _, _ := strings.Cut(strings.TrimLeft(script, " \t\r\n"), "\n")
-	fmt.Fprintf(&b, "##[group]Run %s\n", strings.TrimRight(first, "\r"))
+	fmt.Fprintf(&b, "##[group]Run %s\n", firstLine(script))
 	for line := range strings.SplitSeq(strings.TrimRight(strings.ReplaceAll(script, "\r\n", "\n"), "\n"), "\n") {
 		fmt.Fprintf(&b, "\x1b[36;1m%s\x1b[0m\n", line)
 	}
@@ -195,7 +235,7 @@ func (e *execution) openFiles(ctx context.Context, r *stepRun) (*stepFiles, erro
 		f.names[kind] = file
 		f.env["GITHUB_"+kind] = file
 	}
-	for name, value := range r.state {
+	for name, value := range r.use.state {
 		f.env["STATE_"+name] = value
 	}
 	return f, nil
@@ -215,8 +255,7 @@ func (e *execution) remove(names ...string) {
 }
 
 // takeFiles carries out what a step wrote into its command files. The errors are the runner's.
-func (e *execution) takeFiles(r *stepRun, f *stepFiles) error {
-	var failure error
+func (e *execution) takeFiles(r *stepRun, f *stepFiles) {
 	for _, kind := range fileKinds {
 		data, err := sandbox.ReadFile(e.ctx, e.sb, f.names[kind], maxCommandFile)
 		if err == nil && len(data) > 0 {
@@ -225,19 +264,16 @@ func (e *execution) takeFiles(r *stepRun, f *stepFiles) error {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			e.failAt(r, fmt.Errorf("Unable to process file command '%s' successfully.", strings.ToLower(kind)))
 			e.failAt(r, err)
-			failure = errTold
+			r.refused = true
 		}
 		e.remove(f.names[kind])
 	}
-	return failure
 }
 
 func (e *execution) takeFile(r *stepRun, kind string, data []byte) error {
 	switch kind {
 	case "PATH":
-		e.mu.Lock()
-		e.path = append(e.path, parsePaths(data)...)
-		e.mu.Unlock()
+		e.addPaths(r, parsePaths(data)...)
 		return nil
 	case "STEP_SUMMARY":
 		return e.takeSummary(r, data)
@@ -245,42 +281,55 @@ func (e *execution) takeFile(r *stepRun, kind string, data []byte) error {
 		return nil // subjects of provenance: kept by the server, which does not exist yet
 	}
 	pairs, err := parsePairs(data)
-	if err != nil {
-		return err
-	}
 	for _, p := range pairs {
+		if p.name == "" {
+			return errors.New("Value cannot be null. (Parameter 'name')")
+		}
 		switch kind {
 		case "ENV":
-			e.setEnv(r, p.name, p.value)
+			e.setEnv(r, p.name, p.value, "Can't store NODE_OPTIONS output parameter using '$GITHUB_ENV' command.")
 		case "OUTPUT":
-			r.outputs[p.name] = p.value
+			setFold(r.outputs, p.name, p.value)
 		case "STATE":
-			r.state[p.name] = p.value
+			setFold(r.use.state, p.name, p.value)
 		}
 	}
-	return nil
+	return err
 }
 
-// setEnv sets a variable for the steps to come, within a composite action too, and beyond it.
-func (e *execution) setEnv(r *stepRun, name, value string) {
+// setEnv sets a variable for the steps to come, also beyond a composite action. What `env:` says of a step, or of one
+// around it, wins over it there, and the runner's own variables do everywhere. refusal is what a name that nobody may set
+// is answered with.
+func (e *execution) setEnv(r *stepRun, name, value, refusal string) {
 	if strings.EqualFold(name, "NODE_OPTIONS") {
-		e.failAt(r, fmt.Errorf("Can't store NODE_OPTIONS output parameter using '$GITHUB_ENV' command."))
+		e.failAt(r, errors.New(refusal))
 		return
 	}
-	if upper := strings.ToUpper(name); strings.HasPrefix(upper, "GITHUB_") || strings.HasPrefix(upper, "RUNNER_") {
-		return // the runner's own win anyhow
+	if r.late != nil {
+		r.late.env = append(r.late.env, pair{name, value})
+		return
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.env[name] = value
-	for s := r.scope; s != nil; s = s.parent {
-		delete(s.env, name)
+}
+
+// addPaths puts directories in front of PATH for the steps to come, the last first.
+func (e *execution) addPaths(r *stepRun, dirs ...string) {
+	if r.late != nil {
+		r.late.paths = append(r.late.paths, dirs...)
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, dir := range dirs {
+		e.path = append(slices.DeleteFunc(e.path, func(p string) bool { return p == dir }), dir)
 	}
 }
 
 func (e *execution) takeSummary(r *stepRun, data []byte) error {
 	if len(data) > maxSummary {
-		e.failAt(r, fmt.Errorf("$GITHUB_STEP_SUMMARY upload aborted, supports content up to a size of %dk, got %dk.", maxSummary/1024, len(data)/1024))
+		e.failAt(r, fmt.Errorf("$GITHUB_STEP_SUMMARY upload aborted, supports content up to a size of %dk, got %dk. For more information see: https://docs.github.com/actions/using-workflows/workflow-commands-for-github-actions#adding-a-markdown-summary", maxSummary/1024, len(data)/1024))
 		return nil
 	}
 	e.mu.Lock()

@@ -52,7 +52,7 @@ func (x *Executor) Shell(ctx context.Context, t *ci.Task, at Terminal) error {
 	if len(rest) == 0 {
 		return errors.New("the workflow has fewer steps now than were done")
 	}
-	r := &stepRun{plannedStep: rest[0], outputs: map[string]string{}}
+	r := e.newRun(rest[0])
 	env, dir, script, err := e.shellEnvironment(ctx, r)
 	if err != nil {
 		return err
@@ -80,24 +80,15 @@ func (x *Executor) Shell(ctx context.Context, t *ci.Task, at Terminal) error {
 
 // shellEnvironment is the environment and directory that the step would have, and where its script lies.
 func (e *execution) shellEnvironment(ctx context.Context, r *stepRun) (env map[string]string, dir, script string, err error) {
-	e.mu.Lock()
-	r.env = e.mergedEnv(r.scope)
-	e.mu.Unlock()
-	if r.def.Env != nil {
-		v, err := r.def.Env.Eval(e.env0(r.scope, r.env))
-		if err != nil {
-			return nil, "", "", e.placed(err)
-		}
-		for _, p := range v.Pairs() {
-			r.env[p.Key] = p.Value.Text()
-		}
+	if err := e.stepEnv(r); err != nil {
+		return nil, "", "", err
 	}
 	files, err := e.openFiles(ctx, r)
 	if err != nil {
 		return nil, "", "", err
 	}
 	env = maps.Clone(r.env)
-	e.runtimeEnv(env, r.scope, files.env, r.def.ContextName)
+	e.runtimeEnv(env, r, files.env)
 	dir = e.info.Workspace
 	if r.def.Run == nil {
 		return env, dir, "", nil

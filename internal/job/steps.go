@@ -1,39 +1,82 @@
 package job
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/penstock-ci/penstock/internal/ci"
 	"github.com/penstock-ci/penstock/internal/sandbox"
 	"github.com/penstock-ci/penstock/internal/workflow"
 )
 
-// plannedStep is one step of the job's list: pre, main or post.
+// plannedStep is one step of the job's list, or of a composite action's: pre, main or post.
 type plannedStep struct {
 	def    *workflow.Step
 	scope  *scope // where its ID and its expressions live
 	cond   *workflow.Condition
 	phase  string // pre, main, post
 	name   string
-	action *action           // nil for run steps
-	state  map[string]string // GITHUB_STATE, shared by the phases of an action
-	number int               // in the job's list; 0 inside a composite action
-	env    map[string]string // for post steps: the inputs' environment as main had it
+	action *action // nil for run steps
+	use    *use
+	number int // in the job's list; composite actions' steps have that of the step around them
+}
+
+// use is what the phases of one step have in common.
+type use struct {
+	state  map[string]string // GITHUB_STATE
+	posted bool              // its post step is planned
+	inner  *scope            // of a composite action, once a phase of it has begun
+	saved  *savedPost        // of a post step that was kept for a resume; nil once it is taken
 }
 
 // stepRun is a step that runs.
 type stepRun struct {
 	*plannedStep
-	env     map[string]string
-	outputs map[string]string
-	reader  *lineReader
-	echo    bool
-	stopped string // the token that ends stop-commands
+	env      map[string]string
+	own      map[string]string // of env, what the step and those around it set by `env:`
+	outputs  map[string]string
+	reader   *lineReader
+	echo     bool
+	stopped  string                 // the token that ends stop-commands
+	refused  bool                   // a command or command file was bad: the step fails
+	progress map[*matcher]*matching // of the problem matchers
+	late     *late                  // of a background step
+	outer    context.Context        // the step's time, but not the job's cancel
+}
+
+// late is what a background step sets: others see it when they have waited for the step.
+type late struct {
+	env   []pair
+	paths []string
+}
+
+func (e *execution) newRun(p *plannedStep) *stepRun {
+	return &stepRun{plannedStep: p, outputs: map[string]string{}, echo: e.debug}
+}
+
+// plan makes a step of a definition. All phases of a definition within a scope share their use.
+func (e *execution) plan(def *workflow.Step, s *scope, phase string) *plannedStep {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	u := s.uses[def]
+	if u == nil {
+		u = &use{state: map[string]string{}}
+		s.uses[def] = u
+	}
+	p := &plannedStep{def: def, scope: s, cond: def.If, phase: phase, action: e.actions[def.Uses], use: u}
+	switch {
+	case phase == "pre":
+		p.cond = p.action.manifest.Runs.PreIf
+	case phase == "post":
+		p.cond = postCondition(p.action)
+	}
+	return p
 }
 
 // runSteps runs pre steps, main steps and post steps.
@@ -57,7 +100,7 @@ func (e *execution) runSteps(ctx context.Context) {
 		e.mainsDone++
 		e.mu.Unlock()
 	}
-	e.waitAll(ctx)
+	e.waitAll()
 	for len(e.posts) > 0 { // a post step may add none, but composites push theirs late
 		last := e.posts[len(e.posts)-1]
 		e.posts = e.posts[:len(e.posts)-1]
@@ -69,7 +112,7 @@ func (e *execution) runSteps(ctx context.Context) {
 func (e *execution) mainSteps() []*plannedStep {
 	var out []*plannedStep
 	for _, s := range e.def.Steps {
-		out = append(out, &plannedStep{def: s, scope: e.root, cond: s.If, phase: "main", action: e.actions[s.Uses], state: map[string]string{}})
+		out = append(out, e.plan(s, e.root, "main"))
 	}
 	return out
 }
@@ -123,80 +166,112 @@ func (e *execution) setStatus(s string) {
 	}
 }
 
-// step runs a step: condition, environment, the thing itself, its result. It gives outcome and conclusion.
+// step runs a step: environment, condition, the thing itself, its result. It gives outcome and conclusion.
 func (e *execution) step(ctx context.Context, p *plannedStep) (outcome, conclusion ci.Conclusion) {
-	r := &stepRun{plannedStep: p, outputs: map[string]string{}}
-	outcome = e.attempt(ctx, r)
+	r := e.newRun(p)
+	outcome = e.ready(ctx, r)
 	conclusion = outcome
-	if outcome == ci.Failure && p.phase == "main" && p.def.ContinueOnError != nil {
-		v, err := p.def.ContinueOnError.Eval(e.env0(p.scope, r.env))
-		if err != nil {
-			e.failAt(r, e.placed(err))
-		} else if v.Truthy() {
-			conclusion = ci.Success
-		}
+	if outcome == "" {
+		outcome, conclusion = e.execute(ctx, r)
 	}
-	if p.phase == "main" {
-		e.mu.Lock()
-		p.scope.set(p.def.ContextName, r.outputs, string(outcome), string(conclusion))
-		e.mu.Unlock()
-	}
+	e.settle(r, outcome, conclusion)
 	return outcome, conclusion
 }
 
-// attempt decides whether the step runs, and runs it.
-func (e *execution) attempt(ctx context.Context, r *stepRun) ci.Conclusion {
-	if cause := context.Cause(ctx); cause != nil {
+// settle writes a main step's result into the steps context.
+func (e *execution) settle(r *stepRun, outcome, conclusion ci.Conclusion) {
+	if r.phase == "main" {
+		e.mu.Lock()
+		r.scope.set(r.def.ContextName, r.outputs, string(outcome), string(conclusion))
+		e.mu.Unlock()
+	}
+}
+
+// ready evaluates a step's environment and condition. It gives the step's result if it is not to run, else nothing.
+func (e *execution) ready(ctx context.Context, r *stepRun) ci.Conclusion {
+	if ctx.Err() != nil {
 		return ci.Cancelled
 	}
+	if err := e.stepEnv(r); err != nil {
+		e.failAt(r, err)
+		return ci.Failure
+	}
+	if r.cond == nil {
+		return ""
+	}
+	v, err := r.cond.Expr.Eval(e.env0(r.scope, r.env))
+	switch {
+	case err != nil:
+		e.failAt(r, err)
+		return ci.Failure
+	case !v.Truthy():
+		return ci.Skipped
+	}
+	return ""
+}
+
+// stepEnv makes the environment that a step begins with.
+func (e *execution) stepEnv(r *stepRun) error {
 	e.mu.Lock()
 	r.env = e.mergedEnv(r.scope)
 	e.mu.Unlock()
-	if r.def.Env != nil {
-		v, err := r.def.Env.Eval(e.env0(r.scope, r.env))
-		if err != nil {
-			e.failAt(r, e.placed(err))
-			return ci.Failure
-		}
-		for _, pair := range v.Pairs() {
-			r.env[pair.Key] = pair.Value.Text()
-		}
+	r.own = maps.Clone(r.scope.env)
+	if r.def.Env == nil {
+		return nil
 	}
-	if r.cond != nil {
-		v, err := r.cond.Expr.Eval(e.env0(r.scope, r.env))
-		if err != nil {
-			e.failAt(r, err)
-			return ci.Failure
-		}
-		if !v.Truthy() {
-			return ci.Skipped
-		}
+	v, err := r.def.Env.Eval(e.env0(r.scope, r.env))
+	if err != nil {
+		return e.placed(err)
 	}
+	if r.own == nil {
+		r.own = map[string]string{}
+	}
+	for _, p := range v.Pairs() {
+		r.env[p.Key] = p.Value.Text()
+		r.own[p.Key] = p.Value.Text()
+	}
+	return nil
+}
+
+// execute runs a step that is ready.
+func (e *execution) execute(ctx context.Context, r *stepRun) (outcome, conclusion ci.Conclusion) {
 	stepCtx, stop, timeout := e.bounded(ctx, r)
 	defer stop()
+	r.reader = &lineReader{log: e.log, look: func(line string) func() []byte { return e.outputLine(r, line) }, watching: e.watching}
 	err := e.perform(stepCtx, r)
-	return e.judge(r, stepCtx, timeout, err)
+	r.reader.close()
+	outcome = e.judge(r, stepCtx, timeout, err)
+	if r.refused && outcome == ci.Success {
+		outcome = ci.Failure
+	}
+	if outcome != ci.Failure || r.def.ContinueOnError == nil {
+		return outcome, outcome
+	}
+	v, err := r.def.ContinueOnError.Eval(e.env0(r.scope, r.env))
+	switch {
+	case err != nil:
+		e.failAt(r, errors.New("The step failed and an error occurred when attempting to determine whether to continue on error."))
+		e.failAt(r, e.placed(err))
+	case v.Truthy():
+		return outcome, ci.Success
+	}
+	return outcome, outcome
 }
 
 // bounded gives the context a step runs in: its own time limit, and the job's cancel unless the step's condition
 // still holds when that comes (always()).
 func (e *execution) bounded(ctx context.Context, r *stepRun) (context.Context, context.CancelFunc, time.Duration) {
-	stepCtx, end := context.WithCancelCause(ctx)
-	var timeout time.Duration
-	if r.def.TimeoutMinutes != nil && r.phase == "main" {
-		if v, err := r.def.TimeoutMinutes.Eval(e.env0(r.scope, r.env)); err != nil {
-			e.failAt(r, e.placed(err))
-		} else if m := v.Number(); m > 0 {
-			timeout = time.Duration(m * float64(time.Minute))
-		}
-	}
-	var timer *time.Timer
+	outer, expire := context.WithCancelCause(ctx)
+	inner, end := context.WithCancelCause(outer)
+	r.outer = outer
+	stops := []func(){func() { end(nil); expire(nil) }}
+	timeout := e.timeout(r)
 	if timeout > 0 {
-		timer = time.AfterFunc(timeout, func() { end(errStepTimeout) })
+		timer := time.AfterFunc(timeout, func() { expire(errStepTimeout) })
+		stops = append(stops, func() { timer.Stop() })
 	}
-	var unwatch func() bool
 	if e.interrupt.Err() == nil {
-		unwatch = context.AfterFunc(e.interrupt, func() {
+		unwatch := context.AfterFunc(e.interrupt, func() {
 			e.noteCancel()
 			if r.cond != nil {
 				if v, err := r.cond.Expr.Eval(e.env0(r.scope, r.env)); err == nil && v.Truthy() {
@@ -205,32 +280,66 @@ func (e *execution) bounded(ctx context.Context, r *stepRun) (context.Context, c
 			}
 			end(context.Cause(e.interrupt))
 		})
+		stops = append(stops, func() { unwatch() })
 	}
-	return stepCtx, func() {
-		if timer != nil {
-			timer.Stop()
+	return inner, func() {
+		for _, stop := range stops {
+			stop()
 		}
-		if unwatch != nil {
-			unwatch()
-		}
-		end(nil)
 	}, timeout
 }
 
-var errStepTimeout = errors.New("the step has timed out")
+// timeout is a step's time limit, zero for none.
+func (e *execution) timeout(r *stepRun) time.Duration {
+	if r.def.TimeoutMinutes == nil {
+		return 0
+	}
+	v, err := r.def.TimeoutMinutes.Eval(e.env0(r.scope, r.env))
+	if err != nil {
+		e.failAt(r, errors.New("An error occurred when attempting to determine the step timeout."))
+		e.failAt(r, e.placed(err))
+		return 0
+	}
+	if m := v.Number(); m > 0 && m < maxTimeout.Minutes() {
+		return time.Duration(m * float64(time.Minute))
+	}
+	return 0
+}
+
+// maxTimeout is what a time limit must be below to be one: longer than any job may take.
+const maxTimeout = 100 * 24 * time.Hour
+
+var (
+	errStepTimeout = errors.New("the step has timed out")
+	// errTold is a failure whose message is in the log already, errStopped a cancel that is.
+	errTold    = errors.New("failed")
+	errStopped = errors.New("cancelled")
+)
 
 // judge makes a result of how a step ended.
 func (e *execution) judge(r *stepRun, ctx context.Context, timeout time.Duration, err error) ci.Conclusion {
+	if r.use.inner != nil {
+		ctx = r.outer // the steps within were cancelled each for itself
+	}
 	cause := context.Cause(ctx)
 	switch {
-	case errors.Is(cause, errStepTimeout):
-		e.failAt(r, fmt.Errorf("The action '%s' has timed out after %s minutes.", r.name, trimFloat(timeout.Minutes())))
+	case errors.Is(cause, errStepTimeout) && r.number > 0 && timeout > 0:
+		background := ""
+		if r.late != nil {
+			background = "background step"
+		}
+		e.failAt(r, fmt.Errorf("The %s '%s' has timed out after %s minutes.", cmp.Or(background, "action"), r.name, trimFloat(timeout.Minutes())))
 		return ci.Failure
-	case cause != nil && err != nil:
+	case errors.Is(cause, errStepTimeout):
+		e.failAt(r, errors.New("The action has timed out."))
+		return ci.Failure
+	case cause != nil:
 		e.failAt(r, errors.New("The operation was canceled."))
 		return ci.Cancelled
 	case err == nil:
 		return ci.Success
+	case errors.Is(err, errStopped):
+		return ci.Cancelled
 	}
 	var exit *sandbox.ExitError
 	if errors.As(err, &exit) {
@@ -241,16 +350,12 @@ func (e *execution) judge(r *stepRun, ctx context.Context, timeout time.Duration
 	return ci.Failure
 }
 
-// errTold is a failure whose message is in the log already.
-var errTold = errors.New("failed")
-
 func trimFloat(f float64) string {
 	return strings.TrimSuffix(strings.TrimRight(fmt.Sprintf("%.2f", f), "0"), ".")
 }
 
-// perform runs the thing itself, then takes what it wrote into its command files.
+// perform runs the thing itself.
 func (e *execution) perform(ctx context.Context, r *stepRun) error {
-	r.reader = &lineReader{log: e.log, each: func(line string) ([]byte, bool) { return e.outputLine(r, line) }, watching: func() bool { return e.watching(r) }}
 	if r.action != nil {
 		return e.useAction(ctx, r)
 	}
@@ -264,15 +369,16 @@ func (e *execution) exec(ctx context.Context, r *stepRun, args []string, dir str
 		return err
 	}
 	env := maps.Clone(r.env)
-	maps.Copy(env, e.x.Env)
-	maps.Copy(env, r.env)
-	e.runtimeEnv(env, r.scope, files.env, r.def.ContextName)
+	for name, value := range e.x.Env {
+		if _, ok := env[name]; !ok {
+			env[name] = value
+		}
+	}
+	e.runtimeEnv(env, r, files.env)
 	maps.Copy(env, extra)
 	err = e.sb.Exec(ctx, sandbox.Command{Args: args, Env: sortedEnv(env), Dir: dir, Stdout: r.reader, Stderr: r.reader})
 	r.reader.close()
-	if ferr := e.takeFiles(r, files); err == nil && ferr != nil {
-		return ferr
-	}
+	e.takeFiles(r, files)
 	return err
 }
 
@@ -300,33 +406,24 @@ func (e *execution) endStep(number int, outcome, conclusion ci.Conclusion) {
 	_ = e.rep.Report(e.ctx, ci.Report{Steps: []ci.Step{done}, Annotations: annotations})
 }
 
-// displayName is what the list shows for a step: its name, or what it runs.
+// displayName is what the list shows for a step: its name, or what it runs, the first line of it.
 func (e *execution) displayName(p *plannedStep) string {
-	prefix := map[string]string{"pre": "Pre ", "post": "Post "}[p.phase]
+	text := func(n *workflow.Node) string {
+		if v, err := n.Eval(e.env0(p.scope, nil)); err == nil {
+			return firstLine(v.Text())
+		}
+		return firstLine(n.Source())
+	}
 	name := ""
 	if p.def.Name != nil {
-		if v, err := p.def.Name.Eval(e.env0(p.scope, nil)); err == nil {
-			name = v.Text()
-		} else {
-			name = p.def.Name.Source()
-		}
+		name = text(p.def.Name)
 	}
 	switch {
 	case name != "":
 	case p.def.Uses != "":
-		name = p.def.Uses
-		if p.phase == "main" {
-			name = "Run " + name
-		} else if p.action != nil && p.action.local {
-			name = strings.TrimPrefix(name, "./")
-		}
+		name = "Run " + p.def.Uses
 	case p.def.Run != nil:
-		text := p.def.Run.Source()
-		if v, err := p.def.Run.Eval(e.env0(p.scope, nil)); err == nil {
-			text = v.Text()
-		}
-		first, _, _ := strings.Cut(strings.TrimLeft(text, " \t\r\n"), "\n")
-		name = "Run " + strings.TrimRight(first, " \r")
+		name = "Run " + text(p.def.Run)
 	case p.def.WaitAll:
 		name = "Wait for all background steps"
 	case p.def.Wait != nil:
@@ -336,8 +433,17 @@ func (e *execution) displayName(p *plannedStep) string {
 	default:
 		name = "Parallel"
 	}
-	p.name = name
-	return prefix + name
+	p.name = map[string]string{"pre": "Pre ", "post": "Post "}[p.phase] + name
+	return p.name
+}
+
+// firstLine is the first line of a text that is not blank.
+func firstLine(text string) string {
+	text = strings.TrimLeft(text, " \t\r\n")
+	if i := strings.IndexAny(text, "\r\n"); i >= 0 {
+		text = text[:i]
+	}
+	return text
 }
 
 // fail tells an error of the job itself.
@@ -350,24 +456,40 @@ func (e *execution) failAt(r *stepRun, err error) {
 	e.annotate(r.number, ci.Annotation{Level: "error", Message: err.Error()})
 }
 
-// maxAnnotations is how many of each level a step may have: what GitHub shows.
-const maxAnnotations = 10
+const (
+	// maxAnnotations is how many of each level a step may have: what GitHub shows.
+	maxAnnotations = 10
+	// maxAnnotation bounds the message of one, bytes; GitHub counts as many UTF-16 units.
+	maxAnnotation = 4096
+)
 
 // annotate writes an annotation into the log and keeps it for the next report.
 func (e *execution) annotate(step int, a ci.Annotation) {
-	for line := range strings.Lines(a.Message) {
-		e.log.line("##[%s]%s", a.Level, strings.TrimRight(line, "\r\n"))
+	if a.Message != "" {
+		e.log.line("##[%s]%s", a.Level, strings.ToValidUTF8(cutText(a.Message), "\uFFFD"))
 	}
 	e.note(step, a)
 }
 
 // note keeps an annotation for the next report.
 func (e *execution) note(step int, a ci.Annotation) {
-	a.Message, a.Title, a.Step = e.mask.text(a.Message), e.mask.text(a.Title), step
+	a.Message, a.Title, a.Step = cutText(e.mask.text(a.Message)), e.mask.text(a.Title), step
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	key := countKey{step, a.Level}
 	if e.counts[key]++; e.counts[key] <= maxAnnotations {
 		e.annotations = append(e.annotations, a)
 	}
+}
+
+// cutText bounds a message.
+func cutText(s string) string {
+	if len(s) <= maxAnnotation {
+		return s
+	}
+	end := maxAnnotation
+	for !utf8.RuneStart(s[end]) {
+		end--
+	}
+	return s[:end]
 }
