@@ -23,6 +23,7 @@ import (
 type base struct {
 	places []*basePlace // the root first, parents before what is in them
 	path   string
+	hosts  hostsFile
 }
 
 type basePlace struct {
@@ -45,7 +46,7 @@ func (h *Host) prepareBase() (*base, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the machines' base: %w", err)
 	}
-	result := &base{path: b.path}
+	result := &base{path: b.path, hosts: readHosts()}
 	for _, s := range b.shown {
 		p := &basePlace{at: s.at, nest: s.nest}
 		if s.masked {

@@ -119,7 +119,10 @@ func (h *Host) startWarden() error {
 		attr.Sys.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
 		attr.Sys.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
 	}
-	args := []string{agent.NameWarden, stage, h.layers.Dir(), fmt.Sprint(base)}
+	args := []string{agent.NameWarden, stage, h.layers.Dir(), fmt.Sprint(base), ""}
+	if hasIPv6() {
+		args[4] = "6"
+	}
 	if h.proc, err = os.StartProcess("/proc/self/exe", args, attr); err != nil {
 		ours.Close()
 		return fmt.Errorf("start a process in namespaces of its own: %w", err)

@@ -81,41 +81,41 @@ func (h *Host) open(ctx context.Context, spec Spec) (_ *machine, err error) {
 }
 
 // start has the warden make the machine.
-func (m *machine) start(ctx context.Context, mounts []agent.Mount) error {
-	ours, theirs, err := socketPair()
-	if err != nil {
-		return err
-	}
-	defer theirs.Close()
-	if m.agent, err = agent.NewClient(ours); err != nil {
-		ours.Close()
-		return err
-	}
-	if m.life, err = m.h.warden.Start(agent.OpOpen, &agent.Open{Mounts: mounts}, int(theirs.Fd())); err != nil {
+func (m *machine) start(ctx context.Context, mounts []agent.Mount) (err error) {
+	if m.life, err = m.h.warden.Start(agent.OpOpen, &agent.Open{Mounts: mounts}); err != nil {
 		return err
 	}
 	var opened agent.Opened
-	if _, err := m.life.Wait(ctx, &opened); err != nil {
+	files, err := m.life.Wait(context.WithoutCancel(ctx), &opened) // a machine that is made must be known, to end it
+	if err == nil && len(files) != 1 {
+		err = errors.New("no socket came")
+	}
+	if err != nil {
 		m.life.End()
 		m.life = nil
 		return err
 	}
 	m.id = opened.Machine
-	return nil
+	if m.agent, err = agent.NewClient(files[0]); err != nil {
+		files[0].Close()
+	}
+	return err
 }
 
 func (m *machine) begin(ctx context.Context) error {
-	processes := m.spec.Limits.Processes
-	if processes == 0 {
-		processes = defaultProcesses
+	begin := &agent.Begin{Hostname: m.spec.Name, Processes: m.spec.Limits.Processes, Dirs: []string{m.workspace()}}
+	if begin.Processes == 0 {
+		begin.Processes = defaultProcesses
 	}
-	if _, err := m.agent.Do(ctx, agent.OpBegin, &agent.Begin{Hostname: m.spec.Name, Processes: processes}, nil); err != nil {
+	var begun agent.Begun
+	sockets, err := m.agent.Do(ctx, agent.OpBegin, begin, &begun)
+	if err != nil {
 		return err
 	}
-	if _, err := m.agent.Do(ctx, agent.OpMkdir, &agent.Mkdir{Path: m.workspace()}, &agent.Made{}); err != nil {
-		return err
+	if begun.Unreachable != "" {
+		m.notes = append(m.notes, "this machine reaches no network but its own: "+begun.Unreachable)
 	}
-	return m.openNetwork(ctx)
+	return m.openNetwork(sockets)
 }
 
 func (m *machine) workspace() string { return insideWork + "/" + m.spec.Repo + "/" + m.spec.Repo }

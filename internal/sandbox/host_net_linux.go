@@ -35,20 +35,11 @@ type relay struct {
 	closers []io.Closer
 }
 
-// openNetwork has the agent redirect the machine's traffic and serves it.
-func (m *machine) openNetwork(ctx context.Context) error {
-	six := 0
-	if hasIPv6() {
-		six = 1
-	}
-	files, err := m.agent.Do(ctx, agent.OpNetwork, &agent.Number{N: six}, nil)
-	if err != nil {
-		m.notes = append(m.notes, fmt.Sprintf("this machine reaches no network but its own: %v", err))
-		return nil
-	}
+// openNetwork serves the sockets that the machine's traffic ends in.
+func (m *machine) openNetwork(sockets []*os.File) (err error) {
 	serving, stop := context.WithCancel(context.Background())
 	m.relay = &relay{stop: stop}
-	for i, f := range files {
+	for i, f := range sockets {
 		if i%2 == 0 {
 			err = errors.Join(err, m.relay.serveTCP(serving, f))
 		} else {

@@ -1,11 +1,14 @@
 package sandbox
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/penstock-ci/penstock/internal/sandbox/agent"
 )
 
 // hiddenPaths are secrets and other tenants' data wherever a system has them, whatever their mode. Directories stay,
@@ -152,8 +155,6 @@ func (b *baseBuilder) etc() error {
 	if _, err := os.Lstat("/etc/sudoers"); err == nil {
 		b.put("/etc/sudoers", &entry{kind: kindFile, mode: 0o440, data: "root ALL=(ALL:ALL) NOPASSWD: ALL\n@includedir /etc/sudoers.d\n"})
 	}
-	b.put("/etc/hostname", &entry{kind: kindFile, mode: 0o644, data: "machine\n"})
-	b.put("/etc/hosts", &entry{kind: kindFile, mode: 0o644, data: hostsFile("")})
 	b.put("/etc/resolv.conf", &entry{kind: kindFile, mode: 0o644, data: resolvFile()})
 	b.put("/etc/mtab", &entry{kind: kindLink, data: "../proc/self/mounts"})
 	return nil
@@ -174,32 +175,35 @@ func emptyPasswords(names, rest string) string {
 	return out.String()
 }
 
-// hostsFile is /etc/hosts inside: the machine's own name, and the names that the host's administrator added.
-func hostsFile(name string) string {
-	own := "127.0.0.1\tlocalhost"
-	if name != "" {
-		own += " " + name
-	}
-	own += "\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+// hostsFile is what the host's administrator added to /etc/hosts; names of the host itself mean the machine inside.
+type hostsFile string
+
+func readHosts() hostsFile {
 	text, err := os.ReadFile("/etc/hosts")
 	if err != nil {
-		return own
+		return ""
 	}
+	var kept strings.Builder
 	for line := range strings.Lines(string(text)) {
 		fields := strings.Fields(line)
-		if len(fields) > 1 && !strings.HasPrefix(fields[0], "#") && !strings.HasPrefix(fields[0], "127.") && !strings.Contains(fields[0], "::") {
-			own += strings.TrimSpace(line) + "\n"
+		if len(fields) < 2 || strings.HasPrefix(fields[0], "#") {
+			continue
+		}
+		if ip, err := netip.ParseAddr(fields[0]); err == nil && !ip.IsLoopback() && !ip.IsMulticast() && !ip.IsLinkLocalUnicast() {
+			kept.WriteString(strings.TrimSpace(line) + "\n")
 		}
 	}
-	return own
+	return hostsFile(kept.String())
 }
 
-// resolver is the address inside that answers for the host's resolvers.
-const resolver = "127.0.0.53"
+// with is /etc/hosts inside a machine.
+func (h hostsFile) with(name string) string {
+	return "127.0.0.1\tlocalhost " + name + "\n::1\tlocalhost ip6-localhost ip6-loopback\n" + string(h)
+}
 
 // resolvFile is /etc/resolv.conf inside: our relay, and the host's search list.
 func resolvFile() string {
-	own := "nameserver " + resolver + "\n"
+	own := "nameserver " + agent.Resolver.String() + "\n"
 	text, err := os.ReadFile("/etc/resolv.conf")
 	if err != nil {
 		return own

@@ -18,11 +18,16 @@ const ordinary = "PENSTOCK_TEST_ORDINARY"
 // newHost gives a provider with a store of its own.
 func newHost(t testing.TB) *Host {
 	t.Helper()
-	store, err := layer.Open(t.TempDir())
+	return hostOn(t, openStore(t, t.TempDir()))
+}
+
+func openStore(t testing.TB, dir string) *layer.Store {
+	t.Helper()
+	store, err := layer.Open(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return hostOn(t, store)
+	return store
 }
 
 func hostOn(t testing.TB, store *layer.Store) *Host {

@@ -13,6 +13,9 @@ type inside struct {
 	pipe     *pipe
 	children *children
 	parts    []part // prepared while the host's tree was still visible, put in place by begin
+
+	sockets     []int  // of the network's relay, until the supervisor has them
+	unreachable string // why there are none
 }
 
 // part is a mount that only a process of the machine can make.
@@ -21,14 +24,15 @@ type part struct {
 	at string
 }
 
-func runAgent() int {
+// runAgent is the process's main function. args is 6 if the host has IPv6.
+func runAgent(args []string) int {
 	if err := closeOnExec(); err != nil {
 		return 1
 	}
 	a := &inside{pipe: &pipe{fd: control}}
 	a.children = watchChildren(a.ended)
 	unix.Umask(0o022)
-	err := a.prepare()
+	err := a.prepare(len(args) == 1 && args[0] == "6")
 	ready := failureOf(errNone)
 	if err != nil {
 		ready = failureOf(err)
@@ -50,9 +54,18 @@ var errNone = errors.New("")
 
 // prepare makes the mounts that belong to this process's own namespaces. It needs the host's /proc and /sys in view:
 // the kernel gives new ones only to who could see the old.
-func (a *inside) prepare() error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return wrap("make mounts private", err)
+func (a *inside) prepare(six bool) (err error) {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil { // what the host unmounts is let go
+		return wrap("separate mounts", err)
+	}
+	if err := loopbackUp(); err != nil {
+		return err
+	}
+	if a.sockets, err = openNetwork(six); err != nil {
+		for _, fd := range a.sockets {
+			unix.Close(fd)
+		}
+		a.sockets, a.unreachable = nil, err.Error()
 	}
 	for _, p := range []struct {
 		fs, at string
@@ -109,7 +122,12 @@ func attach(fd int, at string) error {
 func (a *inside) handle(f *frame) {
 	switch f.op {
 	case OpBegin:
-		a.answer(f, nil, a.begin(f))
+		err := a.begin(f)
+		a.answer(f, &Begun{a.unreachable}, err, a.sockets...)
+		for _, fd := range a.sockets {
+			unix.Close(fd)
+		}
+		a.sockets = nil
 	case OpExec:
 		a.exec(f)
 	case OpSignal:
@@ -122,8 +140,6 @@ func (a *inside) handle(f *frame) {
 		go a.pack(f)
 	case OpCopy:
 		go func() { a.answer(f, nil, copyPaths(f)) }()
-	case OpNetwork:
-		go a.network(f)
 	case OpListen:
 		a.listen(f)
 	case OpMkdir:
@@ -189,7 +205,12 @@ func (a *inside) begin(f *frame) error {
 			}
 		}
 	}
-	return loopbackUp()
+	for _, dir := range b.Dirs {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	return confine()
 }
 
 func (a *inside) place(p part) error {

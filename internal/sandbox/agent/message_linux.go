@@ -8,7 +8,7 @@ import (
 // Operations of the warden.
 const (
 	OpHello  = iota + 1 // nothing -> nothing, or why there is no warden
-	OpOpen              // Open, with the machine's end of a socket pair -> Opened, and later a second answer: Ended
+	OpOpen              // Open -> Opened, with the socket of the machine's agent, and later a second answer: Ended
 	OpAttach            // Attach -> nothing
 	OpSwap              // Attach -> nothing
 	OpDetach            // Attach -> nothing
@@ -19,16 +19,15 @@ const (
 
 // Operations of the agent.
 const (
-	OpBegin   = iota + 101 // Begin -> nothing
-	OpExec                 // Exec, with standard input, output and error -> Started (with the terminal), then Ended
-	OpSignal               // Signal -> nothing
-	OpIdle                 // nothing -> Flags: whether no process is alive
-	OpMkdir                // Mkdir -> Made
-	OpCopy                 // Paths, from and to -> nothing
-	OpUnpack               // Paths of one directory, with the stream -> nothing
-	OpPack                 // Paths of one file, with the stream -> nothing (after the last byte)
-	OpListen               // Number (port) -> nothing, with the listening socket
-	OpNetwork              // Number (1 for IPv6 too) -> nothing, with the sockets of the network's relay
+	OpBegin  = iota + 101 // Begin -> Begun, with the sockets of the network's relay
+	OpExec                // Exec, with standard input, output and error -> Started (with the terminal), then Ended
+	OpSignal              // Signal -> nothing
+	OpIdle                // nothing -> Flags: whether no process is alive
+	OpMkdir               // Mkdir -> Made
+	OpCopy                // Paths, from and to -> nothing
+	OpUnpack              // Paths of one directory, with the stream -> nothing
+	OpPack                // Paths of one file, with the stream -> nothing (after the last byte)
+	OpListen              // Number (port) -> nothing, with the listening socket
 )
 
 // Answers.
@@ -67,7 +66,7 @@ type Lower struct {
 }
 
 // Opened says that a machine stands.
-type Opened struct{ Machine, Pid int }
+type Opened struct{ Machine int }
 
 // Attach adds mounts to a machine, puts them in the place of those at the same paths, or takes those away.
 type Attach struct {
@@ -79,6 +78,12 @@ type Attach struct {
 type Begin struct {
 	Hostname  string
 	Processes int
+	Dirs      []string // to make
+}
+
+// Begun answers Begin. TCP and UDP sockets come with it, of IPv4 and then of IPv6 if the host has it.
+type Begun struct {
+	Unreachable string // why there is no network but the machine's own, if there is none
 }
 
 // Exec starts a command.
@@ -133,7 +138,7 @@ func (m *Mount) code(c *coder) {
 	c.string(&m.Work)
 }
 
-func (m *Opened) code(c *coder) { c.int(&m.Machine); c.int(&m.Pid) }
+func (m *Opened) code(c *coder) { c.int(&m.Machine) }
 
 func (m *Attach) code(c *coder) {
 	c.int(&m.Machine)
@@ -142,7 +147,8 @@ func (m *Attach) code(c *coder) {
 	}
 }
 
-func (m *Begin) code(c *coder) { c.string(&m.Hostname); c.int(&m.Processes) }
+func (m *Begin) code(c *coder) { c.string(&m.Hostname); c.int(&m.Processes); c.strings(&m.Dirs) }
+func (m *Begun) code(c *coder) { c.string(&m.Unreachable) }
 
 func (m *Exec) code(c *coder) {
 	c.strings(&m.Args)

@@ -26,21 +26,8 @@ type family struct {
 	tcp, udp uint16 // ports of the relay
 }
 
-// network gives the machine its way out: whatever is sent to other hosts ends in two sockets in here, which the
-// supervisor serves. It answers with them: TCP and UDP of IPv4, then of IPv6 if that was asked for.
-func (a *inside) network(f *frame) {
-	var n Number
-	err := decode(f.body, &n)
-	var files []int
-	if err == nil {
-		files, err = openNetwork(n.N == 1)
-	}
-	a.answer(f, nil, err, files...)
-	for _, fd := range files {
-		unix.Close(fd)
-	}
-}
-
+// openNetwork gives the machine its way out: whatever is sent to other hosts ends in sockets in here, which the
+// supervisor serves. It gives them: TCP and UDP of IPv4, then of IPv6 if that is asked for.
 func openNetwork(six bool) (files []int, err error) {
 	families := []*family{{af: unix.AF_INET, nfproto: unix.NFPROTO_IPV4, loopback: netip.MustParseAddr("127.0.0.1"), dummy: dummy4}}
 	if six {

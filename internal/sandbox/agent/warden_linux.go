@@ -19,10 +19,15 @@ type warden struct {
 	stage string // a directory that is a tmpfs of the warden's own: where mounts are put together
 	store string // paths of mounts may be relative to it
 	base  int    // the host's id of a machine's root; 0 in a user namespace, where the warden's own root is it
+	six   string // "6" if machines have IPv6
 	home  int    // the mount namespace of the warden
 	owner int    // a user namespace that maps a machine's ids, for mounts that show the host's owners; -1 without
 
+	opens chan *frame // requests for machines
+
 	mu       sync.Mutex
+	waiting  int // machines made in advance, or being made
+	wanted   int // requests that have none yet
 	machines map[int]*machine
 	views    map[string]string // what machines share -> where the warden has it mounted
 	spare    int               // names of mount points in stage
@@ -30,19 +35,24 @@ type warden struct {
 
 // machine is owned by the goroutine, and the thread, that forked it.
 type machine struct {
-	pid   int
-	pidfd int
-	work  chan func()   // run on the machine's thread
-	ended chan struct{} // closed when process 1 has been reaped
+	pid     int
+	pidfd   int
+	control int           // the supervisor's end of the agent's socket, until it has it
+	ready   *pipe         // where the agent says that it is prepared
+	work    chan func()   // run on the machine's thread
+	ended   chan struct{} // closed when process 1 has been reaped
 }
 
-// runWarden is the process's main function. args are the stage, the store and the base.
+// runWarden is the process's main function. args are the stage, the store, the base, and 6 if the host has IPv6.
 func runWarden(args []string) int {
 	if err := closeOnExec(); err != nil {
 		return 1
 	}
-	w := &warden{pipe: &pipe{fd: control}, machines: map[int]*machine{}, views: map[string]string{}, owner: -1}
+	w := &warden{pipe: &pipe{fd: control}, machines: map[int]*machine{}, views: map[string]string{}, opens: make(chan *frame), owner: -1}
 	unsettled := w.settle(args)
+	if unsettled == nil {
+		w.count(0, 0)
+	}
 	for {
 		f, err := w.pipe.read()
 		if err != nil {
@@ -58,16 +68,16 @@ func runWarden(args []string) int {
 
 // settle gives the warden a mount namespace with a stage in it.
 func (w *warden) settle(args []string) (err error) {
-	if len(args) != 3 {
+	if len(args) != 4 {
 		return errFrame
 	}
-	w.stage, w.store = args[0], args[1]
+	w.stage, w.store, w.six = args[0], args[1], args[3]
 	if w.base, err = strconv.Atoi(args[2]); err != nil {
 		return err
 	}
 	unix.Umask(0)
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return wrap("make mounts private", err)
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil { // what the host unmounts is unmounted here too
+		return wrap("separate mounts", err)
 	}
 	if err := unix.Mount("penstock", w.stage, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=700"); err != nil {
 		return wrap("mount "+w.stage, err)
@@ -87,7 +97,7 @@ func (w *warden) handle(f *frame) {
 	var err error
 	switch f.op {
 	case OpOpen:
-		w.open(f)
+		w.request(f)
 		return
 	case OpAttach:
 		err = w.attach(f)
@@ -107,6 +117,26 @@ func (w *warden) handle(f *frame) {
 	w.answer(f, answer, err)
 }
 
+// request gives f to a machine that waits, or to a new one.
+func (w *warden) request(f *frame) {
+	own := *f
+	f.files = nil
+	w.count(0, 1)
+	w.opens <- &own
+}
+
+// count keeps the numbers of machines in advance and of requests, and has one machine more than is asked for.
+func (w *warden) count(waiting, wanted int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.waiting += waiting
+	w.wanted += wanted
+	if w.waiting < w.wanted || waiting == 0 && wanted == 0 && w.waiting == w.wanted {
+		w.waiting++
+		go w.serve()
+	}
+}
+
 func (w *warden) answer(f *frame, m Message, err error) {
 	if err != nil {
 		_ = w.pipe.write(header{f.id, opError}, failureOf(err)) // without a supervisor the read loop ends too
@@ -115,44 +145,50 @@ func (w *warden) answer(f *frame, m Message, err error) {
 	_ = w.pipe.write(header{f.id, opAnswer}, m)
 }
 
-// open makes a machine and then lives with it until it ends, on a thread of its own: the thread's end would kill
-// the machine (PR_SET_PDEATHSIG), as the warden's does.
-func (w *warden) open(f *frame) {
+// serve makes a machine in advance, gives it to the next who asks for one, and then lives with it until it ends, on a
+// thread of its own: the thread's end would kill the machine (PR_SET_PDEATHSIG), as the warden's does.
+func (w *warden) serve() {
 	runtime.LockOSThread() // never unlocked: the thread's namespaces are changed
-	var req Open
-	err := decode(f.body, &req)
-	if err == nil && (len(f.files) != 1 || len(req.Mounts) == 0) {
-		err = errFrame
+	m, err := w.fork()
+	f := <-w.opens
+	defer f.closeFiles()
+	w.count(-1, -1)
+	if err != nil {
+		m, err = w.fork() // what stood in the way may have passed
 	}
 	if err == nil {
-		err = unix.Unshare(unix.CLONE_FS)
-	}
-	if err == nil {
-		err = unix.Chdir(w.store)
+		err = w.open(m, f)
 	}
 	if err != nil {
-		w.answer(f, nil, err)
-		return
-	}
-	m, ready, err := w.fork(f.files[0])
-	if err != nil {
-		w.answer(f, nil, wrap("start the machine", err))
-		return
-	}
-	err = w.build(m, req.Mounts, ready)
-	if err != nil {
-		_ = unix.Kill(m.pid, unix.SIGKILL)
-		_, _ = retry(func() (int, error) { return unix.Wait4(m.pid, nil, 0, nil) })
-		unix.Close(m.pidfd)
-		w.answer(f, nil, err)
+		w.answer(f, nil, wrap("make a machine", err))
 		return
 	}
 	w.mu.Lock()
 	w.machines[m.pid] = m
 	w.mu.Unlock()
-	w.answer(f, &Opened{Machine: m.pid, Pid: m.pid}, nil)
-	f.closeFiles()
+	_ = w.pipe.write(header{f.id, opAnswer}, &Opened{Machine: m.pid}, m.control)
+	unix.Close(m.control)
+	w.count(0, 0)
 	w.attend(f.id, m)
+}
+
+// open makes a waiting machine what a request asks for.
+func (w *warden) open(m *machine, f *frame) error {
+	var req Open
+	err := decode(f.body, &req)
+	if err == nil && len(req.Mounts) == 0 {
+		err = errFrame
+	}
+	if err == nil {
+		err = w.build(m, req.Mounts)
+	}
+	if err != nil {
+		_ = unix.Kill(m.pid, unix.SIGKILL)
+		_, _ = retry(func() (int, error) { return unix.Wait4(m.pid, nil, 0, nil) })
+		unix.Close(m.pidfd)
+		unix.Close(m.control)
+	}
+	return err
 }
 
 // attend does what is asked of a machine until it has ended, and says that it has.
@@ -207,25 +243,53 @@ func (w *warden) kill(f *frame) error {
 	return nil
 }
 
-// fork starts an agent in namespaces of its own. ready is where it says that it has prepared itself.
-func (w *warden) fork(ctl int) (m *machine, ready *pipe, err error) {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, err
+// fork starts an agent in namespaces of its own.
+func (w *warden) fork() (m *machine, err error) {
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return nil, err
 	}
-	defer unix.Close(pair[1])
+	if err := unix.Chdir(w.store); err != nil {
+		return nil, err
+	}
+	var fds []int
+	defer func() {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+	}()
+	control, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	fds = append(fds, control[1])
+	if err := unix.SetNonblock(control[0], true); err != nil { // as the supervisor needs it
+		unix.Close(control[0])
+		return nil, err
+	}
+	ready, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		unix.Close(control[0])
+		return nil, err
+	}
+	fds = append(fds, ready[1])
+	m = &machine{control: control[0], ready: &pipe{fd: ready[0]}, work: make(chan func()), ended: make(chan struct{})}
 	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		unix.Close(pair[0])
-		return nil, nil, err
+	if err == nil {
+		fds = append(fds, null)
+		err = w.forkAgent(m, []uintptr{uintptr(null), uintptr(null), uintptr(null), uintptr(control[1]), uintptr(ready[1])})
 	}
-	defer unix.Close(null)
-	m = &machine{work: make(chan func()), ended: make(chan struct{})}
+	if err != nil {
+		unix.Close(control[0])
+		unix.Close(ready[0])
+		return nil, err
+	}
+	return m, nil
+}
+
+func (w *warden) forkAgent(m *machine, files []uintptr) (err error) {
 	ids := w.ids()
-	m.pid, err = syscall.ForkExec("/proc/self/exe", []string{NameAgent}, &syscall.ProcAttr{
-		Dir:   "/",
-		Env:   []string{"GOMAXPROCS=2", "GOTRACEBACK=none"},
-		Files: []uintptr{uintptr(null), uintptr(null), uintptr(null), uintptr(ctl), uintptr(pair[1])},
+	m.pid, err = syscall.ForkExec("/proc/self/exe", []string{NameAgent, w.six}, &syscall.ProcAttr{
+		Dir: "/", Env: []string{"GOMAXPROCS=2", "GODEBUG=containermaxprocs=0", "GOTRACEBACK=none"}, Files: files,
 		Sys: &syscall.SysProcAttr{
 			Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET,
 			UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: w.base > 0,
@@ -233,11 +297,7 @@ func (w *warden) fork(ctl int) (m *machine, ready *pipe, err error) {
 			Setsid:     true, Pdeathsig: unix.SIGKILL, PidFD: &m.pidfd,
 		},
 	})
-	if err != nil {
-		unix.Close(pair[0])
-		return nil, nil, err
-	}
-	return m, &pipe{fd: pair[0]}, nil
+	return err
 }
 
 // ids maps a machine's ids: a range of their own for the host's root, else just the user as root.

@@ -12,8 +12,8 @@ import (
 )
 
 // build puts a machine's file tree together and makes it the root of the machine. It runs on the machine's thread.
-func (w *warden) build(m *machine, mounts []Mount, ready *pipe) error {
-	defer unix.Close(ready.fd)
+func (w *warden) build(m *machine, mounts []Mount) error {
+	defer unix.Close(m.ready.fd)
 	fds := make([]int, 0, len(mounts))
 	defer func() {
 		for _, fd := range fds {
@@ -27,7 +27,7 @@ func (w *warden) build(m *machine, mounts []Mount, ready *pipe) error {
 		}
 		fds = append(fds, fd)
 	}
-	if err := awaitReady(ready); err != nil {
+	if err := awaitReady(m.ready); err != nil {
 		return err
 	}
 	return w.within(m, func() error {
