@@ -28,10 +28,9 @@ import (
 // local is a whole Penstock in this process: an engine on an in-memory store, a runner and its sandboxes, and the
 // history that stays.
 type local struct {
-	data     string
+	*machines
 	tree     *forge.WorkTree
 	history  *history
-	layers   *layer.Store
 	store    *store.Store
 	engine   *engine.Engine
 	executor *job.Executor
@@ -43,13 +42,43 @@ type local struct {
 	stop context.CancelFunc
 }
 
-// open makes everything ready that runs stand on. The parts do not wait for each other.
-func (f *runFlags) open(ctx context.Context, c *cobra.Command, tree *forge.WorkTree, actions *forge.ActionSource) (*local, error) {
+// machines are where jobs run. They are made ready while the repository is read: both take their time.
+type machines struct {
+	data   string
+	layers *layer.Store
+	host   func() (*sandbox.Host, error) // the same one each time
+	begun  bool                          // host is on its way
+}
+
+func (f *runFlags) openMachines() (*machines, error) {
 	data, err := dataDir()
 	if err != nil {
 		return nil, err
 	}
-	l := &local{data: data, tree: tree, parallel: f.parallel}
+	layers, err := layer.Open(filepath.Join(data, "layers"))
+	if err != nil {
+		return nil, err
+	}
+	m := &machines{data: data, layers: layers}
+	m.host = sync.OnceValues(func() (*sandbox.Host, error) { return sandbox.NewHost(layers) })
+	if m.begun = f.sandbox != "none" || len(f.platforms) > 0; m.begun {
+		go m.host()
+	}
+	return m, nil
+}
+
+func (m *machines) close() {
+	if m.begun {
+		if h, err := m.host(); err == nil {
+			h.Close()
+		}
+	}
+	m.layers.Close()
+}
+
+// open makes everything ready that runs stand on.
+func (f *runFlags) open(ctx context.Context, c *cobra.Command, m *machines, tree *forge.WorkTree, actions *forge.ActionSource) (*local, error) {
+	l := &local{machines: m, tree: tree, parallel: f.parallel}
 	if f.parallel < 1 {
 		return nil, withHint(fmt.Errorf("--parallel %d: at least one job must run", f.parallel), "leave it out for one job a core")
 	}
@@ -58,6 +87,7 @@ func (f *runFlags) open(ctx context.Context, c *cobra.Command, tree *forge.WorkT
 			return nil, withHint(fmt.Errorf("--write-back %s: the path leads out of the workspace", path), "name it relative to the workspace, e.g. --write-back dist")
 		}
 	}
+	var err error
 	if l.secrets, err = f.readSecrets(c); err != nil {
 		return nil, err
 	}
@@ -65,17 +95,14 @@ func (f *runFlags) open(ctx context.Context, c *cobra.Command, tree *forge.WorkT
 	if err != nil {
 		return nil, err
 	}
-	if l.history, err = openHistory(data); err != nil {
-		return nil, err
-	}
-	if l.layers, err = layer.Open(filepath.Join(data, "layers")); err != nil {
+	if l.history, err = openHistory(m.data); err != nil {
 		return nil, err
 	}
 	if l.store, err = store.Open(ctx, "sqlite::memory:"); err != nil {
 		l.close()
 		return nil, err
 	}
-	host, err := l.host(f)
+	host, err := l.nativeHost(f)
 	if err != nil {
 		l.close()
 		return nil, err
@@ -92,8 +119,8 @@ func (f *runFlags) open(ctx context.Context, c *cobra.Command, tree *forge.WorkT
 	return l, nil
 }
 
-// host is what the native actions may use of this machine.
-func (l *local) host(f *runFlags) (*native.Host, error) {
+// nativeHost is what the native actions may use of this machine.
+func (l *local) nativeHost(f *runFlags) (*native.Host, error) {
 	cache, err := native.OpenCache(filepath.Join(l.data, "caches"), l.layers, 0)
 	if err != nil {
 		return nil, err
@@ -121,12 +148,11 @@ func (l *local) sandboxes(f *runFlags) (func(labels []string) (sandbox.Provider,
 		}
 		byLabel[strings.ToLower(label)] = kind
 	}
-	open := sync.OnceValues(func() (sandbox.Provider, error) { return sandbox.NewHost(l.layers) })
 	none := sandbox.NewNone(filepath.Join(l.data, "none"))
 	provider := func(kind string) (sandbox.Provider, error) {
 		switch kind {
 		case "auto", "host":
-			host, err := open()
+			host, err := l.host()
 			if err == nil {
 				return host, nil
 			}
@@ -149,7 +175,7 @@ func (l *local) sandboxes(f *runFlags) (func(labels []string) (sandbox.Provider,
 		}
 	}
 	if f.sandbox == "auto" {
-		if _, err := open(); err != nil {
+		if _, err := l.host(); err != nil {
 			l.notes = append(l.notes, fmt.Sprintf("jobs are not isolated here: %v. They run as plain processes in a temporary directory", err))
 		}
 	}
@@ -175,9 +201,6 @@ func (l *local) close() {
 	l.work.Wait()
 	if l.store != nil {
 		l.store.Close()
-	}
-	if l.layers != nil {
-		l.layers.Close()
 	}
 	if l.history != nil {
 		l.history.blobs.Close()

@@ -79,15 +79,16 @@ Exit codes: 0 success, 1 the run failed, 2 bad usage or workflow, 130 cancelled.
 
 func (f *runFlags) run(c *cobra.Command, event string) error {
 	ctx := c.Context()
-	data, err := dataDir()
+	m, err := f.openMachines()
 	if err != nil {
 		return err
 	}
-	tr, err := f.prepare(ctx, c, event, actionsDir(data))
+	defer m.close()
+	tr, err := f.prepare(ctx, c, event, actionsDir(m.data))
 	if err != nil {
 		return err
 	}
-	l, err := f.open(ctx, c, tr.tree, tr.actions)
+	l, err := f.open(ctx, c, m, tr.tree, tr.actions)
 	if err != nil {
 		return err
 	}

@@ -45,15 +45,16 @@ Secrets are not kept: name them again with -s, or those in .secrets are there.`,
 
 func (f *runFlags) shell(c *cobra.Command, id string, command []string) error {
 	ctx := c.Context()
-	data, err := dataDir()
+	m, err := f.openMachines()
 	if err != nil {
 		return err
 	}
+	defer m.close()
 	tree, err := forge.OpenWorkTree(ctx, f.dir)
 	if err != nil {
 		return err
 	}
-	l, err := f.open(ctx, c, tree, f.actionSource(c, actionsDir(data)))
+	l, err := f.open(ctx, c, m, tree, f.actionSource(c, actionsDir(m.data)))
 	if err != nil {
 		return err
 	}

@@ -60,7 +60,7 @@ func (e *execution) makeContexts(ctx context.Context) error {
 	github := e.t.GitHub
 	for _, p := range []expr.Pair{
 		{Key: "workspace", Value: expr.String(e.info.Workspace)},
-		{Key: "event_path", Value: expr.String(path.Join(e.info.Temp, "_github_workflow", "event.json"))},
+		{Key: "event_path", Value: expr.String(path.Join(e.info.Files, "event.json"))},
 		{Key: "token", Value: expr.String(e.t.Token)},
 		{Key: "run_attempt", Value: expr.String(fmt.Sprint(e.t.Attempt))},
 	} {

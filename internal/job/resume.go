@@ -21,6 +21,7 @@ type savedState struct {
 	Env   map[string]string `json:"env,omitempty"` // beyond the workflow's own: what steps have set
 	Path  []string          `json:"path,omitempty"`
 	Steps expr.Value        `json:"steps"` // the steps context
+	steps []expr.Pair       // the same before secrets are hidden
 	Posts []savedPost       `json:"posts,omitempty"`
 	// Order of the main steps: how many were done.
 	Done int `json:"done"`
@@ -58,18 +59,23 @@ func StateKey(run ci.RunID, attempt int, job ci.JobID, number int) string {
 	return fmt.Sprintf("runs/%d/state/%d/%x/%d.json", run, attempt, string(job), number)
 }
 
-// saveState keeps what the step that begins has found.
-func (e *execution) saveState(number int) {
+// found is what a step that begins finds. Env, Path and steps hold secrets yet: most steps succeed, and nothing is kept.
+func (e *execution) found() *savedState {
 	e.mu.Lock()
-	s := savedState{Env: e.hideAll(e.env), Path: slices.Clone(e.path), Done: e.mainsDone}
-	for i, p := range s.Path {
-		s.Path[i] = e.hide(p)
-	}
-	s.Steps = e.hideSteps(e.root)
+	defer e.mu.Unlock()
+	s := &savedState{Env: maps.Clone(e.env), Path: slices.Clone(e.path), Done: e.mainsDone, steps: slices.Clone(e.root.steps)}
 	for _, p := range e.posts {
 		s.Posts = append(s.Posts, e.hidePost(e.def.Steps, p.def, e.root))
 	}
-	e.mu.Unlock()
+	return s
+}
+
+// saveState keeps what a step that failed had found.
+func (e *execution) saveState(number int, s *savedState) {
+	s.Env, s.Steps = e.hideAll(s.Env), e.hideSteps(s.steps)
+	for i, p := range s.Path {
+		s.Path[i] = e.hide(p)
+	}
 	data, err := json.Marshal(s)
 	if err == nil {
 		err = e.x.State.SaveState(e.ctx, StateKey(e.t.Run, e.t.Attempt, e.t.Job, number), data)
@@ -87,7 +93,7 @@ func (e *execution) hidePost(among []*workflow.Step, def *workflow.Step, in *sco
 		kept.Steps, kept.Posts = u.saved.Steps, u.saved.Posts
 	}
 	if u.inner != nil {
-		kept.Steps = e.hideSteps(u.inner)
+		kept.Steps = e.hideSteps(u.inner.steps)
 		for _, d := range u.inner.posts {
 			kept.Posts = append(kept.Posts, e.hidePost(u.inner.action.manifest.Runs.Steps, d, u.inner))
 		}
@@ -95,9 +101,9 @@ func (e *execution) hidePost(among []*workflow.Step, def *workflow.Step, in *sco
 	return kept
 }
 
-func (e *execution) hideSteps(s *scope) expr.Value {
-	pairs := make([]expr.Pair, len(s.steps))
-	for i, p := range s.steps {
+func (e *execution) hideSteps(steps []expr.Pair) expr.Value {
+	pairs := make([]expr.Pair, len(steps))
+	for i, p := range steps {
 		pairs[i] = expr.Pair{Key: p.Key, Value: e.hideValue(p.Value)}
 	}
 	return expr.Object(pairs...)

@@ -176,7 +176,7 @@ func (e *execution) runScript(ctx context.Context, r *stepRun) error {
 		return err
 	}
 	e.logScript(r, text, sh)
-	file := path.Join(e.info.Temp, rand.Text()+shellExtensions[strings.ToLower(sh.name)])
+	file := path.Join(e.info.Files, rand.Text()+shellExtensions[strings.ToLower(sh.name)])
 	if err := sandbox.WriteFile(ctx, e.sb, file, []byte(sh.fixUp(text)), 0o755); err != nil {
 		return fmt.Errorf("write the script: %w", err)
 	}
@@ -208,7 +208,7 @@ func (e *execution) logScript(r *stepRun, script string, sh shell) {
 // stepFiles are the command files of one execution.
 type stepFiles struct {
 	env   map[string]string // GITHUB_ENV=path, ...
-	names map[string]string // by kind, relative to Temp
+	names map[string]string // by kind, absolute
 }
 
 // fileKinds are the command files by the variable that names them.
@@ -227,8 +227,7 @@ func (e *execution) openFiles(ctx context.Context, r *stepRun) (*stepFiles, erro
 	f := &stepFiles{env: map[string]string{}, names: map[string]string{}}
 	id := rand.Text()
 	for _, kind := range fileKinds {
-		name := path.Join("_runner_file_commands", strings.ToLower(kind)+"_"+id)
-		file := path.Join(e.info.Temp, name)
+		file := path.Join(e.info.Files, strings.ToLower(kind)+"_"+id)
 		if err := sandbox.WriteFile(ctx, e.sb, file, nil, 0o644); err != nil {
 			return nil, fmt.Errorf("make command files: %w", err)
 		}
@@ -248,7 +247,7 @@ func (e *execution) remove(names ...string) {
 		return
 	}
 	for _, name := range names {
-		if rel, ok := strings.CutPrefix(name, e.info.Temp+"/"); ok {
+		if rel, ok := strings.CutPrefix(name, e.info.Files+"/"); ok {
 			_ = direct.Files().Remove(rel) // the job may have removed it
 		}
 	}

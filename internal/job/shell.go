@@ -97,7 +97,7 @@ func (e *execution) shellEnvironment(ctx context.Context, r *stepRun) (env map[s
 	if err != nil {
 		return nil, "", "", err
 	}
-	script = path.Join(e.info.Temp, "step"+shellExtensions[sh.name])
+	script = path.Join(e.info.Files, "step"+shellExtensions[sh.name])
 	env["PENSTOCK_STEP_SCRIPT"] = script
 	return env, dir, script, sandbox.WriteFile(ctx, e.sb, script, []byte(sh.fixUp(text)), 0o755)
 }

@@ -137,10 +137,14 @@ func (e *execution) listed(ctx context.Context, p *plannedStep) {
 		step.Snapshot = e.snapshot(ctx)
 	}
 	p.number = e.beginStep(step)
+	var found *savedState
 	if step.Snapshot != "" {
-		e.saveState(p.number)
+		found = e.found()
 	}
 	outcome, conclusion := e.step(ctx, p)
+	if found != nil && outcome == ci.Failure {
+		e.saveState(p.number, found)
+	}
 	e.endStep(p.number, outcome, conclusion)
 	if conclusion == ci.Failure {
 		e.setStatus(failed)

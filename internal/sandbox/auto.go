@@ -34,10 +34,10 @@ func Close(p Provider) error {
 }
 
 // WriteFile writes a file in a machine, with its parents, in the name of the machine's root: directly where path is
-// below Info.Temp and the machine is Direct, else by Put. What is there already is replaced.
+// below Info.Files and the machine is Direct, else by Put. What is there already is replaced.
 func WriteFile(ctx context.Context, sb Sandbox, name string, data []byte, mode os.FileMode) error {
 	name = path.Clean(name)
-	if rel, ok := belowTemp(sb, name); ok {
+	if rel, ok := belowFiles(sb, name); ok {
 		if w, ok := sb.(directWriter); ok {
 			return w.writeDirect(rel, data, mode)
 		}
@@ -54,7 +54,7 @@ func WriteFile(ctx context.Context, sb Sandbox, name string, data []byte, mode o
 	return sb.Put(ctx, path.Dir(name), &b)
 }
 
-// directWriter is a machine that writes below Info.Temp itself, so that the owner is right.
+// directWriter is a machine that writes below Info.Files itself, so that the owner is right.
 type directWriter interface {
 	writeDirect(rel string, data []byte, mode os.FileMode) error
 }
@@ -62,11 +62,11 @@ type directWriter interface {
 // ErrTooBig is returned by ReadFile for a file above the limit.
 var ErrTooBig = errors.New("file too big")
 
-// ReadFile reads a regular file of a machine: directly where path is below Info.Temp and the machine is Direct, else by
+// ReadFile reads a regular file of a machine: directly where path is below Info.Files and the machine is Direct, else by
 // Get. A file of more than limit bytes is ErrTooBig; one that is not there is fs.ErrNotExist.
 func ReadFile(ctx context.Context, sb Sandbox, name string, limit int64) ([]byte, error) {
 	name = path.Clean(name)
-	if rel, ok := belowTemp(sb, name); ok {
+	if rel, ok := belowFiles(sb, name); ok {
 		return readDirect(sb.(Direct).Files(), rel, limit)
 	}
 	stream, err := sb.Get(ctx, name)
@@ -89,12 +89,12 @@ func ReadFile(ctx context.Context, sb Sandbox, name string, limit int64) ([]byte
 	return data, nil
 }
 
-func belowTemp(sb Sandbox, name string) (string, bool) {
+func belowFiles(sb Sandbox, name string) (string, bool) {
 	d, ok := sb.(Direct)
 	if !ok || d.Files() == nil {
 		return "", false
 	}
-	return strings.CutPrefix(name, path.Clean(sb.Info().Temp)+"/")
+	return strings.CutPrefix(name, path.Clean(sb.Info().Files)+"/")
 }
 
 func readDirect(root *os.Root, rel string, limit int64) ([]byte, error) {

@@ -33,6 +33,9 @@ type basePlace struct {
 	nest   bool   // the store lies in that directory
 }
 
+// baseDir is where the store has what is remembered of the host.
+const baseDir = "base"
+
 // topDirs are the directories of the root that hold a system's tools. Everything else there is data.
 var topDirs = []string{"bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "etc", "var", "opt", "nix"}
 
@@ -129,7 +132,7 @@ func (b *baseBuilder) survey() error {
 func (b *baseBuilder) skeleton() {
 	for path, mode := range map[string]os.FileMode{
 		"/proc": 0o555, "/sys": 0o555, "/dev": 0o755, "/run": 0o755, "/run/lock": 0o777 | os.ModeSticky, "/tmp": 0o777 | os.ModeSticky,
-		"/home": 0o755, insideHome: 0o755, insideWork: 0o755, insideTemp: 0o755, "/root": 0o700,
+		"/home": 0o755, insideHome: 0o755, insideWork: 0o755, insideTemp: 0o755, insideFiles: 0o755, "/root": 0o700,
 		"/mnt": 0o755, "/media": 0o755, "/srv": 0o755, "/boot": 0o755,
 	} {
 		b.put(path, &entry{kind: kindDir, mode: mode})
@@ -226,7 +229,7 @@ func (b *baseBuilder) materialize() (string, error) {
 		fmt.Fprintf(sum, "%q %q %s %o %d %d %q\n", b.placeOf(p).at, p, e.kind, e.mode, e.uid, e.gid, e.data)
 	}
 	fmt.Fprintf(sum, "%d\n", b.h.owner)
-	name := filepath.Join("base", hex.EncodeToString(sum.Sum(nil))[:20])
+	name := filepath.Join(baseDir, hex.EncodeToString(sum.Sum(nil))[:20])
 	dir := filepath.Join(b.h.layers.Dir(), name)
 	if _, err := os.Stat(dir); err == nil {
 		now := time.Now()

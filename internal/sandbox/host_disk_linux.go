@@ -97,6 +97,7 @@ func (m *machine) attach(ctx context.Context, p *place) error {
 		return err
 	}
 	m.places = append(m.places, p)
+	m.used.Store(true)
 	m.last = ""
 	return nil
 }

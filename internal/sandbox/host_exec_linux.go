@@ -67,6 +67,7 @@ func (m *machine) exec(ctx context.Context, c Command) error {
 func (m *machine) startCommand(ctx context.Context, c Command, flow *streams) (*agent.Call, int, error) {
 	m.disk.RLock()
 	defer m.disk.RUnlock()
+	m.used.Store(true)
 	req := &agent.Exec{Args: c.Args, Env: c.Env, Dir: c.Dir, TTY: c.TTY}
 	if c.TTY {
 		req.Rows, req.Cols = flow.size()

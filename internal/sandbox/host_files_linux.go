@@ -26,6 +26,7 @@ func (m *machine) put(ctx context.Context, dir string, tar io.Reader) error {
 	}
 	m.disk.RLock()
 	defer m.disk.RUnlock()
+	m.used.Store(true)
 	call, err := m.agent.Start(agent.OpUnpack, &agent.Paths{Paths: []string{dir}}, int(r.Fd()))
 	r.Close()
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 
 	"github.com/penstock-ci/penstock/internal/layer"
 	"github.com/penstock-ci/penstock/internal/sandbox/agent"
@@ -11,11 +12,11 @@ import (
 
 // layout is what a machine's disk is made of.
 type layout struct {
-	places []*place // the root first
-	next   int      // number of the next upper directory
-	last   layer.ID // the snapshot that the disk is equal to, unless something was written; empty if there is none
-	temp   string   // fingerprint of the runner's files at that snapshot
-	broken error    // why the disk can be frozen no more
+	places []*place    // the root first
+	next   int         // number of the next upper directory
+	last   layer.ID    // the snapshot that the disk is equal to, unless something was written; empty if there is none
+	used   atomic.Bool // something was done in the machine: its disk may differ from what it began with
+	broken error       // why the disk can be frozen no more
 }
 
 // place is one part of a machine's disk: an overlay, or a plain directory if it has nothing below.
@@ -35,18 +36,10 @@ type place struct {
 // layOut prepares the directories of a machine and gives the mounts that it begins with: those of every machine, on
 // the layers that saved has for them.
 func (m *machine) layOut(saved map[string][]layer.ID) ([]agent.Mount, error) {
-	for _, d := range []string{"u", "w", "temp"} {
+	for _, d := range []string{"u", "w"} {
 		if err := os.Mkdir(filepath.Join(m.scratch.Dir(), d), 0o700); err != nil {
 			return nil, err
 		}
-	}
-	temp := m.tempDir()
-	if err := m.h.give(temp, 0o755, 0, 0); err != nil {
-		return nil, err
-	}
-	var err error
-	if m.files, err = os.OpenRoot(temp); err != nil {
-		return nil, err
 	}
 	var mounts []agent.Mount
 	for _, b := range m.h.base.places {
@@ -61,7 +54,7 @@ func (m *machine) layOut(saved map[string][]layer.ID) ([]agent.Mount, error) {
 		m.places = append(m.places, p)
 		mounts = append(mounts, mount)
 	}
-	return append(mounts, agent.Mount{At: insideTemp, Bind: temp}), nil
+	return append(mounts, agent.Mount{At: insideFiles, Memory: maxFiles}), nil
 }
 
 // nameIt writes the machine's name to its own files.
@@ -77,8 +70,6 @@ func (m *machine) nameIt(etc string) error {
 	}
 	return nil
 }
-
-func (m *machine) tempDir() string { return filepath.Join(m.scratch.Dir(), "temp") }
 
 // mount gives a place a fresh upper directory and tells how to mount it.
 func (m *machine) mount(p *place) (agent.Mount, error) {

@@ -17,14 +17,18 @@ const (
 	insideWork  = insideHome + "/work"
 	insideTemp  = insideWork + "/_temp"
 	insideTools = "/opt/hostedtoolcache"
+	insideFiles = "/run/runner"
 )
+
+// maxFiles bounds what a job may write to Info.Files, bytes: its command files. It is memory.
+const maxFiles = 256 << 20
 
 // machine is an open machine of Host.
 type machine struct {
 	h       *Host
 	spec    Spec
 	scratch *layer.Scratch
-	files   *os.Root // the host's side of Info.Temp
+	files   *os.Root // Info.Files
 	agent   *agent.Client
 	life    *agent.Call // its second answer says that the machine has ended
 	id      int         // the warden's number for it
@@ -87,8 +91,8 @@ func (m *machine) start(ctx context.Context, mounts []agent.Mount) (err error) {
 	}
 	var opened agent.Opened
 	files, err := m.life.Wait(context.WithoutCancel(ctx), &opened) // a machine that is made must be known, to end it
-	if err == nil && len(files) != 1 {
-		err = errors.New("no socket came")
+	if err == nil && len(files) != 2 {
+		err = errors.New("a socket and a directory were to come")
 	}
 	if err != nil {
 		m.life.End()
@@ -99,7 +103,10 @@ func (m *machine) start(ctx context.Context, mounts []agent.Mount) (err error) {
 	if m.agent, err = agent.NewClient(files[0]); err != nil {
 		files[0].Close()
 	}
-	return err
+	defer files[1].Close()
+	var unopened error
+	m.files, unopened = os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", files[1].Fd()))
+	return errors.Join(err, unopened)
 }
 
 func (m *machine) begin(ctx context.Context) error {
@@ -158,7 +165,7 @@ func (m *machine) Info() Info {
 	system, arch := osArch()
 	return Info{
 		Provider: "host", OS: system, Arch: arch,
-		Workspace: m.workspace(), Temp: insideTemp, ToolCache: insideTools, Home: insideHome,
+		Workspace: m.workspace(), Temp: insideTemp, Files: insideFiles, ToolCache: insideTools, Home: insideHome,
 		Path: m.h.base.path, Notes: m.notes,
 	}
 }

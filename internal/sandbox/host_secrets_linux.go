@@ -50,10 +50,12 @@ func (b *baseBuilder) secrets() {
 		}
 		return
 	}
-	b.hidePrivate("/etc", 16)
-	b.hidePrivate("/opt", secretDepth)
-	b.hidePrivate("/var", secretDepth)
-	b.hidePrivate("/usr/local", secretDepth)
+	l := openListings(filepath.Join(b.h.layers.Dir(), baseDir, "listings"))
+	b.hidePrivate(l, "/etc", 16)
+	b.hidePrivate(l, "/opt", secretDepth)
+	b.hidePrivate(l, "/var", secretDepth)
+	b.hidePrivate(l, "/usr/local", secretDepth)
+	l.save()
 }
 
 // ownDirs, and what is in them down to a depth, become directories of the machine's root for an ordinary user, so that
@@ -110,27 +112,19 @@ func (b *baseBuilder) coveredBy(path string) bool {
 }
 
 // hidePrivate hides below dir what not everyone on this host may read.
-func (b *baseBuilder) hidePrivate(dir string, depth int) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return // it is not there
+func (b *baseBuilder) hidePrivate(l *listings, dir string, depth int) {
+	found := l.of(dir)
+	if found == nil {
+		return
 	}
-	for _, e := range entries {
-		path := dir + "/" + e.Name()
-		if e.Type()&os.ModeSymlink != 0 || b.exempt(path) {
-			continue
-		}
-		info, err := e.Info()
-		if err != nil {
-			continue // gone meanwhile
-		}
-		switch {
-		case info.IsDir() && info.Mode()&0o005 != 0o005:
+	for _, name := range found.closed {
+		if path := dir + "/" + name; !b.exempt(path) {
 			b.hide(path)
-		case info.IsDir() && depth > 1:
-			b.hidePrivate(path, depth-1)
-		case info.Mode().IsRegular() && info.Mode()&0o004 == 0:
-			b.hide(path)
+		}
+	}
+	for _, name := range found.dirs {
+		if path := dir + "/" + name; depth > 1 && !b.exempt(path) {
+			b.hidePrivate(l, path, depth-1)
 		}
 	}
 }

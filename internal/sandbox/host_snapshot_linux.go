@@ -5,12 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/penstock-ci/penstock/internal/layer"
 	"github.com/penstock-ci/penstock/internal/sandbox/agent"
@@ -20,8 +18,8 @@ import (
 // mounted, and every layer makes walking a tree slower.
 const flattenAt = 48
 
-// snapshot is the note of a layer that stands for a whole disk. Its own files are those of Info.Temp; the layers below
-// are all that the places name.
+// snapshot is the note of a layer that stands for a whole disk. It has no files of its own; the layers below are all
+// that the places name.
 type snapshot struct {
 	Places []savedPlace `json:"places"`
 }
@@ -46,8 +44,7 @@ func (s *snapshot) base() map[string][]layer.ID {
 	return layers
 }
 
-// Snapshot implements Layered. The disk is the machine's own, the places of Mount and Overlay, and Info.Temp. What the
-// host's part of it is when a machine begins with the snapshot, it is then: the tools of this machine and the files of
+// Snapshot implements Layered. The disk is the machine's own and the places of Mount and Overlay. What the host's part of it is when a machine begins with the snapshot, it is then: the tools of this machine and the files of
 // an overlaid directory as they are at that time.
 func (m *machine) Snapshot(ctx context.Context) (layer.ID, error) {
 	m.disk.Lock()
@@ -63,6 +60,13 @@ func (m *machine) snapshot(ctx context.Context) (layer.ID, error) {
 	if m.broken != nil {
 		return "", m.broken
 	}
+	if !m.used.Load() {
+		var err error
+		if m.last == "" {
+			m.last, err = m.describe()
+		}
+		return m.last, err
+	}
 	if err := m.idle(ctx); err != nil {
 		return "", err
 	}
@@ -70,23 +74,15 @@ func (m *machine) snapshot(ctx context.Context) (layer.ID, error) {
 	if err != nil {
 		return "", err
 	}
-	temp, err := fingerprint(m.tempDir())
-	if err != nil {
-		return "", err
-	}
-	if len(dirty) == 0 && m.last != "" && temp == m.temp {
+	if len(dirty) == 0 && m.last != "" {
 		return m.last, nil
 	}
 	if err := m.freeze(ctx, dirty); err != nil {
 		m.broken = err
 		return "", err
 	}
-	id, err := m.describe(ctx)
-	if err != nil {
-		return "", err
-	}
-	m.last, m.temp = id, temp
-	return id, nil
+	m.last, err = m.describe()
+	return m.last, err
 }
 
 // idle returns ErrBusy while a process of an earlier command is alive.
@@ -156,7 +152,7 @@ func (m *machine) freezeOne(p *place) (agent.Mount, error) {
 }
 
 // describe makes the layer that stands for the disk as it is.
-func (m *machine) describe(ctx context.Context) (layer.ID, error) {
+func (m *machine) describe() (layer.ID, error) {
 	var s snapshot
 	var below []layer.ID
 	for i, p := range m.places {
@@ -169,8 +165,9 @@ func (m *machine) describe(ctx context.Context) (layer.ID, error) {
 	if err != nil {
 		return "", err
 	}
-	dir, err := m.copyOut(ctx, insideTemp)
-	if err != nil {
+	m.next++
+	dir := filepath.Join(m.scratch.Dir(), "u", fmt.Sprintf("%d-disk", m.next))
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		return "", err
 	}
 	id, err := m.h.layers.Add(dir, layer.Layer{Below: below, Owner: m.h.owner, Note: note})
@@ -207,27 +204,6 @@ func (m *machine) copyBetween(ctx context.Context, dir string, paths func(at str
 	_, err = m.agent.Do(ctx, agent.OpCopy, paths(at), nil)
 	_, bad := m.h.warden.Do(context.WithoutCancel(ctx), agent.OpDetach, req, nil)
 	return errors.Join(err, bad)
-}
-
-// fingerprint tells whether the runner's files changed: it is made of all files' names, sizes and times.
-func fingerprint(dir string) (string, error) {
-	var b strings.Builder
-	err := filepath.WalkDir(dir, func(name string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return nil // not ours to read: its directory's time tells
-		}
-		info, err := e.Info()
-		if err != nil {
-			return nil
-		}
-		if e.IsDir() {
-			fmt.Fprintf(&b, "%q %o\n", name, info.Mode())
-			return nil
-		}
-		fmt.Fprintf(&b, "%q %o %d %d\n", name, info.Mode(), info.Size(), info.ModTime().UnixNano())
-		return nil
-	})
-	return b.String(), err
 }
 
 // Capture implements Layered. If no process of an earlier command is alive and nothing is mounted below, what Mount put
@@ -330,13 +306,5 @@ func (m *machine) restore(ctx context.Context, s *snapshot) error {
 			return err
 		}
 	}
-	files := filepath.Join(m.h.layers.Dir(), layer.Path(m.spec.From))
-	m.disk.Lock()
-	defer m.disk.Unlock()
-	err := m.copyBetween(ctx, files, func(at string) *agent.Paths { return &agent.Paths{Paths: []string{at, insideTemp}} })
-	if err != nil {
-		return err
-	}
-	m.last = ""
 	return nil
 }

@@ -9,8 +9,10 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/penstock-ci/penstock/internal/layer"
 )
@@ -203,7 +205,7 @@ func TestLayeredSnapshots(t *testing.T) {
 	// Every part of the disk: the root, the host's directories, an overlay, a mount, the runner's files, a mount of the
 	// job's own.
 	expect(t, m, `set -e; mkdir /data; echo 1 > /data/f; echo 1 > /tmp/f; echo 1 > /usr/local/f; echo 1 > /etc/f; rm a; echo 1 > c; echo 1 > ~/f
-		echo 1 > ~/.cache/x/f; mkdir -p $TMP/d; echo 1 > $TMP/d/f; mkdir /own; mount -t tmpfs none /own; echo 1 > /own/f; echo ok`, "ok\n")
+		echo 1 > ~/.cache/x/f; mkdir -p $TMP/d; echo 1 > $TMP/d/f; echo 1 > $FILES/f; mkdir /own; mount -t tmpfs none /own; echo 1 > /own/f; echo ok`, "ok\n")
 	second := snap(t, m)
 	if second == first {
 		t.Error("a changed disk kept its ID")
@@ -217,7 +219,7 @@ func TestLayeredSnapshots(t *testing.T) {
 	old := openHost(t, h, Spec{Name: "old", Repo: "repo", From: first})
 	expect(t, old, `ls; cat a; ls -A $TMP ~/.cache/x; ls -d /data /tmp/f /usr/local/f /etc/f 2>/dev/null; true`, "a\na\n"+old.Info().Home+"/.cache/x:\n\n"+old.Info().Temp+":\n")
 	old = openHost(t, h, Spec{Name: "old", Repo: "repo", From: second})
-	expect(t, old, files, strings.Repeat("1\n", 8)+"c\n")
+	expect(t, old, files+"; ls -A $FILES", strings.Repeat("1\n", 8)+"c\n")
 	old = openHost(t, h, Spec{Name: "old", Repo: "repo", From: third})
 	expect(t, old, "exec 2>/dev/null; "+files, strings.Repeat("2\n", 7)+"c\n")
 	// The working tree is the lower as it is now; hidden paths stay hidden.
@@ -289,5 +291,53 @@ func TestLayeredStoresAreKeptApart(t *testing.T) {
 	}
 	if _, err := h.Open(t.Context(), Spec{Name: "one", Repo: "repo", From: id}); err == nil {
 		t.Error("began with what is no snapshot")
+	}
+}
+
+// TestListings changes directories whose listings are remembered.
+func TestListings(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "listings")
+	top := filepath.Join(dir, "top")
+	writeTree(t, top, map[string]string{"public": "", "private": "", "sub/x": "", "closed/x": ""})
+	for name, mode := range map[string]os.FileMode{"private": 0o600, "public": 0o644, "sub": 0o755, "closed": 0o711} {
+		if err := os.Chmod(filepath.Join(top, name), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look := func() string {
+		l := openListings(file)
+		defer l.save()
+		found := l.of(top)
+		slices.Sort(found.closed)
+		return fmt.Sprint(found.closed, found.dirs)
+	}
+	if got := look(); got != "[closed private] [sub]" {
+		t.Errorf("first: %s", got)
+	}
+	l := openListings(file)
+	if l.of(top); l.changed {
+		t.Error("an unchanged directory was looked at again")
+	}
+	writeTree(t, top, map[string]string{"new": ""})
+	if err := os.Chmod(filepath.Join(top, "new"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := look(); got != "[closed new private] [sub]" {
+		t.Errorf("after a file came: %s", got)
+	}
+	l = openListings(file)
+	l.since, l.changed = time.Now().Add(-2*listingsAge), true
+	l.save()
+	if l = openListings(file); len(l.known) > 0 {
+		t.Error("old listings are believed")
+	}
+	for _, bad := range []string{"", "x", "1\n2\n", fmt.Sprintf("%d\n\n\t\nx\ty\n5\n7\t/a\t/\n", time.Now().Unix())} {
+		if err := os.WriteFile(file, []byte(bad), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := look(); got != "[closed new private] [sub]" {
+			t.Errorf("with %q: %s", bad, got)
+		}
 	}
 }

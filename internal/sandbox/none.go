@@ -65,15 +65,15 @@ func (n *None) open(ctx context.Context, spec Spec) (*bare, error) {
 	work := filepath.Join(dir, "work")
 	m.info = Info{
 		Provider: "none", Workspace: filepath.Join(work, spec.Repo, spec.Repo), Temp: filepath.Join(work, "_temp"),
-		ToolCache: filepath.Join(work, "_tool"), Home: filepath.Join(dir, "home"), Path: os.Getenv("PATH"),
+		Files: filepath.Join(dir, "files"), ToolCache: filepath.Join(work, "_tool"), Home: filepath.Join(dir, "home"), Path: os.Getenv("PATH"),
 		Notes: []string{"this machine is not isolated: the job's commands run as you, on your files and network"},
 	}
 	m.info.OS, m.info.Arch = osArch()
-	for _, d := range []string{m.info.Workspace, m.info.Temp, m.info.ToolCache, m.info.Home} {
+	for _, d := range []string{m.info.Workspace, m.info.Temp, m.info.Files, m.info.ToolCache, m.info.Home} {
 		err = errors.Join(err, os.MkdirAll(d, 0o755))
 	}
 	if err == nil {
-		m.files, err = os.OpenRoot(m.info.Temp)
+		m.files, err = os.OpenRoot(m.info.Files)
 	}
 	if err != nil {
 		return nil, errors.Join(err, m.close())

@@ -92,16 +92,19 @@ type Info struct {
 	Provider string // "host", "none", "docker"
 	// OS and Arch in the runner context's words: Linux, macOS, Windows; X64, ARM64.
 	OS, Arch string
-	// Paths inside: the workspace (GITHUB_WORKSPACE), a directory for the runner's files (RUNNER_TEMP), the tool
-	// cache (RUNNER_TOOL_CACHE) and the home directory.
+	// Paths inside: the workspace (GITHUB_WORKSPACE), a directory for temporary files (RUNNER_TEMP), the tool cache
+	// (RUNNER_TOOL_CACHE) and the home directory.
 	Workspace, Temp, ToolCache, Home string
+	// Files is a directory for the runner's own files: scripts, command files, what may hold secrets. It is no part
+	// of the disk that snapshots keep; a host machine has it in memory.
+	Files string
 	// Path is the PATH that commands should start from.
 	Path string
 	// Notes are sentences for the user on what this machine lacks (e.g. why it is not isolated).
 	Notes []string
 }
 
-// Direct is what a machine on this host can also do: reach the runner's file directory (Info.Temp) without a copy.
+// Direct is what a machine on this host can also do: reach the runner's own files (Info.Files) without a copy.
 // The root refuses names that leave it, symbolic links included, since the job may have placed them.
 type Direct interface {
 	Files() *os.Root

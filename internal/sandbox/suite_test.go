@@ -67,7 +67,7 @@ func command(sb Sandbox, script string, out io.Writer) Command {
 
 func environ(sb Sandbox) []string {
 	info := sb.Info()
-	return []string{"PATH=" + info.Path, "HOME=" + info.Home, "TMP=" + info.Temp, "WORKSPACE=" + info.Workspace}
+	return []string{"PATH=" + info.Path, "HOME=" + info.Home, "TMP=" + info.Temp, "FILES=" + info.Files, "WORKSPACE=" + info.Workspace}
 }
 
 // expect runs a script that must succeed and print want.
@@ -89,7 +89,7 @@ func (s suite) info(t *testing.T) {
 		t.Errorf("workspace %s does not have GitHub's shape", info.Workspace)
 	}
 	expect(t, sb, `pwd; ls -A`, info.Workspace+"\n")
-	for _, dir := range []string{info.Workspace, info.Temp, info.Home} {
+	for _, dir := range []string{info.Workspace, info.Temp, info.Files, info.Home} {
 		expect(t, sb, fmt.Sprintf(`cd %q && touch x && rm x && echo ok`, dir), "ok\n")
 	}
 }
@@ -428,7 +428,7 @@ func huge(t *testing.T) string {
 
 func (s suite) files(t *testing.T) {
 	sb := s.machine(t)
-	for _, dir := range []string{sb.Info().Temp, sb.Info().Home} {
+	for _, dir := range []string{sb.Info().Files, sb.Info().Temp, sb.Info().Home} {
 		name := path.Join(dir, "deep", "er", "file")
 		for _, data := range []string{"one\n", "three\n"} {
 			if err := WriteFile(t.Context(), sb, name, []byte(data), 0o640); err != nil {
@@ -461,19 +461,19 @@ func (s suite) hostileFiles(t *testing.T) {
 	if err := os.Chmod(filepath.Dir(outside), 0o777); err != nil {
 		t.Fatal(err)
 	}
-	expect(t, sb, fmt.Sprintf(`cd $TMP; ln -s %q link; ln -s %q dir; mkfifo pipe; mkdir d; ln -s ../../.. up; echo ok`, outside, path.Dir(outside)), "ok\n")
-	temp := sb.Info().Temp
+	expect(t, sb, fmt.Sprintf(`cd $FILES; ln -s %q link; ln -s %q dir; mkfifo pipe; mkdir d; ln -s ../../.. up; echo ok`, outside, path.Dir(outside)), "ok\n")
+	files := sb.Info().Files
 	for _, name := range []string{"link", "dir/outside", "pipe", "d", "up/x"} {
-		if data, err := ReadFile(t.Context(), sb, path.Join(temp, name), 100); err == nil {
+		if data, err := ReadFile(t.Context(), sb, path.Join(files, name), 100); err == nil {
 			t.Errorf("read %s: %q", name, data)
 		}
 	}
 	for _, name := range []string{"dir/outside", "dir/new", "up/new"} {
-		if err := WriteFile(t.Context(), sb, path.Join(temp, name), []byte("job\n"), 0o644); err == nil {
+		if err := WriteFile(t.Context(), sb, path.Join(files, name), []byte("job\n"), 0o644); err == nil {
 			t.Errorf("wrote %s", name)
 		}
 	}
-	if err := WriteFile(t.Context(), sb, path.Join(temp, "link"), []byte("job\n"), 0o644); err != nil {
+	if err := WriteFile(t.Context(), sb, path.Join(files, "link"), []byte("job\n"), 0o644); err != nil {
 		t.Errorf("replace a link: %v", err)
 	}
 	if data, err := os.ReadFile(outside); err != nil || string(data) != "host\n" {

@@ -8,7 +8,7 @@ import (
 // Operations of the warden.
 const (
 	OpHello  = iota + 1 // nothing -> nothing, or why there is no warden
-	OpOpen              // Open -> Opened, with the socket of the machine's agent, and later a second answer: Ended
+	OpOpen              // Open -> Opened, with the agent's socket and the directories in memory; later a second answer: Ended
 	OpAttach            // Attach -> nothing
 	OpSwap              // Attach -> nothing
 	OpDetach            // Attach -> nothing
@@ -47,6 +47,8 @@ type Mount struct {
 	At string
 	// Bind shows this path of the host as it is, writable. Empty means an overlay.
 	Bind string
+	// Memory makes a file system in memory of at most so many bytes instead.
+	Memory int
 	// Lowers are the overlay's read-only directories, the topmost first.
 	Lowers []Lower
 	// Nested merges the last so many of Lowers into an overlay of their own first: an overlay takes no layer that
@@ -128,6 +130,7 @@ func (m *Open) code(c *coder) {
 func (m *Mount) code(c *coder) {
 	c.string(&m.At)
 	c.string(&m.Bind)
+	c.int(&m.Memory)
 	for i := range list(c, &m.Lowers) {
 		c.string(&m.Lowers[i].Path)
 		c.bool(&m.Lowers[i].Host)

@@ -35,12 +35,12 @@ type warden struct {
 
 // machine is owned by the goroutine, and the thread, that forked it.
 type machine struct {
-	pid     int
-	pidfd   int
-	control int           // the supervisor's end of the agent's socket, until it has it
-	ready   *pipe         // where the agent says that it is prepared
-	work    chan func()   // run on the machine's thread
-	ended   chan struct{} // closed when process 1 has been reaped
+	pid      int
+	pidfd    int
+	handOver []int         // what the supervisor gets: its end of the agent's socket, and directories in memory
+	ready    *pipe         // where the agent says that it is prepared
+	work     chan func()   // run on the machine's thread
+	ended    chan struct{} // closed when process 1 has been reaped
 }
 
 // runWarden is the process's main function. args are the stage, the store, the base, and 6 if the host has IPv6.
@@ -166,8 +166,8 @@ func (w *warden) serve() {
 	w.mu.Lock()
 	w.machines[m.pid] = m
 	w.mu.Unlock()
-	_ = w.pipe.write(header{f.id, opAnswer}, &Opened{Machine: m.pid}, m.control)
-	unix.Close(m.control)
+	_ = w.pipe.write(header{f.id, opAnswer}, &Opened{Machine: m.pid}, m.handOver...)
+	m.closeHandOver()
 	w.count(0, 0)
 	w.attend(f.id, m)
 }
@@ -186,9 +186,16 @@ func (w *warden) open(m *machine, f *frame) error {
 		_ = unix.Kill(m.pid, unix.SIGKILL)
 		_, _ = retry(func() (int, error) { return unix.Wait4(m.pid, nil, 0, nil) })
 		unix.Close(m.pidfd)
-		unix.Close(m.control)
+		m.closeHandOver()
 	}
 	return err
+}
+
+func (m *machine) closeHandOver() {
+	for _, fd := range m.handOver {
+		unix.Close(fd)
+	}
+	m.handOver = nil
 }
 
 // attend does what is asked of a machine until it has ended, and says that it has.
@@ -272,7 +279,7 @@ func (w *warden) fork() (m *machine, err error) {
 		return nil, err
 	}
 	fds = append(fds, ready[1])
-	m = &machine{control: control[0], ready: &pipe{fd: ready[0]}, work: make(chan func()), ended: make(chan struct{})}
+	m = &machine{handOver: control[:1], ready: &pipe{fd: ready[0]}, work: make(chan func()), ended: make(chan struct{})}
 	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err == nil {
 		fds = append(fds, null)

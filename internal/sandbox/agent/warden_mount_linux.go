@@ -26,6 +26,13 @@ func (w *warden) build(m *machine, mounts []Mount) error {
 			return wrap("mount "+mounts[i].At, err)
 		}
 		fds = append(fds, fd)
+		if mounts[i].Memory > 0 {
+			dir, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return wrap("open "+mounts[i].At, err)
+			}
+			m.handOver = append(m.handOver, dir)
+		}
 	}
 	if err := awaitReady(m.ready); err != nil {
 		return err
@@ -96,6 +103,9 @@ func (w *warden) make(m *Mount, beneath int) (int, error) {
 	if m.Bind != "" {
 		return unix.OpenTree(unix.AT_FDCWD, m.Bind, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	}
+	if m.Memory > 0 {
+		return w.memory(m.Memory)
+	}
 	lowers, err := w.lowers(m)
 	if err != nil {
 		return -1, err
@@ -113,6 +123,26 @@ func (w *warden) make(m *Mount, beneath int) (int, error) {
 		lowers = append(lowers, under)
 	}
 	return w.overlay(lowers, m.Upper, m.Work)
+}
+
+// memory gives a file system in memory, the machine's root's own, that is attached nowhere.
+func (w *warden) memory(size int) (int, error) {
+	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(fs)
+	for key, value := range map[string]string{
+		"size": strconv.Itoa(size), "mode": "755", "uid": strconv.Itoa(w.base), "gid": strconv.Itoa(w.base),
+	} {
+		if err := unix.FsconfigSetString(fs, key, value); err != nil {
+			return -1, err
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return -1, err
+	}
+	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
 }
 
 // overlay gives an overlay that is attached nowhere. Without an upper directory it is read-only.
