@@ -58,6 +58,9 @@ func (v *plainView) log(_ *ci.Run, j *ci.Job, lines []byte) {
 	v.out.Flush()
 }
 
+// c1Lead is the first byte of the control characters U+0080 to U+009F, which some terminals obey, and of some others.
+const c1Lead = 0xc2
+
 // isPlain says whether a line ends with a line feed and has neither a mark nor anything that a terminal obeys: most are
 // so, and logs are long, so it looks at eight bytes at a time.
 func isPlain(line []byte) bool {
@@ -68,8 +71,8 @@ func isPlain(line []byte) bool {
 	const ones, highs = 0x0101010101010101, 0x8080808080808080
 	for ; len(text) >= 8; text = text[8:] {
 		w := binary.LittleEndian.Uint64(text)
-		del := w ^ 0x7f*ones
-		if ((w-' '*ones)&^w|(del-ones)&^del)&highs != 0 && !isPlainShort(text[:8]) {
+		del, c1 := w^0x7f*ones, w^c1Lead*ones
+		if ((w-' '*ones)&^w|(del-ones)&^del|(c1-ones)&^c1)&highs != 0 && !isPlainShort(text[:8]) {
 			return false
 		}
 	}
@@ -78,7 +81,7 @@ func isPlain(line []byte) bool {
 
 func isPlainShort(text []byte) bool {
 	for _, c := range text {
-		if c < ' ' && c != '\t' || c == 0x7f {
+		if c < ' ' && c != '\t' || c == 0x7f || c == c1Lead {
 			return false
 		}
 	}

@@ -10,7 +10,7 @@ import (
 
 // TestPlainLines holds the quick look at a line against the slow one, on lines with all that may stand in one.
 func TestPlainLines(t *testing.T) {
-	parts := []string{"a", "word ", "\t", "\x1b[31m", "\x1b]0;title\x07", "\x7f", "\x00", "\r", "é", "日本", "##[", "##[error]", "##[endgroup]", "\x9b", "\xff"}
+	parts := []string{"a", "word ", "\t", "\x1b[31m", "\x1b]0;title\x07", "\x7f", "\x00", "\r", "é", "°", "\u009b31m", "日本", "##[", "##[error]", "##[endgroup]", "\x9b", "\xff"}
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 20_000 {
 		line := ""
