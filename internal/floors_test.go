@@ -21,6 +21,7 @@ var floors = [][]string{
 	{"ci", "forge"},
 	{"store", "job/native", "job"},
 	{"engine", "runner"},
+	{"api"},
 	{"cli"},
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/penstock-ci/penstock/internal/api"
 	"github.com/penstock-ci/penstock/internal/ci"
 	"github.com/penstock-ci/penstock/internal/engine"
 	"github.com/penstock-ci/penstock/internal/forge"
@@ -114,6 +115,7 @@ func (f *runFlags) open(ctx context.Context, c *cobra.Command, m *machines, tree
 	}
 	l.executor = &job.Executor{
 		Pick: pick, Actions: actions, Host: host, Native: !f.noNative, Env: env, State: l.history,
+		Services:  api.NewRuntime(l.history.blobs, host.Artifacts, tree.Root),
 		WriteBack: f.writeBack,
 	}
 	return l, nil

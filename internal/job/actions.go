@@ -346,6 +346,7 @@ func (e *execution) useNode(ctx context.Context, r *stepRun, inputs map[string]s
 	for name, value := range inputs {
 		extra["INPUT_"+strings.ToUpper(strings.ReplaceAll(name, " ", "_"))] = value
 	}
+	e.addServices(extra, a, inputs)
 	sub := *r
 	planned := *r.plannedStep
 	planned.scope = scope

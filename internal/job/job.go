@@ -59,6 +59,8 @@ type Executor struct {
 	Env map[string]string
 	// State keeps what penstock shell and --resume need; nil keeps nothing.
 	State StateStore
+	// Services are what JavaScript actions call while they run; nil offers none.
+	Services Services
 	// WriteBack are paths of the workspace that are copied into the working tree when a job succeeds.
 	WriteBack []string
 }
@@ -86,6 +88,7 @@ type execution struct {
 	github     expr.Value // without what a step adds
 	base       map[string]expr.Value
 	defaults   runDefaults
+	services   func() *ServiceAddress // opened at the first call; nil without any
 	root       *scope
 	posts      []*plannedStep
 	pres       []*plannedStep
@@ -196,7 +199,9 @@ func (e *execution) run(ctx context.Context) ci.Result {
 		e.status = failed
 	} else {
 		e.endStep(setup, ci.Success, ci.Success)
+		stop := e.offerServices()
 		e.runSteps(ctx)
+		stop()
 	}
 	res := e.finish(ctx)
 	if e.sb != nil {

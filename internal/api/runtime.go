@@ -1,0 +1,208 @@
+// Package api serves HTTP. Today that is what unchanged actions call while their job runs: the artifact service, the
+// cache service in both its versions with the part of Azure's blob storage that their clients use, and the repository for
+// checkout. It is served on the job's own loopback; a server to come serves the same handler to its runners.
+//
+// It knows stores and wire formats. It never decides what runs.
+package api
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/penstock-ci/penstock/internal/blob"
+	"github.com/penstock-ci/penstock/internal/ci"
+	"github.com/penstock-ci/penstock/internal/expr"
+	"github.com/penstock-ci/penstock/internal/job"
+	"github.com/penstock-ci/penstock/internal/job/native"
+)
+
+// Runtime offers the runtime services to jobs. It may be used by any number of goroutines.
+type Runtime struct {
+	artifacts *native.Artifacts
+	caches    *caches
+	uploads   *uploads
+	git       string // the repository that jobs check out, a directory; empty for none
+	key       []byte // signs tokens and URLs of this process
+	now       func() time.Time
+
+	mu       sync.Mutex
+	sessions map[string]*session // by token
+}
+
+// session is one job that may call.
+type session struct {
+	run, attempt string // decimal
+	runID, jobID string // as the services name them
+	repository   string // owner/name
+	scopes       []string
+	token        string
+}
+
+// NewRuntime keeps caches and what is being uploaded in blobs, and artifacts where the native actions have them. git is
+// the repository that actions/checkout is given, a directory; empty for none.
+func NewRuntime(blobs *blob.Store, artifacts *native.Artifacts, git string) *Runtime {
+	rt := &Runtime{artifacts: artifacts, git: git, key: make([]byte, 32), now: time.Now, sessions: map[string]*session{}}
+	_, _ = rand.Read(rt.key) // never fails
+	rt.caches = &caches{blobs: blobs, now: func() time.Time { return rt.now() }}
+	rt.uploads = &uploads{blobs: blobs, open: map[string]*upload{}}
+	return rt
+}
+
+// tokenLife is how long a job's token is valid: longer than any job may take.
+const tokenLife = 7 * 24 * time.Hour
+
+// Serve implements job.Services.
+func (rt *Runtime) Serve(l net.Listener, t *ci.Task) (job.ServiceAddress, func()) {
+	s := rt.begin(t)
+	origin := "http://" + l.Addr().String()
+	server := &http.Server{Handler: rt, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+	go func() { _ = server.Serve(l) }() // until it is closed
+	address := job.ServiceAddress{
+		Env: map[string]string{
+			"ACTIONS_RUNTIME_URL": origin + "/", "ACTIONS_RESULTS_URL": origin + "/", "ACTIONS_CACHE_URL": origin + "/",
+			"ACTIONS_RUNTIME_TOKEN": s.token, "ACTIONS_CACHE_SERVICE_V2": "True", "ACTIONS_ORCHESTRATION_ID": s.runID + "." + s.jobID,
+		},
+		Token: s.token,
+	}
+	if rt.git != "" {
+		address.Git = origin
+	}
+	return address, func() {
+		rt.mu.Lock()
+		delete(rt.sessions, s.token)
+		rt.mu.Unlock()
+		rt.uploads.forget(s)
+		_ = server.Close()
+	}
+}
+
+// begin makes a session for a job.
+func (rt *Runtime) begin(t *ci.Task) *session {
+	id := sha256.Sum256([]byte(t.Job))
+	s := &session{
+		run: strconv.FormatInt(int64(t.Run), 10), attempt: strconv.Itoa(t.Attempt), repository: t.Repository,
+		jobID: hex.EncodeToString(id[:8]), scopes: cacheScopes(t.GitHub),
+	}
+	s.runID = s.run + "-" + s.attempt
+	s.token = rt.newToken(s)
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	rt.sessions[s.token] = s
+	return s
+}
+
+// newToken makes the JSON Web Token whose claims clients read without checking them: the artifact client wants scp, of
+// exactly three parts, BuildKit's cache client ac, exp and nbf.
+func (rt *Runtime) newToken(s *session) string {
+	type access struct {
+		Scope      string
+		Permission int
+	}
+	var ac []access
+	for i, scope := range s.scopes {
+		permission := 1
+		if i == 0 {
+			permission = 3
+		}
+		ac = append(ac, access{scope, permission})
+	}
+	acText, _ := json.Marshal(ac) // strings and numbers
+	now := rt.now()
+	claims, _ := json.Marshal(map[string]any{
+		"scp": "Actions.Results:" + s.runID + ":" + s.jobID, "ac": string(acText),
+		"nbf": now.Add(-time.Minute).Unix(), "exp": now.Add(tokenLife).Unix(), "jti": rand.Text(),
+	})
+	encode := base64.RawURLEncoding.EncodeToString
+	head := encode([]byte(`{"alg":"HS256","typ":"JWT"}`)) + "." + encode(claims)
+	return head + "." + encode(rt.mac(head))
+}
+
+func (rt *Runtime) mac(text string) []byte {
+	h := hmac.New(sha256.New, rt.key)
+	h.Write([]byte(text))
+	return h.Sum(nil)
+}
+
+// session gives whose request it is, nil if nobody's.
+func (rt *Runtime) session(r *http.Request) *session {
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok {
+		_, token, ok = r.BasicAuth() // git's
+	}
+	if !ok {
+		return nil
+	}
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	return rt.sessions[token]
+}
+
+// cacheScopes are the refs whose caches a job may restore: its own, which it saves to, that of the branch it is to be
+// merged into, and the default branch's.
+func cacheScopes(github expr.Value) []string {
+	scopes := []string{github.Property("ref").Text()}
+	for _, branch := range []string{
+		github.Property("base_ref").Text(),
+		github.Property("event").Property("repository").Property("default_branch").Text(),
+	} {
+		if ref := "refs/heads/" + branch; branch != "" && ref != scopes[0] && ref != scopes[len(scopes)-1] {
+			scopes = append(scopes, ref)
+		}
+	}
+	return scopes
+}
+
+// maxRequest bounds the body of a request that is no upload, bytes.
+const maxRequest = 1 << 20
+
+// ServeHTTP is the map of all routes.
+func (rt *Runtime) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("X-Ms-Request-Id", rand.Text()) // clients of Azure's storage take it for granted
+	path := r.URL.Path
+	if id, ok := strings.CutPrefix(path, blobPath); ok {
+		rt.serveBlob(w, r, id)
+		return
+	}
+	s := rt.session(r)
+	if s == nil {
+		w.Header().Set("WWW-Authenticate", `Basic realm="Penstock"`)
+		fail(w, http.StatusUnauthorized, "unauthenticated", "the token is none of a job that runs")
+		return
+	}
+	switch {
+	case strings.HasPrefix(path, twirpPath):
+		rt.serveTwirp(w, r, s, strings.TrimPrefix(path, twirpPath))
+	case strings.HasPrefix(path, cacheV1Path):
+		rt.serveCacheV1(w, r, s, strings.TrimPrefix(path, cacheV1Path))
+	case strings.HasSuffix(path, "/info/refs") || strings.HasSuffix(path, "/git-upload-pack"):
+		rt.serveGit(w, r, s)
+	default:
+		fail(w, http.StatusNotFound, "bad_route", "no such service: "+r.Method+" "+path)
+	}
+}
+
+// fail answers as Twirp does: its clients show msg.
+func fail(w http.ResponseWriter, status int, code, msg string) {
+	writeJSON(w, status, map[string]string{"code": code, "msg": msg})
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	text, err := json.Marshal(v)
+	if err != nil {
+		status, text = http.StatusInternalServerError, fmt.Appendf(nil, `{"code":"internal","msg":%q}`, err)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(text) // the client has gone
+}

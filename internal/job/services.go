@@ -1,0 +1,65 @@
+package job
+
+import (
+	"context"
+	"maps"
+	"net"
+	"strings"
+	"sync"
+
+	"github.com/penstock-ci/penstock/internal/ci"
+	"github.com/penstock-ci/penstock/internal/sandbox"
+)
+
+// Services serves what JavaScript actions call while their job runs: artifacts, caches, the repository.
+type Services interface {
+	// Serve answers a task's actions on l, which it closes, until stop is called.
+	Serve(l net.Listener, t *ci.Task) (address ServiceAddress, stop func())
+}
+
+// ServiceAddress says where a job's services are.
+type ServiceAddress struct {
+	// Env are the variables by which actions find them (actions/runner NodeScriptActionHandler.cs). `run:` steps do not
+	// get them.
+	Env map[string]string
+	// Git is the origin that the job's repository is fetched from, with Token as password; empty for none.
+	Git, Token string
+}
+
+// offerServices makes services come up with the first action that may call them. stop ends them.
+func (e *execution) offerServices() (stop func()) {
+	stop = func() {}
+	e.services = sync.OnceValue(func() *ServiceAddress {
+		n, ok := e.sb.(sandbox.Networked)
+		if !ok || e.x.Services == nil {
+			return nil
+		}
+		l, err := n.Listen(context.WithoutCancel(e.ctx), 0)
+		if err != nil {
+			e.log.line("##[warning]no services for actions: %s", err)
+			return nil
+		}
+		var address ServiceAddress
+		address, stop = e.x.Services.Serve(l, e.t)
+		e.mask.add(address.Token)
+		return &address
+	})
+	return func() { stop() }
+}
+
+// addServices gives an action what it finds the services by. The original checkout fetches from the server that
+// github.server_url names: for the job's own repository, which no server may have, that is ours.
+func (e *execution) addServices(env map[string]string, a *action, inputs map[string]string) {
+	address := e.services()
+	if address == nil {
+		return
+	}
+	maps.Copy(env, address.Env)
+	own := inputs["repository"] == "" || strings.EqualFold(inputs["repository"], e.t.Repository)
+	if address.Git != "" && own && strings.EqualFold(a.repository, "actions/checkout") {
+		env["GITHUB_SERVER_URL"] = address.Git
+		if env["INPUT_TOKEN"] == "" {
+			env["INPUT_TOKEN"] = address.Token
+		}
+	}
+}
