@@ -198,8 +198,7 @@ func (p *problem) annotation(workspace string) (a ci.Annotation, ok bool) {
 	default:
 		return a, false
 	}
-	a.Line, _ = strconv.Atoi(p.line)
-	a.Column, _ = strconv.Atoi(p.column)
+	a.Line, a.Column = digits(p.line), digits(p.column)
 	if strings.TrimSpace(p.file) != "" {
 		file := p.file
 		if !path.IsAbs(file) && strings.TrimSpace(p.fromPath) != "" {
@@ -213,4 +212,13 @@ func (p *problem) annotation(workspace string) (a ci.Annotation, ok bool) {
 		}
 	}
 	return a, strings.TrimSpace(p.message) != ""
+}
+
+// digits reads a number as the runner does: without blanks and signs; anything else is 0.
+func digits(text string) int {
+	n, err := strconv.ParseUint(text, 10, 31)
+	if err != nil {
+		return 0
+	}
+	return int(n)
 }
