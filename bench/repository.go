@@ -25,6 +25,8 @@ func (b *bench) newRepository(ctx context.Context, name string, files map[string
 	}
 	for _, args := range [][]string{
 		{"init", "--quiet", "--initial-branch", "main"},
+		{"config", "gc.auto", "0"}, // nothing in the background of a measurement
+		{"config", "maintenance.auto", "false"},
 		{"add", "."},
 		{"-c", "user.name=Bench", "-c", "user.email=bench@localhost", "commit", "--quiet", "--message", "Begin"},
 	} {

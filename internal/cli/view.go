@@ -59,11 +59,11 @@ func (l logLine) plain() (text string, ok bool) {
 
 // escapes are terminal control sequences that a log may carry. Colours (those that end in m) are harmless; others
 // could move the cursor, retitle the window or worse.
-var escapes = regexp.MustCompile(`\x1b(?:\[[0-9;:?<=>]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|.)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]`)
+var escapes = regexp.MustCompile(`\x1b(?:\[[0-9;:?<=>]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|.)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]`)
 
 // safe takes from a line what a terminal would obey, but for colours.
 func safe(line string) string {
-	if strings.IndexFunc(line, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) < 0 {
+	if strings.IndexFunc(line, func(r rune) bool { return r < ' ' && r != '\t' || r >= 0x7f && r < 0xa0 }) < 0 {
 		return line
 	}
 	return escapes.ReplaceAllStringFunc(line, func(s string) string {

@@ -3,6 +3,7 @@ package cli
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"sync"
@@ -12,8 +13,9 @@ import (
 
 // plainView is what a pipe gets: every line of every job behind the job's name, and one line a change.
 type plainView struct {
-	mu  sync.Mutex
-	out *bufio.Writer
+	mu    sync.Mutex
+	out   *bufio.Writer
+	lines []byte // reused
 }
 
 func newPlainView(out io.Writer) *plainView { return &plainView{out: bufio.NewWriterSize(out, 64<<10)} }
@@ -40,13 +42,50 @@ func (v *plainView) event(r *ci.Run, e ci.Event) {
 func (v *plainView) log(_ *ci.Run, j *ci.Job, lines []byte) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	name := safe(j.Name)
+	name := safe(j.Name) + " | "
+	v.lines = v.lines[:0]
 	for line := range bytes.Lines(lines) {
-		if text, ok := parseLogLine(string(line)).plain(); ok {
-			fmt.Fprintf(v.out, "%s | %s\n", name, escapes.ReplaceAllString(text, ""))
+		if !isPlain(line) {
+			text, ok := parseLogLine(string(line)).plain()
+			if !ok {
+				continue
+			}
+			line = []byte(escapes.ReplaceAllString(text, "") + "\n")
+		}
+		v.lines = append(append(v.lines, name...), line...)
+	}
+	_, _ = v.out.Write(v.lines) // nobody could be told
+	v.out.Flush()
+}
+
+// c1Lead is the first byte of the control characters U+0080 to U+009F, which some terminals obey, and of some others.
+const c1Lead = 0xc2
+
+// isPlain says whether a line ends with a line feed and has neither a mark nor anything that a terminal obeys: most are
+// so, and logs are long, so it looks at eight bytes at a time.
+func isPlain(line []byte) bool {
+	text, ended := bytes.CutSuffix(line, []byte("\n"))
+	if !ended || bytes.HasPrefix(text, []byte("##[")) {
+		return false
+	}
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	for ; len(text) >= 8; text = text[8:] {
+		w := binary.LittleEndian.Uint64(text)
+		del, c1 := w^0x7f*ones, w^c1Lead*ones
+		if ((w-' '*ones)&^w|(del-ones)&^del|(c1-ones)&^c1)&highs != 0 && !isPlainShort(text[:8]) {
+			return false
 		}
 	}
-	v.out.Flush()
+	return isPlainShort(text)
+}
+
+func isPlainShort(text []byte) bool {
+	for _, c := range text {
+		if c < ' ' && c != '\t' || c == 0x7f || c == c1Lead {
+			return false
+		}
+	}
+	return true
 }
 
 func (v *plainView) end(runs []*ci.Run) {

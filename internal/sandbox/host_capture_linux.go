@@ -33,13 +33,8 @@ func (m *machine) capturePart(ctx context.Context, at string) (layer.ID, error) 
 		return "", nil
 	}
 	m.last = ""
-	dirty, err := m.dirty(ctx, []*place{p})
-	if err == nil {
-		if err = m.freeze(ctx, dirty); err != nil {
-			m.broken = err
-		}
-	}
-	if err != nil {
+	if err := m.freeze(ctx, m.dirty([]*place{p})); err != nil {
+		m.broken = err
 		return "", err
 	}
 	parts, err := m.partsOf(p, name)

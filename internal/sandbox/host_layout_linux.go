@@ -45,9 +45,6 @@ func (m *machine) layOut(saved map[string][]layer.ID) ([]agent.Mount, error) {
 	for _, b := range m.h.base.places {
 		p := &place{at: b.at, lowers: b.lowers, nest: b.nest, like: b.like, layers: saved[b.at]}
 		mount, err := m.mount(p)
-		if err == nil && p.at == "/etc" && p.layers == nil {
-			err = m.nameIt(filepath.Join(m.h.layers.Dir(), p.upper))
-		}
 		if err != nil {
 			return nil, err
 		}
@@ -55,20 +52,6 @@ func (m *machine) layOut(saved map[string][]layer.ID) ([]agent.Mount, error) {
 		mounts = append(mounts, mount)
 	}
 	return append(mounts, agent.Mount{At: insideFiles, Memory: maxFiles}), nil
-}
-
-// nameIt writes the machine's name to its own files.
-func (m *machine) nameIt(etc string) error {
-	for name, data := range map[string]string{"hostname": m.spec.Name + "\n", "hosts": m.h.base.hosts.with(m.spec.Name)} {
-		file := filepath.Join(etc, name)
-		if err := os.WriteFile(file, []byte(data), 0o644); err != nil {
-			return err
-		}
-		if err := m.h.give(file, 0o644, 0, 0); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // mount gives a place a fresh upper directory and tells how to mount it.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -35,6 +36,8 @@ type Host struct {
 	owner  int // the host's id of root inside: firstID, or this user's
 	base   *base
 	null   *os.File
+	first  chan *machine // gives the one that is made in advance
+	spare  atomic.Bool   // nobody has it yet
 
 	close func() error
 }
@@ -54,6 +57,7 @@ func NewHost(store *layer.Store) (*Host, error) {
 		h.Close()
 		return nil, fmt.Errorf("prepare host machines: %w", err)
 	}
+	h.makeFirst()
 	return h, nil
 }
 
@@ -62,6 +66,9 @@ func (h *Host) Close() error { return h.close() }
 
 func (h *Host) end() error {
 	var err error
+	if m := h.takeFirst(); m != nil {
+		err = m.close()
+	}
 	if h.warden != nil {
 		h.warden.Close()
 		_, err = h.proc.Wait()

@@ -34,6 +34,7 @@ type machine struct {
 	id      int         // the warden's number for it
 	notes   []string
 	relay   *relay
+	saved   *snapshot // what it begins with
 
 	disk sync.RWMutex // held for writing while the disk is rearranged; commands start with it held for reading
 	layout
@@ -54,6 +55,32 @@ func (h *Host) open(ctx context.Context, spec Spec) (_ *machine, err error) {
 	if err := spec.check(); err != nil {
 		return nil, err
 	}
+	var m *machine
+	if spec.From == "" {
+		m = h.takeFirst()
+	}
+	if m == nil {
+		if m, err = h.make(spec); err != nil {
+			return nil, err
+		}
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, m.close())
+		}
+	}()
+	m.spec = spec
+	if err := m.begin(ctx); err != nil {
+		return nil, err
+	}
+	if err := m.restore(ctx); err != nil {
+		return nil, fmt.Errorf("restore the disk of %s: %w", spec.From, err)
+	}
+	return m, nil
+}
+
+// make makes a machine up to what its name and limits are needed for.
+func (h *Host) make(spec Spec) (_ *machine, err error) {
 	m := &machine{h: h, spec: spec}
 	m.close = sync.OnceValue(m.end)
 	defer func() {
@@ -64,33 +91,44 @@ func (h *Host) open(ctx context.Context, spec Spec) (_ *machine, err error) {
 	if m.scratch, err = h.layers.Scratch(); err != nil {
 		return nil, err
 	}
-	saved, err := m.saved(spec.From)
+	if m.saved, err = m.load(spec.From); err != nil {
+		return nil, err
+	}
+	mounts, err := m.layOut(m.saved.base())
 	if err != nil {
 		return nil, err
 	}
-	mounts, err := m.layOut(saved.base())
-	if err != nil {
-		return nil, err
+	return m, m.start(mounts)
+}
+
+// makeFirst makes a machine before anyone asks: the first user waits longest, while this machine is still idle.
+func (h *Host) makeFirst() {
+	h.first = make(chan *machine, 1)
+	go func() {
+		m, err := h.make(Spec{Name: "first"})
+		if err != nil {
+			m = nil // who asks for one will hear why
+		}
+		h.first <- m
+	}()
+	h.spare.Store(true)
+}
+
+// takeFirst gives the machine that was made in advance, once; nil if there is none.
+func (h *Host) takeFirst() *machine {
+	if !h.spare.Swap(false) {
+		return nil
 	}
-	if err := m.start(ctx, mounts); err != nil {
-		return nil, err
-	}
-	if err := m.begin(ctx); err != nil {
-		return nil, err
-	}
-	if err := m.restore(ctx, saved); err != nil {
-		return nil, fmt.Errorf("restore the disk of %s: %w", spec.From, err)
-	}
-	return m, nil
+	return <-h.first
 }
 
 // start has the warden make the machine.
-func (m *machine) start(ctx context.Context, mounts []agent.Mount) (err error) {
+func (m *machine) start(mounts []agent.Mount) (err error) {
 	if m.life, err = m.h.warden.Start(agent.OpOpen, &agent.Open{Mounts: mounts}); err != nil {
 		return err
 	}
 	var opened agent.Opened
-	files, err := m.life.Wait(context.WithoutCancel(ctx), &opened) // a machine that is made must be known, to end it
+	files, err := m.life.Wait(context.Background(), &opened) // a machine that is made must be known, to end it
 	if err == nil && len(files) != 2 {
 		err = errors.New("a socket and a directory were to come")
 	}
@@ -111,6 +149,9 @@ func (m *machine) start(ctx context.Context, mounts []agent.Mount) (err error) {
 
 func (m *machine) begin(ctx context.Context) error {
 	begin := &agent.Begin{Hostname: m.spec.Name, Processes: m.spec.Limits.Processes, Dirs: []string{m.workspace()}}
+	if m.spec.From == "" {
+		begin.Hosts = m.h.base.hosts.with(m.spec.Name)
+	}
 	if begin.Processes == 0 {
 		begin.Processes = defaultProcesses
 	}

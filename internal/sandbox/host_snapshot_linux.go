@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path"
 	"path/filepath"
@@ -70,10 +71,7 @@ func (m *machine) snapshot(ctx context.Context) (layer.ID, error) {
 	if err := m.idle(ctx); err != nil {
 		return "", err
 	}
-	dirty, err := m.dirty(ctx, m.places)
-	if err != nil {
-		return "", err
-	}
+	dirty := m.dirty(m.places)
 	if len(dirty) == 0 && m.last != "" {
 		return m.last, nil
 	}
@@ -81,6 +79,7 @@ func (m *machine) snapshot(ctx context.Context) (layer.ID, error) {
 		m.broken = err
 		return "", err
 	}
+	var err error
 	m.last, err = m.describe()
 	return m.last, err
 }
@@ -97,22 +96,21 @@ func (m *machine) idle(ctx context.Context) error {
 	return nil
 }
 
-// dirty gives those of the places that were written to.
-func (m *machine) dirty(ctx context.Context, places []*place) ([]*place, error) {
-	req, flags := &agent.Paths{}, agent.Flags{}
-	for _, p := range places {
-		req.Paths = append(req.Paths, p.upper)
-	}
-	if _, err := m.h.warden.Do(ctx, agent.OpDirty, req, &flags); err != nil {
-		return nil, err
-	}
+// dirty gives those of the places that were written to: whose upper directory has something in it, or can not be
+// looked into any more.
+func (m *machine) dirty(places []*place) []*place {
 	var dirty []*place
-	for i, p := range places {
-		if i < len(flags.Flags) && flags.Flags[i] {
+	for _, p := range places {
+		d, err := os.Open(filepath.Join(m.h.layers.Dir(), p.upper))
+		if err == nil {
+			_, err = d.Readdirnames(1)
+			d.Close()
+		}
+		if err != io.EOF {
 			dirty = append(dirty, p)
 		}
 	}
-	return dirty, nil
+	return dirty
 }
 
 // freeze makes layers of what was written to places, and has writes go on top. If it fails the disk can not be frozen
@@ -266,8 +264,8 @@ func (m *machine) mountedAt(at string) *place {
 	return found
 }
 
-// saved reads a snapshot, and keeps its layers while the machine lives.
-func (m *machine) saved(id layer.ID) (*snapshot, error) {
+// load reads a snapshot, and keeps its layers while the machine lives.
+func (m *machine) load(id layer.ID) (*snapshot, error) {
 	s := &snapshot{}
 	if id == "" {
 		return s, nil
@@ -289,11 +287,8 @@ func (m *machine) saved(id layer.ID) (*snapshot, error) {
 }
 
 // restore puts back what a snapshot has beyond the places of every machine.
-func (m *machine) restore(ctx context.Context, s *snapshot) error {
-	if m.spec.From == "" {
-		return nil
-	}
-	for _, p := range s.Places {
+func (m *machine) restore(ctx context.Context) error {
+	for _, p := range m.saved.Places {
 		var err error
 		switch {
 		case p.Base:

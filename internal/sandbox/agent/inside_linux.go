@@ -205,6 +205,16 @@ func (a *inside) begin(f *frame) error {
 			}
 		}
 	}
+	if b.Hosts != "" {
+		for name, text := range map[string]string{"/etc/hostname": b.Hostname + "\n", "/etc/hosts": b.Hosts} {
+			if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) { // the host's can not be written to
+				return err
+			}
+			if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+				return err
+			}
+		}
+	}
 	for _, dir := range b.Dirs {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err

@@ -14,7 +14,6 @@ const (
 	OpDetach            // Attach -> nothing
 	OpKill              // Number (machine) -> nothing; Ended follows as OpOpen's second answer
 	OpRemove            // Paths -> nothing
-	OpDirty             // Paths -> Flags
 )
 
 // Operations of the agent.
@@ -80,6 +79,7 @@ type Attach struct {
 type Begin struct {
 	Hostname  string
 	Processes int
+	Hosts     string   // for /etc/hosts; nothing leaves that and /etc/hostname as they are
 	Dirs      []string // to make
 }
 
@@ -150,7 +150,12 @@ func (m *Attach) code(c *coder) {
 	}
 }
 
-func (m *Begin) code(c *coder) { c.string(&m.Hostname); c.int(&m.Processes); c.strings(&m.Dirs) }
+func (m *Begin) code(c *coder) {
+	c.string(&m.Hostname)
+	c.int(&m.Processes)
+	c.string(&m.Hosts)
+	c.strings(&m.Dirs)
+}
 func (m *Begun) code(c *coder) { c.string(&m.Unreachable) }
 
 func (m *Exec) code(c *coder) {

@@ -93,7 +93,6 @@ func (w *warden) settle(args []string) (err error) {
 
 func (w *warden) handle(f *frame) {
 	defer f.closeFiles()
-	var answer Message
 	var err error
 	switch f.op {
 	case OpOpen:
@@ -107,14 +106,12 @@ func (w *warden) handle(f *frame) {
 		err = w.detach(f)
 	case OpKill:
 		err = w.kill(f)
-	case OpDirty:
-		answer, err = w.dirty(f)
 	case OpRemove:
 		err = w.remove(f)
 	default:
 		err = errFrame
 	}
-	w.answer(f, answer, err)
+	w.answer(f, nil, err)
 }
 
 // request gives f to a machine that waits, or to a new one.

@@ -1,9 +1,7 @@
 package agent
 
 import (
-	"io"
 	"os"
-	"path"
 	"strconv"
 	"strings"
 	"syscall"
@@ -338,26 +336,4 @@ func (w *warden) attachOne(m *machine, mount *Mount) error {
 	}
 	defer unix.Close(fd)
 	return w.within(m, func() error { return attach(fd, mount.At) })
-}
-
-// dirty says for each directory whether anything is in it.
-func (w *warden) dirty(f *frame) (*Flags, error) {
-	var p Paths
-	if err := decode(f.body, &p); err != nil {
-		return nil, err
-	}
-	flags := &Flags{}
-	for _, dir := range p.Paths {
-		d, err := os.Open(path.Join(w.store, dir))
-		if err != nil {
-			return nil, err
-		}
-		_, err = d.Readdirnames(1)
-		d.Close()
-		if err != nil && err != io.EOF {
-			return nil, err
-		}
-		flags.Flags = append(flags.Flags, err == nil)
-	}
-	return flags, nil
 }

@@ -40,6 +40,7 @@ func (w *warden) swapOne(m *machine, mount *Mount) error {
 		if saved, err = save(kids); err != nil {
 			return err
 		}
+		defer letGo(mount.At)()
 		if err = unix.Unmount(mount.At, unix.MNT_DETACH); err != nil && err != unix.EINVAL { // the job may have unmounted it
 			return err
 		}
@@ -83,6 +84,7 @@ func (w *warden) swapRoot(m *machine, mount *Mount, kids []string) error {
 		if err != nil {
 			return err
 		}
+		defer letGo("/")()
 		if err := attach(fd, rootPoint); err != nil {
 			return err
 		}
@@ -91,6 +93,16 @@ func (w *warden) swapRoot(m *machine, mount *Mount, kids []string) error {
 		}
 		return pivot(rootPoint)
 	})
+}
+
+// letGo keeps the mount at a path until the function it gives is called, and then ends it in the background: for each
+// file that was looked at the kernel has something to forget, and nobody needs to wait for that.
+func letGo(at string) func() {
+	fd, err := unix.Open(at, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return func() {} // it ends at once
+	}
+	return func() { go unix.Close(fd) }
 }
 
 // save takes copies of mounts with all that is on them.
