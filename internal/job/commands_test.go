@@ -198,13 +198,13 @@ func TestAnnotationLimits(t *testing.T) {
 	s := newStage(t, nil)
 	s.mask.add("hunter22")
 	for range 12 {
-		s.say("::error title=of hunter22::hunter22 "+strings.Repeat("é", 5000), "::warning::w")
+		s.say("::error title=of hunter22,file=src/hunter22.go::hunter22 "+strings.Repeat("é", 5000), "::warning::w")
 	}
 	levels := map[string]int{}
 	for _, a := range s.annotations {
 		levels[a.Level]++
-		if a.Level == "error" && (len(a.Message) > maxAnnotation || !strings.HasPrefix(a.Message, "*** é") || a.Title != "of ***") {
-			t.Errorf("got %q with %d bytes, title %q", a.Message[:20], len(a.Message), a.Title)
+		if a.Level == "error" && (len(a.Message) > maxAnnotation || !strings.HasPrefix(a.Message, "*** é") || a.Title != "of ***" || a.File != "src/***.go") {
+			t.Errorf("got %q with %d bytes, title %q, file %q", a.Message[:20], len(a.Message), a.Title, a.File)
 		}
 	}
 	if want := map[string]int{"error": 10, "warning": 10}; !maps.Equal(levels, want) {

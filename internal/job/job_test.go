@@ -2,6 +2,10 @@ package job
 
 import (
 	"context"
+	"encoding/base64"
+	"fmt"
+	"maps"
+	"strings"
 	"testing"
 	"time"
 
@@ -25,4 +29,98 @@ func play(ctx context.Context, t testing.TB, workflow string, rec *recorder, cha
 	res := x.Run(ctx, task, rec)
 	rec.annotations = append(rec.annotations, res.Annotations...)
 	return res
+}
+
+// ACTIONS_STEP_DEBUG, as a secret or a variable, shows debug lines and commands.
+func TestDebug(t *testing.T) {
+	const text = `
+on: push
+jobs:
+  a:
+    runs-on: x
+    steps:
+      - run: echo "::debug::a%0Ab"; echo "::group::c"; echo "debug=[$RUNNER_DEBUG]"
+      - if: runner.debug == '1'
+        run: echo "the context says so"
+`
+	for _, test := range []struct {
+		name    string
+		secrets map[string]string
+		vars    expr.Value
+		want    bool
+	}{
+		{"neither", nil, expr.Object(), false},
+		{"a secret", map[string]string{"ACTIONS_STEP_DEBUG": "true"}, expr.Object(), true},
+		{"a variable", nil, expr.Object(expr.Pair{Key: "ACTIONS_STEP_DEBUG", Value: expr.String("true")}), true},
+		{"something else", map[string]string{"ACTIONS_STEP_DEBUG": "no"}, expr.Object(), false},
+	} {
+		rec := &recorder{}
+		res := play(t.Context(), t, text, rec, func(_ *Executor, task *ci.Task) { task.Secrets, task.Vars = test.secrets, test.vars })
+		log := rec.log.String()
+		for _, line := range []string{"\n##[debug]a\n##[debug]b\n", "\n::group::c\n##[group]c\n", "\ndebug=[1]\n", "\nthe context says so\n"} {
+			if got := strings.Contains(log, line); got != test.want {
+				t.Errorf("%s: %q is there: %t, want %t\n%s", test.name, line, got, test.want, log)
+			}
+		}
+		if res.Conclusion != ci.Success {
+			t.Errorf("%s: got %s", test.name, res.Conclusion)
+		}
+	}
+}
+
+// Wherever a secret comes up, nobody is told: log, step names, annotations, summaries, outputs, reasons.
+func TestSecretsAreNotTold(t *testing.T) {
+	const secret = "s3cr3t-välue"
+	rec := &recorder{}
+	res := play(t.Context(), t, `
+on: push
+jobs:
+  a:
+    runs-on: x
+    env: {TOKEN: '${{ secrets.TOKEN }}'}
+    environment: {name: e, url: 'https://x/${{ env.TOKEN }}'}
+    outputs:
+      plain: ${{ steps.s.outputs.plain }}
+      bare: ${{ steps.s.outputs.bare }}
+      within: ${{ steps.s.outputs.within }}
+      json: ${{ toJSON(secrets) }}
+    steps:
+      - name: step ${{ env.TOKEN }}
+        id: s
+        run: |
+          echo "$TOKEN" "$TOKEN"
+          printf '%s' "$TOKEN" | base64
+          printf 'xx%syy' "$TOKEN" | base64
+          python3 -c 'import json,os,urllib.parse; t = os.environ["TOKEN"]; print(json.dumps({"a": t})); print(urllib.parse.quote(t)); print(t, end="")'
+          echo "::error file=$TOKEN,title=$TOKEN::$TOKEN"
+          echo "::group::$TOKEN"
+          echo "::set-output name=plain::plain"
+          echo "bare=$TOKEN" >> "$GITHUB_OUTPUT"
+          echo "within=a${TOKEN}b" >> "$GITHUB_OUTPUT"
+          echo "# $TOKEN" >> "$GITHUB_STEP_SUMMARY"
+          echo "no format $TOKEN" >> "$GITHUB_ENV"
+      - if: always() && fromJSON(env.TOKEN)
+        run: echo
+      - if: always()
+        working-directory: nowhere/${{ env.TOKEN }}
+        run: echo
+      - if: always()
+        uses: ./nowhere
+        with: {token: '${{ env.TOKEN }}'}
+`, rec, func(_ *Executor, task *ci.Task) { task.Secrets = map[string]string{"TOKEN": secret} })
+	told := fmt.Sprintf("%s\n%+v\n%+v\n%+v", rec.log.String(), rec.steps, rec.annotations, res)
+	for _, shape := range []string{secret, base64.StdEncoding.EncodeToString([]byte(secret)), "s3cr3t-v", "dsOkbHV"} {
+		if at := strings.Index(told, shape); at >= 0 {
+			t.Errorf("%q is told: ...%s", shape, told[max(at-60, 0):min(at+60, len(told))])
+		}
+	}
+	if want := map[string]string{"plain": "plain"}; !maps.Equal(res.Outputs, want) {
+		t.Errorf("outputs: got %q, want %q", res.Outputs, want)
+	}
+	if want := "step ***"; rec.steps[1].Name != want {
+		t.Errorf("got the step %q, want %q", rec.steps[1].Name, want)
+	}
+	if want := "https://x/***"; res.EnvironmentURL != want {
+		t.Errorf("got the address %q, want %q", res.EnvironmentURL, want)
+	}
 }

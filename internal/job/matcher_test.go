@@ -115,6 +115,8 @@ func TestMatchers(t *testing.T) {
 		{"files out of the workspace are left out", []string{problemMatcher("m", "", `{"regexp":"^(.+): (.+)$","file":1,"message":2}`)},
 			"/etc/passwd: a\n../../x: b\nWORKSPACE/in/../here.c: c\nWORKSPACE: d\n", "##[error]/etc/passwd: a\n##[error]../../x: b\n##[error]WORKSPACE/in/../here.c: c\n##[error]WORKSPACE: d\n",
 			"error :0:0 a\nerror :0:0 b\nerror here.c:0:0 c\nerror :0:0 d\n"},
+		{"what is found is masked", []string{problemMatcher("m", "", `{"regexp":"^(.+): (.+)$","file":1,"message":2}`)}, "::add-mask::hunter22\nhunter22.c: hunter22\n",
+			"##[error]***.c: ***\n", "error ***.c:0:0 ***\n"},
 		{"removed by owner", []string{problemMatcher("m", "", anyLine)}, "a\n::remove-matcher owner=M::\nb\n", "##[error]a\nb\n", "error :0:0 a\n"},
 		{"removed by file", []string{problemMatcher("m", "", anyLine)}, "a\n::remove-matcher::0.json\nb\n", "##[error]a\nb\n", "error :0:0 a\n"},
 	} {
