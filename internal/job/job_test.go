@@ -91,7 +91,7 @@ jobs:
           echo "$TOKEN" "$TOKEN"
           printf '%s' "$TOKEN" | base64
           printf 'xx%syy' "$TOKEN" | base64
-          python3 -c 'import json,os,urllib.parse; t = os.environ["TOKEN"]; print(json.dumps({"a": t})); print(urllib.parse.quote(t)); print(t, end="")'
+          python3 -c 'import json,os,urllib.parse; t = os.environ["TOKEN"]; print(json.dumps({"a": t})); print(urllib.parse.quote(t))'
           echo "::error file=$TOKEN,title=$TOKEN::$TOKEN"
           echo "::group::$TOKEN"
           echo "::set-output name=plain::plain"

@@ -65,6 +65,7 @@ func TestMaskShapes(t *testing.T) {
 		{base64.StdEncoding.EncodeToString([]byte(secret)), "***"},
 		{`{"x":"p\"a'ss<w>&o+r/d é\\x"}`, `{"x":"***"}`},
 		{`{"x":"p\"a'ss\u003cw\u003e\u0026o+r/d é\\x"}`, `{"x":"***"}`},
+		{`{"x":"p\"a'ss<w>&o+r/d \u00e9\\x"}`, `{"x":"***"}`},
 		{`q=p%22a%27ss%3Cw%3E%26o%2Br%2Fd%20%C3%A9%5Cx&r`, `q=***&r`},
 		{`q=p%22a%27ss%3Cw%3E%26o%2Br%2Fd+%C3%A9%5Cx&r`, `q=***&r`},
 		{`<a>p&quot;a&apos;ss&lt;w&gt;&amp;o+r/d é\x</a>`, `<a>***</a>`},
