@@ -41,7 +41,7 @@ func TestResults(t *testing.T) {
 		for i, step := range strings.Split(test.steps, "; ") {
 			kind, condition, has := strings.Cut(step, " ")
 			result, tolerated := strings.CutSuffix(kind, "?")
-			fmt.Fprintf(&text, "      - id: s%d\n        shell: sh -e {0}\n        run: %s\n        continue-on-error: %t\n", i, map[string]string{"ok": ":", "fail": "exit 1"}[result], tolerated)
+			fmt.Fprintf(&text, "      - id: s%d\n        shell: sh -e {0}\n        run: %q\n        continue-on-error: %t\n", i, map[string]string{"ok": ":", "fail": "exit 1"}[result], tolerated)
 			if has {
 				fmt.Fprintf(&text, "        if: %q\n", condition)
 			}
@@ -78,11 +78,11 @@ jobs:
       - run: ${{ matrix.script }}
       - run: |2
 
-          first
-          second
+          echo first
+          echo second
       - {uses: ./, if: false}
       - {uses: ./.github/actions/my-action, if: false}
-      - {name: "", run: "empty name"}
+      - {name: "", run: "echo empty name"}
       - run: echo LATER=yes >> "$GITHUB_ENV"
       - {name: "later: ${{ env.LATER }}", run: ":"}
       - {name: "broken ${{ fromJSON('{') }}", run: ":"}
@@ -99,7 +99,7 @@ jobs:
 	for _, s := range rec.steps {
 		got = append(got, s.Name)
 	}
-	want := []string{"Set up job", "Run echo hello world", "node 8", "Run echo 8", "Run first", "Run ./", "Run ./.github/actions/my-action", "Run empty name",
+	want := []string{"Set up job", "Run echo hello world", "node 8", "Run echo 8", "Run echo first", "Run ./", "Run ./.github/actions/my-action", "Run echo empty name",
 		`Run echo LATER=yes >> "$GITHUB_ENV"`, "later: yes", "broken ${{ fromJSON('{') }}", "two", "Run :", "Wait", "Wait for all background steps", "Cancel b", "Parallel", "Run :", "Complete job"}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("got\n%s\nwant\n%s\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"), rec.log.String())
