@@ -3,6 +3,7 @@ package job
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -38,6 +39,8 @@ func TestParseMatchers(t *testing.T) {
 		{"no matchers", `{"problemMatcher":[]}`, ""},
 		{"something else", `{}`, ""},
 		{"a byte order mark", "\uFEFF" + problemMatcher("m", "", message), ""},
+		{"comments and commas", "// of a tool\n" + `{"problemMatcher":[{"owner":"m", /* {"owner": */ "pattern":[{"regexp":"^//,] \"(.+)$","message":1,},],},]} // end`, ""},
+		{"an open comment", `{} /* open`, "invalid character '/' after top-level value"},
 		{"no JSON", "owner: m", "invalid character 'o' looking for beginning of value"},
 		{"a huge file", problemMatcher("m", "", message) + strings.Repeat(" ", maxMatcherFile), "the file has more than 1048576 bytes"},
 	} {
@@ -178,7 +181,11 @@ func FuzzMatchers(f *testing.F) {
 	f.Add([]byte(problemMatcher("m", `"severity":"warning",`, `{"regexp":"^(.+):(\\d+)$","file":1,"line":2}`, `{"regexp":"(.*)","message":1,"loop":true}`)), "a:1\nb\nc")
 	f.Add([]byte(problemMatcher("m", `"fromPath":"a/b",`, `{"regexp":"(x+x+)+y","message":0}`)), "xxxxxxxx")
 	f.Add([]byte(`{"problemMatcher":[{"owner":"m","pattern":[{"regexp":"(","message":-9}]}]}`), "")
+	f.Add([]byte("// x\n"+`{"problemMatcher":[{"owner":"//\\\"," /* , */,"pattern":[{"regexp":"b","message":0,},],},]}/`), "b")
 	f.Fuzz(func(t *testing.T, file []byte, lines string) {
+		if json.Valid(file) && !sameJSON(plainJSON(string(file)), file) {
+			t.Fatalf("%s: got %s", file, plainJSON(string(file)))
+		}
 		matchers, err := parseMatchers(file)
 		if err != nil {
 			return
@@ -212,4 +219,10 @@ func FuzzMatchers(f *testing.F) {
 			}
 		}
 	})
+}
+
+// sameJSON says whether two texts that are JSON have the same value.
+func sameJSON(a, b []byte) bool {
+	var x, y any
+	return json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && reflect.DeepEqual(x, y)
 }

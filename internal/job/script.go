@@ -75,9 +75,9 @@ func (e *execution) lookUp(name string) string {
 	return ""
 }
 
-// command is the shell's command line for a script.
+// command is the shell's command line for a script. Braces that are doubled are plain ones, as in .NET's formats.
 func (s shell) command(script string) []string {
-	return append([]string{s.program}, splitArguments(strings.ReplaceAll(s.arguments, "{0}", script))...)
+	return append([]string{s.program}, splitArguments(strings.NewReplacer("{{", "{", "}}", "}", "{0}", script).Replace(s.arguments))...)
 }
 
 // splitArguments splits a command line as .NET does, which the runner hands it to: at blanks outside double quotes;

@@ -32,6 +32,8 @@ func TestShells(t *testing.T) {
 		{"perl {0} {0}", "perl|FILE|FILE", "", "echo hi\n"},
 		{`env "A B=c d" x {0}`, "env|A B=c d|x|FILE", "", "echo hi\n"},
 		{"/usr/bin/env bash -e {0}", "/usr/bin/env|bash|-e|FILE", "", "echo hi\n"},
+		{"awk {{print}} {0}", "awk|{print}|FILE", "", "echo hi\n"},
+		{"x {1} {{0}} {0}", "x|{1}|{0}|FILE", "", "echo hi\n"}, // GitHub refuses {1}
 		{"script={0}", "", "", ""},
 		{"perl", "", "", ""},
 		{"perl -e", "", "", ""},
