@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -62,6 +63,22 @@ hashFiles() belong to a running job and are not known here.`,
 	c.Flags().StringVar(&contextFile, "context", "", "JSON `FILE` with an object of contexts; - reads standard input")
 	c.Flags().BoolVar(&asJSON, "json", false, `print {"kind","value"} or {"error"}`)
 	return c
+}
+
+// numbersLast puts an expression that begins as a negative number does, and is taken for a flag otherwise, behind --.
+func numbersLast(args []string) []string {
+	if len(args) == 0 || args[0] != "eval" {
+		return args
+	}
+	for i, a := range args {
+		if a == "--" {
+			break
+		}
+		if len(a) > 1 && a[0] == '-' && (a[1] == '.' || a[1] >= '0' && a[1] <= '9') {
+			return append(slices.Delete(slices.Clone(args), i, i+1), "--", a)
+		}
+	}
+	return args
 }
 
 // evaluate takes an expression bare or as a scalar with ${{ }} parts.

@@ -17,7 +17,7 @@ const (
 	// tidyEvery is how often a run looks for what nobody needs any more.
 	tidyEvery = time.Hour
 	// tidyFor bounds how long it looks; what is left is found the next time.
-	tidyFor = 20 * time.Second
+	tidyFor = 2 * time.Second
 )
 
 // layerRef is what keeps the disks of a run's failed steps.

@@ -91,9 +91,17 @@ func Open(dir string) (*Store, error) {
 	return s, nil
 }
 
-// Close waits for removals that are under way.
+// closeWait is how long Close waits: someone is looking at a prompt.
+const closeWait = 2 * time.Second
+
+// Close waits a little for removals that are under way. What is left is removed when the store is opened next.
 func (s *Store) Close() error {
-	s.jobs.Wait()
+	done := make(chan struct{})
+	go func() { s.jobs.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(closeWait):
+	}
 	return nil
 }
 

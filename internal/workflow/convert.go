@@ -123,10 +123,23 @@ func (c *converter) permissions(n *Node) *Permissions {
 	return p
 }
 
+// checkKeys refuses expressions as keys where GitHub must know the keys before anything runs.
+func (c *converter) checkKeys(n *Node, what string) {
+	for _, p := range n.pairs {
+		switch p.Key.kind {
+		case nodeInsert:
+			c.fail(p.Key.Pos, unexpectedType("insert", what, "string"))
+		case nodeExpression:
+			c.fail(p.Key.Pos, unexpectedType("expression", what, "string"))
+		}
+	}
+}
+
 // maxGroup is how many UTF-16 units the name of a concurrency group may have.
 const maxGroup = 400
 
 func (c *converter) concurrency(n *Node) {
+	c.checkKeys(n, "concurrency key")
 	group := n
 	if n.kind == nodeMapping {
 		group = n.Get("group")

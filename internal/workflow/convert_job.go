@@ -209,6 +209,7 @@ func workflowFileMistake(path string) string {
 }
 
 func (c *converter) checkRunsOn(n *Node) {
+	c.checkKeys(n, "job runs-on property name")
 	group := n.Get("group")
 	if !group.isText() {
 		return
@@ -254,6 +255,7 @@ func (c *converter) checkServices(n *Node) {
 }
 
 func (c *converter) checkSnapshot(n *Node) {
+	c.checkKeys(n, "job snapshot key")
 	if condition := n.Get("if"); condition != nil {
 		c.condition(condition, condition.Pos, stepConditionNames())
 	}

@@ -152,7 +152,7 @@ func (c *converter) checkOptions(in *Input, n *Node) {
 // tokenNames are GitHub's names for kinds of values, in its messages.
 var tokenNames = map[string]string{
 	"null": "NullToken", "boolean": "BooleanToken", "number": "NumberToken", "string": "StringToken",
-	"sequence": "SequenceToken", "mapping": "MappingToken", "expression": "BasicExpressionToken",
+	"sequence": "SequenceToken", "mapping": "MappingToken", "expression": "BasicExpressionToken", "insert": "InsertExpressionToken",
 }
 
 func unexpectedType(got, what, wanted string) string {

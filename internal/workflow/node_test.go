@@ -69,11 +69,10 @@ func TestEvalOfOtherKeys(t *testing.T) {
 		}
 	}
 	runsOn := map[string]string{
-		"runs-on: ['${{ github.list }}', x]":                                    `["a","b","x"]`,
-		"runs-on: ${{ github.list }}":                                           `["a","b"]`,
-		"runs-on: {group: '${{ github.ref }}', labels: '${{ github.list }}'}":   `{"group":"main","labels":["a","b"]}`,
-		"runs-on: ${{ fromJSON('{\"group\":1,\"labels\":[true]}') }}":           `{"group":"1","labels":["true"]}`,
-		"runs-on: {'${{ insert }}': '${{ fromJSON(''{\"labels\":\"z\"}'') }}'}": `{"labels":"z"}`,
+		"runs-on: ['${{ github.list }}', x]":                                  `["a","b","x"]`,
+		"runs-on: ${{ github.list }}":                                         `["a","b"]`,
+		"runs-on: {group: '${{ github.ref }}', labels: '${{ github.list }}'}": `{"group":"main","labels":["a","b"]}`,
+		"runs-on: ${{ fromJSON('{\"group\":1,\"labels\":[true]}') }}":         `{"group":"1","labels":["true"]}`,
 	}
 	for keys, want := range runsOn {
 		w, err := ParseWorkflow("ci.yml", []byte("on: push\njobs:\n  a:\n    "+keys+"\n"))
@@ -100,15 +99,15 @@ func TestEvalErrors(t *testing.T) {
 		{"env: {x: 1, '${{ insert }}': '${{ github.map }}'}", "(Line: 5, Col: 34): 'X' is already defined"},
 		{"env: {'${{ github.map }}': x}", "(Line: 5, Col: 11): Expected a scalar value"},
 		{"env: {'${{ github.none }}': x}", "(Line: 5, Col: 11): Unexpected value ''"},
-		{"concurrency: {'${{ insert }}': '${{ github.map }}'}", "(Line: 5, Col: 36): Unexpected value 'X'"},
-		{"concurrency: {'${{ insert }}': '${{ fromJSON(''{\"queue\":\"max\"}'') }}'}", "(Line: 5, Col: 18): Required property is missing: group"},
+		{"environment: {'${{ insert }}': '${{ github.map }}'}", "(Line: 5, Col: 36): Unexpected value 'X'"},
+		{"environment: {'${{ insert }}': '${{ fromJSON(''{\"deployment\":false}'') }}'}", "(Line: 5, Col: 18): Required property is missing: name"},
 		{"concurrency: {group: '${{ github.ref }}', cancel-in-progress: '${{ github.n }}'}", "(Line: 5, Col: 67): Unexpected value '3.1'"},
 		{"concurrency: {group: '${{ github.none }}'}", "(Line: 5, Col: 26): Unexpected value ''"},
 		{"timeout-minutes: ${{ github.ref }}", "(Line: 5, Col: 22): Unexpected value 'main'"},
 		{"timeout-minutes: ${{ github.list }}", "(Line: 5, Col: 22): A sequence was not expected"},
 	} {
 		j := jobOf(t, test.keys)
-		n := slices.DeleteFunc([]*Node{j.Env, j.Concurrency, j.TimeoutMinutes}, func(n *Node) bool { return n == nil })[0]
+		n := slices.DeleteFunc([]*Node{j.Env, j.Concurrency, j.Environment, j.TimeoutMinutes}, func(n *Node) bool { return n == nil })[0]
 		_, err := n.Eval(testEnv(t))
 		var failure *EvalError
 		if !errors.As(err, &failure) || !strings.HasPrefix(err.Error(), test.want) {
