@@ -211,3 +211,39 @@ func TestAnnotationLimits(t *testing.T) {
 		t.Errorf("got %v, want %v", levels, want)
 	}
 }
+
+// Summaries are bounded each and in number, and masked (actions/runner
+// src/Test/L0/Worker/CreateStepSummaryCommandL0.cs).
+func TestSummaries(t *testing.T) {
+	s := newStage(t, nil)
+	s.mask.add("hunter22")
+	take := func(text string) string {
+		number := s.beginStep(ci.Step{Name: "summary"})
+		r := *s.run
+		planned := *r.plannedStep
+		planned.number = number
+		r.plannedStep = &planned
+		if err := s.takeFile(&r, "STEP_SUMMARY", []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		return s.steps[number-1].Summary
+	}
+	if got, want := take("\uFEFF# A\nhunter22 \xff\n"), "# A\n*** \uFFFD\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := take(strings.Repeat("x", maxSummary+1)); got != "" || !strings.HasPrefix(s.annotations[0].Message, "$GITHUB_STEP_SUMMARY upload aborted, supports content up to a size of 1024k, got 1024k.") {
+		t.Errorf("got %d bytes, %v", len(got), s.annotations)
+	}
+	if got := take(strings.Repeat("x", maxSummary)); len(got) != maxSummary {
+		t.Errorf("got %d bytes, want %d", len(got), maxSummary)
+	}
+	kept := 0
+	for range 30 {
+		if take("one more") != "" {
+			kept++
+		}
+	}
+	if want := maxSummaries - 2; kept != want {
+		t.Errorf("%d more were kept, want %d", kept, want)
+	}
+}

@@ -124,3 +124,38 @@ jobs:
 		t.Errorf("got the address %q, want %q", res.EnvironmentURL, want)
 	}
 }
+
+// The steps context: outputs, their filter, names without case, the newest value of a name.
+func TestStepsContext(t *testing.T) {
+	rec := &recorder{}
+	res := play(t.Context(), t, `
+on: push
+jobs:
+  a:
+    runs-on: x
+    outputs: {all: '${{ join(steps.*.outputs.out) }}'}
+    steps:
+      - id: One
+        run: printf 'out=1\nOUT=2\nother=x\n' >> "$GITHUB_OUTPUT"
+      - run: echo out=nobody >> "$GITHUB_OUTPUT"
+      - id: two
+        run: echo "out=3" >> "$GITHUB_OUTPUT"; echo "::set-output name=out::4"
+      - id: failed
+        continue-on-error: true
+        run: echo out=5 >> "$GITHUB_OUTPUT"; exit 1
+      - run: |
+          echo 'all ${{ join(steps.*.outputs.out) }}, one ${{ steps.ONE.outputs.Out }}, by index ${{ steps['one']['outputs']['out'] }}'
+          echo 'conclusions ${{ join(steps.*.conclusion) }}, outcomes ${{ join(steps.*.outcome) }}'
+          echo 'this step has none yet [${{ steps.last.outcome }}], none such [${{ steps.nowhere.outputs.x }}]'
+        id: last
+`, rec, nil)
+	log := rec.log.String()
+	for _, want := range []string{"\nall 2,3,5, one 2, by index 2\n", "\nconclusions success,success,success, outcomes success,success,failure\n", "\nthis step has none yet [], none such []\n"} {
+		if !strings.Contains(log, want) {
+			t.Errorf("the log lacks %q:\n%s", want, log)
+		}
+	}
+	if want := map[string]string{"all": "2,3,5"}; res.Conclusion != ci.Success || !maps.Equal(res.Outputs, want) {
+		t.Errorf("got %s, outputs %q, want %q", res.Conclusion, res.Outputs, want)
+	}
+}
