@@ -50,9 +50,9 @@ func (v *plainView) log(_ *ci.Run, j *ci.Job, lines []byte) {
 			if !ok {
 				continue
 			}
-			line = []byte(escapes.ReplaceAllString(text, "") + "\n")
+			line = []byte(escapes.ReplaceAllString(text, ""))
 		}
-		v.lines = append(append(v.lines, name...), line...)
+		v.lines = append(append(append(v.lines, name...), bytes.TrimSuffix(line, []byte("\n"))...), '\n')
 	}
 	_, _ = v.out.Write(v.lines) // nobody could be told
 	v.out.Flush()
@@ -61,11 +61,11 @@ func (v *plainView) log(_ *ci.Run, j *ci.Job, lines []byte) {
 // c1Lead is the first byte of the control characters U+0080 to U+009F, which some terminals obey, and of some others.
 const c1Lead = 0xc2
 
-// isPlain says whether a line ends with a line feed and has neither a mark nor anything that a terminal obeys: most are
+// isPlain says whether a line has neither a mark nor anything that a terminal obeys: most are
 // so, and logs are long, so it looks at eight bytes at a time.
 func isPlain(line []byte) bool {
-	text, ended := bytes.CutSuffix(line, []byte("\n"))
-	if !ended || bytes.HasPrefix(text, []byte("##[")) {
+	text := bytes.TrimSuffix(line, []byte("\n"))
+	if bytes.HasPrefix(text, []byte("##[")) {
 		return false
 	}
 	const ones, highs = 0x0101010101010101, 0x8080808080808080

@@ -180,7 +180,7 @@ func (e *execution) load(ctx context.Context, a *action) error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("read action %s: %w", a.uses, err)
+			return fmt.Errorf("action %s: %w", a.uses, err)
 		}
 		manifest, err := workflow.ParseAction(path.Join(strings.TrimPrefix(a.uses, "./"), name), text)
 		if err != nil {
@@ -353,7 +353,8 @@ func (e *execution) useNode(ctx context.Context, r *stepRun, inputs map[string]s
 	sub.plannedStep = &planned
 	err := e.exec(ctx, &sub, []string{"node", path.Join(a.inside, script)}, e.info.Workspace, extra)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s needs %s, and this machine has no node in its PATH: install Node.js, or put actions/setup-node before it", a.uses, runs.Using)
+		missing := fmt.Errorf("%s needs %s, and this machine has no node in its PATH: install Node.js, or put actions/setup-node before it", a.uses, runs.Using)
+		return e.notStarted(ctx, "node", e.info.Workspace, missing)
 	}
 	var exit *sandbox.ExitError
 	if errors.As(err, &exit) {

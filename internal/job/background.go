@@ -1,6 +1,7 @@
 package job
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -116,13 +117,14 @@ func (e *execution) performControl(ctx context.Context, p *plannedStep) ci.Concl
 		if len(rest) == 0 {
 			e.log.line("No background steps remaining to wait for.")
 		} else {
-			e.log.line("Waiting for all background step(s) to complete: %s", describe(rest))
+			e.log.line("Waiting for all background step(s) to complete: %s", describe(nil, rest))
 		}
 		defer e.report("Finished waiting for all background step(s).", rest)
 		return e.await(rest)
 	case p.def.Cancel != nil:
-		found := e.named([]workflow.Name{*p.def.Cancel})
-		e.log.line("Cancelling background step(s): %s", describe(found))
+		names := []workflow.Name{*p.def.Cancel}
+		found := e.named(names)
+		e.log.line("Cancelling background step(s): %s", describe(names, found))
 		for _, b := range found {
 			b.cancelled = true
 			b.cancel(errBackgroundCancel)
@@ -131,8 +133,9 @@ func (e *execution) performControl(ctx context.Context, p *plannedStep) ci.Concl
 		e.report("Finished cancelling background step(s).", found)
 		return ci.Success
 	}
-	found := e.named(p.def.Wait)
-	e.log.line("Waiting for background step(s) to complete: %s", describe(found))
+	names := p.def.Wait
+	found := e.named(names)
+	e.log.line("Waiting for background step(s) to complete: %s", describe(names, found))
 	defer e.report("Finished waiting for background step(s).", found)
 	return e.await(found)
 }
@@ -165,15 +168,23 @@ func (e *execution) unwaited() []*backgroundStep {
 	return slices.DeleteFunc(slices.Clone(e.order), func(b *backgroundStep) bool { return b.waited })
 }
 
-func describe(steps []*backgroundStep) string {
-	if len(steps) == 0 {
-		return "(none)"
+// describe lists steps by their names: those with the ids, nil for all. One that never began, since it was skipped, has
+// its ID.
+func describe(ids []workflow.Name, steps []*backgroundStep) string {
+	var names []string
+	for _, b := range steps {
+		if ids == nil {
+			names = append(names, b.run.name)
+		}
 	}
-	names := make([]string, len(steps))
-	for i, b := range steps {
-		names[i] = b.run.name
+	for _, id := range ids {
+		name := id.Text
+		if i := slices.IndexFunc(steps, func(b *backgroundStep) bool { return strings.EqualFold(b.id, id.Text) }); i >= 0 {
+			name = steps[i].run.name
+		}
+		names = append(names, name)
 	}
-	return strings.Join(names, ", ")
+	return cmp.Or(strings.Join(names, ", "), "(none)")
 }
 
 // await waits for background steps, makes seen what they have set, and gives their joint result.

@@ -232,7 +232,7 @@ func (e *execution) loadMatchers(file string) ([]*matcher, error) {
 		return nil, fmt.Errorf("Could not find file '%s'.", file)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", file, err)
+		return nil, err
 	}
 	return parseMatchers(data)
 }

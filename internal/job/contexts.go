@@ -30,9 +30,9 @@ type scope struct {
 	posts  []*workflow.Step // of a composite action: those whose post steps are to run
 }
 
-// set writes a step's entry of the steps context.
+// set writes a step's entry of the steps context. Steps whose ID was generated have none.
 func (s *scope) set(id string, outputs map[string]string, outcome, conclusion string) {
-	if id == "" {
+	if id == "" || strings.HasPrefix(id, "__") {
 		return
 	}
 	pairs := []expr.Pair{{Key: "outputs", Value: stringObject(outputs)}}

@@ -5,10 +5,13 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"net/url"
 	"slices"
 	"strings"
 	"sync"
+	"unicode/utf16"
+	"unicode/utf8"
 )
 
 // maskText stands where a secret was.
@@ -16,8 +19,8 @@ const maskText = "***"
 
 // masker replaces secrets in lines of text. It knows each secret in the shapes that GitHub's runner masks (actions/runner
 // src/Sdk/DTLogging/Logging/ValueEncoders.cs): as it is, base64, JSON-escaped, URI-encoded, XML-escaped, in quotes,
-// escaped for PowerShell and for a command line; beyond the runner, base64 without what its neighbours change, at each
-// of the three alignments and in the alphabet for URLs.
+// escaped for PowerShell and for a command line; beyond the runner, JSON in ASCII alone, and base64 without what its
+// neighbours change, at each of the three alignments and in the alphabet for URLs.
 //
 // It searches like Wu and Manber (A fast algorithm for multi-pattern searching, 1994): two bytes of the text tell how
 // far the next place is where a pattern may end, so most bytes are never looked at.
@@ -118,7 +121,7 @@ func encodings(v string) []string {
 			out = append(out, padded[from:to], urlSafe.Replace(padded[from:to]))
 		}
 	}
-	out = append(out, jsonText(v, false), jsonText(v, true),
+	out = append(out, jsonText(v, false), jsonText(v, true), asciiText(jsonText(v, false)),
 		url.QueryEscape(v), strings.ReplaceAll(url.QueryEscape(v), "+", "%20"),
 		strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", `"`, "&quot;", "'", "&apos;").Replace(v),
 		strings.ReplaceAll(v, `"`, `\"`), strings.ReplaceAll(v, "'", "''"))
@@ -138,6 +141,21 @@ func jsonText(v string, html bool) string {
 	}
 	text := strings.TrimSuffix(b.String(), "\n")
 	return text[1 : len(text)-1]
+}
+
+// asciiText writes what is not ASCII as JSON writers do that give nothing else: \u and four digits for each UTF-16 unit.
+func asciiText(v string) string {
+	var b strings.Builder
+	for _, r := range v {
+		if r < utf8.RuneSelf {
+			b.WriteRune(r)
+			continue
+		}
+		for _, unit := range utf16.AppendRune(nil, r) {
+			fmt.Fprintf(&b, `\u%04x`, unit)
+		}
+	}
+	return b.String()
 }
 
 // minPart is how long a part of a secret must be to be masked alone: the runner's rule.

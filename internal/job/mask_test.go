@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/penstock-ci/penstock/internal/ci"
@@ -15,13 +16,16 @@ import (
 
 // recorder is a Reporter that keeps everything.
 type recorder struct {
+	mu          sync.Mutex // background steps report at once
 	log         bytes.Buffer
 	steps       []ci.Step // the last state of each, by number
 	annotations []ci.Annotation
-	appended    func(total int) // told after each Append
+	appended    func() // told after each Append
 }
 
 func (r *recorder) Report(_ context.Context, rep ci.Report) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for _, s := range rep.Steps {
 		for len(r.steps) < s.Number {
 			r.steps = append(r.steps, ci.Step{})
@@ -33,9 +37,11 @@ func (r *recorder) Report(_ context.Context, rep ci.Report) error {
 }
 
 func (r *recorder) Append(_ context.Context, p []byte) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.log.Write(p)
 	if r.appended != nil {
-		r.appended(r.log.Len())
+		r.appended()
 	}
 	return nil
 }
@@ -59,6 +65,7 @@ func TestMaskShapes(t *testing.T) {
 		{base64.StdEncoding.EncodeToString([]byte(secret)), "***"},
 		{`{"x":"p\"a'ss<w>&o+r/d é\\x"}`, `{"x":"***"}`},
 		{`{"x":"p\"a'ss\u003cw\u003e\u0026o+r/d é\\x"}`, `{"x":"***"}`},
+		{`{"x":"p\"a'ss<w>&o+r/d \u00e9\\x"}`, `{"x":"***"}`},
 		{`q=p%22a%27ss%3Cw%3E%26o%2Br%2Fd%20%C3%A9%5Cx&r`, `q=***&r`},
 		{`q=p%22a%27ss%3Cw%3E%26o%2Br%2Fd+%C3%A9%5Cx&r`, `q=***&r`},
 		{`<a>p&quot;a&apos;ss&lt;w&gt;&amp;o+r/d é\x</a>`, `<a>***</a>`},

@@ -66,7 +66,7 @@ func parseMatchers(data []byte) ([]*matcher, error) {
 		return nil, fmt.Errorf("the file has more than %d bytes", maxMatcherFile)
 	}
 	var file matcherFile
-	if err := json.Unmarshal([]byte(fileText(data)), &file); err != nil {
+	if err := json.Unmarshal(plainJSON(fileText(data)), &file); err != nil {
 		return nil, err
 	}
 	var out []*matcher
@@ -108,6 +108,46 @@ func parseMatchers(data []byte) ([]*matcher, error) {
 		out = append(out, next)
 	}
 	return out, nil
+}
+
+// plainJSON takes out of JSON what the runner's reader allows beyond it: comments, and commas before a closing bracket.
+func plainJSON(text string) []byte {
+	out := make([]byte, 0, len(text))
+	comma := -1 // where in out a comma is that nothing but blanks has followed
+	for i := 0; i < len(text); {
+		end := i + 1
+		switch c := text[i]; {
+		case c == '"':
+			for end < len(text) && text[end] != '"' {
+				if text[end] == '\\' {
+					end++
+				}
+				end++
+			}
+			end = min(end+1, len(text))
+		case strings.HasPrefix(text[i:], "//"):
+			for end < len(text) && text[end] != '\n' {
+				end++
+			}
+			i = end
+			continue
+		case strings.HasPrefix(text[i:], "/*"):
+			if length := strings.Index(text[i+2:], "*/"); length >= 0 {
+				i += length + 4
+				continue
+			}
+		case (c == ']' || c == '}') && comma >= 0:
+			out[comma] = ' '
+		}
+		if c := text[i]; c == ',' {
+			comma = len(out)
+		} else if !strings.ContainsRune(" \t\r\n", rune(c)) {
+			comma = -1
+		}
+		out = append(out, text[i:end]...)
+		i = end
+	}
+	return out
 }
 
 // check finds properties that another pattern has set, and groups that the expression does not have.
@@ -198,8 +238,7 @@ func (p *problem) annotation(workspace string) (a ci.Annotation, ok bool) {
 	default:
 		return a, false
 	}
-	a.Line, _ = strconv.Atoi(p.line)
-	a.Column, _ = strconv.Atoi(p.column)
+	a.Line, a.Column = digits(p.line), digits(p.column)
 	if strings.TrimSpace(p.file) != "" {
 		file := p.file
 		if !path.IsAbs(file) && strings.TrimSpace(p.fromPath) != "" {
@@ -213,4 +252,13 @@ func (p *problem) annotation(workspace string) (a ci.Annotation, ok bool) {
 		}
 	}
 	return a, strings.TrimSpace(p.message) != ""
+}
+
+// digits reads a number as the runner does: without blanks and signs; anything else is 0.
+func digits(text string) int {
+	n, err := strconv.ParseUint(text, 10, 31)
+	if err != nil {
+		return 0
+	}
+	return int(n)
 }

@@ -133,6 +133,7 @@ func (c *counting) Append(_ context.Context, p []byte) error {
 
 func FuzzLines(f *testing.F) {
 	f.Add([]byte("a\r\n::b\nsecret-value\rc"), uint64(1))
+	f.Add([]byte("x secret-value y\n::secret-value\nsecret-\rvalue"), uint64(3))
 	f.Add([]byte("::mask x\n\xc3\xa9\xff::y\n"), uint64(2))
 	f.Fuzz(func(t *testing.T, in []byte, seed uint64) {
 		whole, pieces := &recorder{}, &recorder{}
@@ -149,6 +150,9 @@ func FuzzLines(f *testing.F) {
 		r.close()
 		if whole.log.String() != pieces.log.String() {
 			t.Fatalf("whole %q, in pieces %q", whole.log.String(), pieces.log.String())
+		}
+		if strings.Contains(whole.log.String(), "secret-value") {
+			t.Fatalf("told: %q", whole.log.String())
 		}
 		if !utf8.Valid(whole.log.Bytes()) {
 			t.Fatalf("not UTF-8: %q", whole.log.String())

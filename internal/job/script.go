@@ -75,9 +75,9 @@ func (e *execution) lookUp(name string) string {
 	return ""
 }
 
-// command is the shell's command line for a script.
+// command is the shell's command line for a script. Braces that are doubled are plain ones, as in .NET's formats.
 func (s shell) command(script string) []string {
-	return append([]string{s.program}, splitArguments(strings.ReplaceAll(s.arguments, "{0}", script))...)
+	return append([]string{s.program}, splitArguments(strings.NewReplacer("{{", "{", "}}", "}", "{0}", script).Replace(s.arguments))...)
 }
 
 // splitArguments splits a command line as .NET does, which the runner hands it to: at blanks outside double quotes;
@@ -183,9 +183,17 @@ func (e *execution) runScript(ctx context.Context, r *stepRun) error {
 	defer e.remove(file)
 	err = e.exec(ctx, r, sh.command(file), dir, nil)
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s: command not found", sh.program)
+		return e.notStarted(ctx, sh.program, dir, fmt.Errorf("%s: command not found", sh.program))
 	}
 	return err
+}
+
+// notStarted says why a program could not be started: otherwise, unless it is the directory to run it in that is missing.
+func (e *execution) notStarted(ctx context.Context, program, dir string, otherwise error) error {
+	if _, err := sandbox.ReadFile(ctx, e.sb, dir, 0); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("An error occurred trying to start process '%s' with working directory '%s'. No such file or directory", program, dir)
+	}
+	return otherwise
 }
 
 // logScript writes the step's head as GitHub does.
@@ -286,6 +294,9 @@ func (e *execution) takeFile(r *stepRun, kind string, data []byte) error {
 		}
 		switch kind {
 		case "ENV":
+			if strings.ContainsRune(p.name+p.value, 0) {
+				return fmt.Errorf("Invalid format '%s'. A name and a value must not hold a NUL byte", p.name)
+			}
 			e.setEnv(r, p.name, p.value, "Can't store NODE_OPTIONS output parameter using '$GITHUB_ENV' command.")
 		case "OUTPUT":
 			setFold(r.outputs, p.name, p.value)

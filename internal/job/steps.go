@@ -477,7 +477,7 @@ func (e *execution) annotate(step int, a ci.Annotation) {
 
 // note keeps an annotation for the next report.
 func (e *execution) note(step int, a ci.Annotation) {
-	a.Message, a.Title, a.Step = cutText(e.mask.text(a.Message)), e.mask.text(a.Title), step
+	a.Message, a.Title, a.File, a.Step = cutText(e.mask.text(a.Message)), e.mask.text(a.Title), e.mask.text(a.File), step
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	key := countKey{step, a.Level}

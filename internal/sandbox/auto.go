@@ -76,10 +76,10 @@ func ReadFile(ctx context.Context, sb Sandbox, name string, limit int64) ([]byte
 	defer stream.Close()
 	t := tar.NewReader(stream)
 	h, err := t.Next()
-	if err != nil {
+	if err != nil && err != io.EOF {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
-	if h.Typeflag != tar.TypeReg {
+	if err == io.EOF || h.Typeflag != tar.TypeReg { // Get leaves devices, pipes and sockets out
 		return nil, fmt.Errorf("read %s: not a regular file", name)
 	}
 	data, err := readLimited(t, limit)
