@@ -26,9 +26,9 @@ type ServiceAddress struct {
 	Git, Token string
 }
 
-// offerServices makes services come up with the first action that may call them. stop ends them.
-func (e *execution) offerServices() (stop func()) {
-	stop = func() {}
+// offerServices makes services come up with the first action that may call them, and gives what ends them.
+func (e *execution) offerServices() func() {
+	stop := func() {}
 	e.services = sync.OnceValue(func() *ServiceAddress {
 		n, ok := e.sb.(sandbox.Networked)
 		if !ok || e.x.Services == nil {

@@ -211,7 +211,8 @@ func (s suite) ladder(t *testing.T) {
 	if !errors.Is(err, errStopped) {
 		t.Errorf("stopped: %v", err)
 	}
-	if got, want := out.String(), "ready\nINT\nTERM\n"; got != want {
+	// bash may still tell that what it waited for was killed before it is killed itself.
+	if got, want := out.String(), "ready\nINT\nTERM\n"; !strings.HasPrefix(got, want) {
 		t.Errorf("signals: got %q, want %q", got, want)
 	}
 	expect(t, sb, "echo alive", "alive\n")
