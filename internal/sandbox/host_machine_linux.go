@@ -52,7 +52,7 @@ func (h *Host) Open(ctx context.Context, spec Spec) (Sandbox, error) {
 }
 
 func (h *Host) open(ctx context.Context, spec Spec) (_ *machine, err error) {
-	if err := spec.check(); err != nil {
+	if err := errors.Join(spec.check(), context.Cause(ctx)); err != nil {
 		return nil, err
 	}
 	var m *machine
