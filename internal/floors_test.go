@@ -16,6 +16,7 @@ const module = "github.com/penstock-ci/penstock/internal/"
 // floors says where each room stands (ARCHITECTURE.md, "The house"). A room of a room (job/native) stands below
 // the room it belongs to and above everything that one stands on.
 var floors = [][]string{
+	{"npmtest"}, // for tests alone
 	{"expr", "layer", "blob"},
 	{"workflow", "sandbox"},
 	{"ci", "forge"},

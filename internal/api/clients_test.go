@@ -2,9 +2,7 @@ package api
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -12,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/penstock-ci/penstock/internal/npmtest"
 )
 
 // TestArtifactClients has GitHub's own client upload, list, download and delete.
@@ -78,7 +78,7 @@ func useClient(t *testing.T, client, kind, server string) map[string]any {
 	}
 	address := serve(t, newTestRuntime(t), testTask(1, "job"))
 	cmd := exec.Command("node", "use.mjs", client, kind, dir)
-	cmd.Dir = installClients(t)
+	cmd.Dir = npmtest.Install(t, filepath.Join("testdata", "clients"))
 	cmd.Env = append(os.Environ(), "GITHUB_SERVER_URL="+server, "GITHUB_WORKSPACE="+dir, "RUNNER_TEMP="+t.TempDir(), "GITHUB_RUN_ID=1",
 		"GITHUB_REPOSITORY=octo/repo", "GITHUB_REF=refs/heads/topic", "GITHUB_RETENTION_DAYS=90")
 	for name, value := range address.Env {
@@ -98,48 +98,4 @@ func useClient(t *testing.T, client, kind, server string) map[string]any {
 		t.Log(out.String())
 	}
 	return said
-}
-
-// installClients gives the directory with the clients, installed once for each state of their lock file.
-func installClients(t *testing.T) string {
-	t.Helper()
-	from := filepath.Join("testdata", "clients")
-	sum := sha256.New()
-	for _, name := range []string{"package-lock.json", "use.mjs"} {
-		data, err := os.ReadFile(filepath.Join(from, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		sum.Write(data)
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := filepath.Join(cache, "penstock-test", fmt.Sprintf("clients-%x", sum.Sum(nil)[:8]))
-	if _, err := os.Stat(dir); err == nil {
-		return dir
-	}
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	temp, err := os.MkdirTemp(filepath.Dir(dir), "clients-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(temp)
-	if err := os.CopyFS(temp, os.DirFS(from)); err != nil {
-		t.Fatal(err)
-	}
-	npm := exec.Command("npm", "ci", "--no-audit", "--no-fund")
-	npm.Dir = temp
-	if out, err := npm.CombinedOutput(); err != nil {
-		t.Fatalf("the clients need node 20 or later with npm: npm ci: %v\n%s", err, bytes.TrimSpace(out))
-	}
-	if err := os.Rename(temp, dir); err != nil && !errors.Is(err, os.ErrExist) {
-		if _, statErr := os.Stat(dir); statErr != nil {
-			t.Fatal(err)
-		}
-	}
-	return dir
 }

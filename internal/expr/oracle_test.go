@@ -2,8 +2,6 @@ package expr
 
 import (
 	"bufio"
-	"bytes"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,11 +10,12 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/penstock-ci/penstock/internal/npmtest"
 )
 
 const (
@@ -164,7 +163,7 @@ func appendCanonical(to []byte, v Value) []byte {
 // askOracle gives the oracle's answers, from two processes.
 func askOracle(t *testing.T, environments []Value, cases []oracleCase) []outcome {
 	t.Helper()
-	dir := installOracle(t)
+	dir := npmtest.Install(t, "testdata/oracle")
 	script, err := os.ReadFile("testdata/oracle/oracle.mjs")
 	if err != nil {
 		t.Fatal(err)
@@ -230,44 +229,4 @@ func readAnswers(from io.Reader, answers []outcome) error {
 		}
 	}
 	return nil
-}
-
-// installOracle puts GitHub's packages, exactly those of the lock file, into the user's cache and gives the place.
-func installOracle(t *testing.T) string {
-	t.Helper()
-	const from = "testdata/oracle"
-	lock, err := os.ReadFile(filepath.Join(from, "package-lock.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := filepath.Join(cache, "penstock-test", fmt.Sprintf("expr-oracle-%x", sha256.Sum256(lock))[:32])
-	if _, err := os.Stat(dir); err == nil {
-		return dir
-	}
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	temp, err := os.MkdirTemp(filepath.Dir(dir), "expr-oracle-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(temp)
-	if err := os.CopyFS(temp, os.DirFS(from)); err != nil {
-		t.Fatal(err)
-	}
-	npm := exec.Command("npm", "ci")
-	npm.Dir = temp
-	if out, err := npm.CombinedOutput(); err != nil {
-		t.Fatalf("the oracle needs node 20 or later with npm: npm ci: %v\n%s", err, bytes.TrimSpace(out))
-	}
-	if err := os.Rename(temp, dir); err != nil && !errors.Is(err, os.ErrExist) {
-		if _, statErr := os.Stat(dir); statErr != nil {
-			t.Fatal(err)
-		}
-	}
-	return dir
 }

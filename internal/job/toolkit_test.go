@@ -1,23 +1,17 @@
 package job
 
 import (
-	"bytes"
-	"crypto/sha256"
-	"errors"
-	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/penstock-ci/penstock/internal/ci"
+	"github.com/penstock-ci/penstock/internal/npmtest"
 )
 
 // An action that uses all of npm's @actions/core is understood, in each of its major versions.
 func TestToolkit(t *testing.T) {
-	dir := installToolkit(t)
+	dir := npmtest.Install(t, "testdata/toolkit")
 	for _, version := range []string{"v1", "v2", "v3"} {
 		t.Run(version, func(t *testing.T) {
 			rec := &recorder{}
@@ -87,48 +81,3 @@ jobs:
         continue-on-error: true
       - run: echo "failed.outcome=${{ steps.failed.outcome }}"
 `
-
-// installToolkit puts GitHub's library, exactly in the versions of the lock file, and the action of the test into the
-// user's cache and gives the place.
-func installToolkit(t *testing.T) string {
-	t.Helper()
-	const from = "testdata/toolkit"
-	sum := sha256.New()
-	for _, name := range []string{"package-lock.json", "action.yml", "main.mjs", "post.mjs"} {
-		text, err := os.ReadFile(filepath.Join(from, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		sum.Write(text)
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := filepath.Join(cache, "penstock-test", fmt.Sprintf("toolkit-%x", sum.Sum(nil))[:24])
-	if _, err := os.Stat(dir); err == nil {
-		return dir
-	}
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	temp, err := os.MkdirTemp(filepath.Dir(dir), "toolkit-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(temp)
-	if err := os.CopyFS(temp, os.DirFS(from)); err != nil {
-		t.Fatal(err)
-	}
-	npm := exec.Command("npm", "ci")
-	npm.Dir = temp
-	if out, err := npm.CombinedOutput(); err != nil {
-		t.Fatalf("the toolkit needs node 20 or later with npm: npm ci: %v\n%s", err, bytes.TrimSpace(out))
-	}
-	if err := os.Rename(temp, dir); err != nil && !errors.Is(err, os.ErrExist) {
-		if _, statErr := os.Stat(dir); statErr != nil {
-			t.Fatal(err)
-		}
-	}
-	return dir
-}
