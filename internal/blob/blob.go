@@ -35,8 +35,9 @@ var ErrKey = errors.New("bad blob key")
 // Store is a directory of blobs. It may be used by any number of goroutines. Two processes may share a directory as
 // long as they do not append to the same key.
 type Store struct {
-	dir  string
-	root *os.Root
+	dir      string
+	root     *os.Root
+	unsynced bool
 
 	mu   sync.Mutex
 	logs map[string]*appender // open for Append
@@ -48,6 +49,16 @@ type Info struct {
 	Key      string
 	Size     int64 // bytes
 	Modified time.Time
+}
+
+// OpenUnsynced is Open for blobs that are not worth waiting for the disk: it is left to the operating system when they
+// get there, but for Seal. A kill loses nothing that Put has returned for, and never leaves half of one; a loss of power may do both.
+func OpenUnsynced(dir string) (*Store, error) {
+	s, err := Open(dir)
+	if err == nil {
+		s.unsynced = true
+	}
+	return s, err
 }
 
 // Open opens the store in dir and makes the directory if there is none.

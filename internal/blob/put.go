@@ -36,7 +36,7 @@ func (s *Store) writeTemp(ctx context.Context, temp string, r io.Reader) (int64,
 		return 0, err
 	}
 	size, err := io.Copy(f, contextReader{ctx, r})
-	if err == nil {
+	if err == nil && !s.unsynced {
 		err = f.Sync()
 	}
 	return size, errors.Join(err, f.Close())
@@ -55,14 +55,15 @@ func (s *Store) publish(temp, key string) error {
 	if err := s.root.Rename(temp, key); err != nil {
 		return err
 	}
-	for ; ; dir = path.Dir(dir) {
+	for ; !s.unsynced; dir = path.Dir(dir) {
 		if err := s.syncDir(dir); err != nil {
 			return err
 		}
 		if dir == "." || !fresh {
-			return nil
+			break
 		}
 	}
+	return nil
 }
 
 func (s *Store) syncDir(dir string) error {

@@ -36,7 +36,7 @@ type past struct {
 
 func openHistory(data string) (*history, error) {
 	dir := filepath.Join(data, "blobs")
-	blobs, err := blob.Open(dir)
+	blobs, err := blob.OpenUnsynced(dir) // read knows a damaged run from a sound one
 	if err != nil {
 		return nil, fmt.Errorf("open history: %w", err)
 	}
