@@ -21,7 +21,7 @@ const oracleCases = 20_000
 // known differences must say why they are not. PENSTOCK_ORACLE_SEED and PENSTOCK_ORACLE_CASES look further: of other
 // seeds' files about one in 7,000, all of them spoilt beyond use, has a difference that is not explained yet.
 func TestOracle(t *testing.T) {
-	seed := uint64(settingOf(t, "PENSTOCK_ORACLE_SEED", 3))
+	seed := uint64(settingOf(t, "PENSTOCK_ORACLE_SEED", 1))
 	count := settingOf(t, "PENSTOCK_ORACLE_CASES", oracleCases)
 	t.Logf("PENSTOCK_ORACLE_SEED=%d, %d files", seed, count)
 	cases := make([]oracleCase, count)
