@@ -35,9 +35,22 @@ var differences = []difference{
 	{"TypeScript's YAML wants the lines of a flow collection indented, C#'s does not", onlyTheirYAML("Flow * in block collection must be sufficiently indented")},
 	{"TypeScript's YAML wants the lines of a quoted scalar indented, C#'s does not", onlyTheirYAML("Missing closing *quote")},
 	{"TypeScript's YAML takes a second mark of the document's end for another document", onlyTheirYAML("Source contains multiple documents")},
-	{"TypeScript's YAML wants a blank before a comment", onlyTheirYAML("Comments must be separated")},
+	{"TypeScript's YAML wants a blank before a comment", func(c oracleCase, ours, theirs *answer) {
+		said := func(m mistake) bool { return strings.HasPrefix(m.message, "Comments must be separated") }
+		if theirs.Tree == nil && slices.ContainsFunc(theirs.Errors, said) && !isYAMLFault(c) {
+			*ours, *theirs = answer{}, answer{}
+		}
+	}},
 	{"TypeScript's YAML wants no sequence in the line of an empty key", onlyTheirYAML("Unexpected block-seq-ind on same line with key")},
 	{"TypeScript's YAML takes no version but its own", onlyTheirYAML("Unsupported YAML version")},
+	{"TypeScript's YAML takes no tab in the last line, even if there is nothing else", func(c oracleCase, ours, theirs *answer) {
+		lines := strings.Split(c.text, "\n")
+		last := lines[len(lines)-1]
+		if theirs.Tree == nil && len(theirs.Errors) > 0 && theirs.Errors[0].Line == len(lines) && last != "" && strings.Trim(last, " \t") == "" &&
+			strings.HasPrefix(theirs.Errors[0].message, "Tabs are not allowed as indentation") && !isYAMLFault(c) {
+			*ours, *theirs = answer{}, answer{}
+		}
+	}},
 	{"C#'s YAML takes no tab for indentation, TypeScript's some", onlyOurYAML("While scanning for the next token, find a tab")},
 	{"TypeScript's YAML takes a key of several lines within {}", onlyOurYAML("While parsing a flow *, did not find expected ','")},
 	{"TypeScript's YAML ends a quoted scalar at an escaped quote before a line that is not indented", func(c oracleCase, ours, theirs *answer) {

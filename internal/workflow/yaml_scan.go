@@ -265,12 +265,12 @@ func (s *scanner) scanPlain() {
 			break
 		}
 		f.space(s)
-		if !s.inFlow() && s.at.column <= s.indent {
-			break
-		}
 		if f.breaks > 0 && s.look(0) != '#' && s.look(0) != 0 && s.tabIndents() {
 			s.failAt(s.at, "While scanning a plain scalar, find a tab character that violates indentation.")
 			return
+		}
+		if !s.inFlow() && s.at.column <= s.indent {
+			break
 		}
 	}
 	if f.breaks > 0 {
