@@ -45,10 +45,7 @@ type Host struct {
 // NewHost prepares for opening machines. The error says why this kernel or this user can not: it tries once for every
 // boot, and remembers beside the store.
 func NewHost(store *layer.Store) (*Host, error) {
-	h := &Host{Ladder: github, layers: store, owner: os.Getuid()}
-	if h.owner == 0 {
-		h.owner = firstID
-	}
+	h := &Host{Ladder: github, layers: store, owner: Owner()}
 	h.close = sync.OnceValue(h.end)
 	if err := h.start(); err != nil {
 		return nil, fmt.Errorf("prepare host machines: %w", err)

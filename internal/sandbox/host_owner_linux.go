@@ -8,6 +8,15 @@ import (
 	"github.com/penstock-ci/penstock/internal/sandbox/agent"
 )
 
+// Owner is the host's user and group id that root inside this user's host machines has. Where it is not this user's own,
+// the ids that follow are those of others inside; else files of theirs are root's too.
+func Owner() int {
+	if os.Getuid() == 0 {
+		return firstID
+	}
+	return os.Getuid()
+}
+
 // give makes a file of the host belong to uid and gid inside, as far as this user can, and sets its mode.
 func (h *Host) give(name string, mode os.FileMode, uid, gid int) error {
 	if h.shifted() {

@@ -34,7 +34,7 @@ func NewNone(dir string) *None { return &None{Ladder: github, dir: dir} }
 // mark is the environment variable by which the processes of a machine are known, like the runner's RUNNER_TRACKING_ID.
 const mark = "PENSTOCK_MACHINE"
 
-// Open implements Provider. Spec.From is refused: there are no layers.
+// Open implements Provider. Spec.From and Spec.Image are refused: there are no layers.
 func (n *None) Open(ctx context.Context, spec Spec) (Sandbox, error) {
 	m, err := n.open(ctx, spec)
 	if err != nil {
@@ -49,6 +49,9 @@ func (n *None) open(ctx context.Context, spec Spec) (*bare, error) {
 	}
 	if spec.From != "" {
 		return nil, errors.New("this machine has no layers and can not begin with a snapshot")
+	}
+	if spec.Image.Ref != "" {
+		return nil, fmt.Errorf("show %s: %w", spec.Image.Ref, ErrNoImages)
 	}
 	if err := os.MkdirAll(n.dir, 0o700); err != nil {
 		return nil, err
@@ -129,11 +132,11 @@ func (m *bare) end() error {
 
 // Exec implements Sandbox.
 func (m *bare) Exec(ctx context.Context, c Command) error {
-	if c.Image != "" {
-		return fmt.Errorf("run %s: %w", c.Image, errImage)
-	}
 	if len(c.Args) == 0 {
 		return errors.New("run a command: no arguments")
+	}
+	if c.User != "" {
+		return fmt.Errorf("run as %s: this machine's commands run as you", c.User)
 	}
 	if c.Dir == "" {
 		c.Dir = m.info.Workspace

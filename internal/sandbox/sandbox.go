@@ -30,10 +30,21 @@ type Spec struct {
 	Name string
 	// Repo is the repository's short name. The workspace has GitHub's shape: .../work/REPO/REPO, made empty.
 	Repo string
+	// Image is what the machine shows instead of this host's tools; the zero Image shows those. A provider that can not
+	// have it returns ErrNoImages.
+	Image Image
 	// From is the snapshot (Layered.Snapshot) whose disk the machine begins with; empty begins fresh.
 	From layer.ID
 	// Limits bound the whole machine where the kernel allows; zero fields are unlimited.
 	Limits Limits
+}
+
+// Image is a root file system.
+type Image struct {
+	// Ref is its full name, for messages and for providers that keep images themselves: docker.io/library/postgres:15.
+	Ref string
+	// Layers are its files, the lowest first, belonging to Owner and the ids that follow it.
+	Layers []layer.ID
 }
 
 // Limits bound what all processes of a machine may use together.
@@ -65,8 +76,9 @@ type Command struct {
 	Args []string // Args[0] is looked up in the PATH of Env, inside
 	Env  []string // complete, KEY=VALUE
 	Dir  string   // absolute, inside; empty is the workspace
-	// Image runs the command in an image beside the job; empty runs it in the machine itself.
-	Image string
+	// User is who runs it, by name or id, with or without a group (postgres, 999:999): names are those of the machine's
+	// own /etc/passwd and /etc/group. Empty is root.
+	User  string
 	Stdin io.Reader
 	// Stdout and Stderr may be the same writer: then both go through one pipe and keep their order.
 	Stdout, Stderr io.Writer
@@ -102,6 +114,45 @@ type Info struct {
 	Path string
 	// Notes are sentences for the user on what this machine lacks (e.g. why it is not isolated).
 	Notes []string
+}
+
+// ErrNoImages is wrapped by the errors of providers and machines that run no images.
+var ErrNoImages = errors.New("this machine runs no images")
+
+// Hosting is what a machine can also do that runs others beside itself: services of a job, Docker actions, steps of a
+// build.
+type Hosting interface {
+	// Contain starts a container: a file tree and processes of its own, but the machine's network, so what listens on
+	// the loopback is found there by both. Nothing runs in it before the first Exec, whose Dir is the root if empty. It
+	// ends with the machine at the latest. Of Info only OS, Arch and Path say anything. The Sandbox is Changed too.
+	Contain(ctx context.Context, c Container) (Sandbox, error)
+}
+
+// Container is what Hosting.Contain starts.
+type Container struct {
+	Name   string // the host name inside, as Spec.Name
+	Image  Image
+	Mounts []Mount // in the order given: what lies below another comes after it
+	Limits Limits
+}
+
+// Mount shows something at a path of a container.
+type Mount struct {
+	// Target is the absolute path inside; it is made if missing.
+	Target string
+	// Source is the absolute path of a file or directory of the machine, shown with all that is mounted below it. A
+	// missing one is made, as a directory. Empty makes a file system in memory.
+	Source   string
+	ReadOnly bool
+	Size     int64 // of a file system in memory, bytes; 0 takes 64 MiB
+}
+
+// Changed is what a container can also do.
+type Changed interface {
+	// Changes makes a layer of what was written to the container's root, to lie on top of its image's layers; it is empty
+	// if nothing was. Mounts and what was made for them are no part of it. It returns ErrBusy while a process is alive.
+	// The container can only be closed afterwards.
+	Changes(ctx context.Context) (layer.ID, error)
 }
 
 // Direct is what a machine on this host can also do: reach the runner's own files (Info.Files) without a copy.

@@ -11,9 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errImage is the answer to Command.Image.
-var errImage = errors.New("this machine runs no images")
-
 // outputGrace is how long descendants that keep a command's output open are waited for after it has ended.
 const outputGrace = 200 * time.Millisecond
 
