@@ -33,6 +33,8 @@ type Spec struct {
 	// Image is what the machine shows instead of this host's tools; the zero Image shows those. A provider that can not
 	// have it returns ErrNoImages.
 	Image Image
+	// Names are further host names by which the machine finds its own loopback: those of its containers.
+	Names []string
 	// From is the snapshot (Layered.Snapshot) whose disk the machine begins with; empty begins fresh.
 	From layer.ID
 	// Limits bound the whole machine where the kernel allows; zero fields are unlimited.
@@ -165,6 +167,8 @@ type Direct interface {
 type Networked interface {
 	// Listen opens a TCP listener on the machine's own 127.0.0.1; port 0 takes a free one. It ends with the machine.
 	Listen(ctx context.Context, port int) (net.Listener, error)
+	// Dial connects to a TCP port of the machine's own loopback.
+	Dial(ctx context.Context, port int) (net.Conn, error)
 }
 
 // ErrBusy is returned by Layered.Snapshot while processes of earlier commands are alive.
