@@ -18,7 +18,7 @@ const module = "github.com/penstock-ci/penstock/internal/"
 var floors = [][]string{
 	{"npmtest"}, // for tests alone
 	{"expr", "layer", "blob"},
-	{"workflow", "sandbox"},
+	{"workflow", "sandbox", "image"},
 	{"ci", "forge"},
 	{"store", "job/native", "job"},
 	{"engine", "runner"},
