@@ -244,10 +244,36 @@ func TestMachineSnapshotsBesideContainers(t *testing.T) {
 	}
 	again := openHost(t, h, Spec{Name: "job", Repo: "repo", From: id})
 	expect(t, again, "cat ~/file", "kept\n")
+	sharing := contain(t, m, Container{Name: "sharing", Image: busybox(t, h, nil), Mounts: []Mount{{Target: "/data", Source: "/home/runner/data"}}})
+	if _, err := m.Snapshot(t.Context()); !errors.Is(err, ErrBusy) {
+		t.Errorf("beside one that shares the disk: %v", err)
+	}
+	if err := sharing.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Snapshot(t.Context()); err != nil {
+		t.Error(err)
+	}
 	expect(t, m, "sleep 1000 >/dev/null 2>&1 &", "")
 	if _, err := m.Snapshot(t.Context()); !errors.Is(err, ErrBusy) {
 		t.Errorf("with a process of the machine's own: %v", err)
 	}
+}
+
+// TestContainerOfTheHost shows the machine's host, and keeps what was written to its root.
+func TestContainerOfTheHost(t *testing.T) {
+	h := newHost(t)
+	m := openHost(t, h, Spec{Name: "job", Repo: "repo"})
+	expect(t, m, "echo machine >/usr/local/mine", "")
+	c := contain(t, m, Container{Name: "db"})
+	in(t, c, Command{Env: []string{"PATH=" + m.Info().Path}}, "hostname; python3 -c 'print(1)'; ls /usr/local/mine 2>/dev/null; mkdir /data && echo kept >/data/x; echo lost >/usr/local/mine", "db\n1\n")
+	expect(t, m, "cat /usr/local/mine; ls /data 2>/dev/null; true", "machine\n")
+	id, err := c.(Changed).Changes(t.Context())
+	if err != nil || id == "" {
+		t.Fatal(id, err)
+	}
+	again := contain(t, m, Container{Name: "db", Image: Image{Layers: []layer.ID{id}}})
+	in(t, again, Command{}, "cat /data/x; ls /usr/local/mine 2>/dev/null; true", "kept\n")
 }
 
 func TestContainerEndsWithTheMachine(t *testing.T) {

@@ -100,6 +100,18 @@ func (m *machine) admit(c *container) error {
 	return nil
 }
 
+// shares says whether a container that is open shows a part of the machine's disk.
+func (m *machine) shares() bool {
+	m.beside.Lock()
+	defer m.beside.Unlock()
+	for c := range m.containers {
+		if slices.ContainsFunc(c.spec.Mounts, func(mount Mount) bool { return mount.Source != "" }) {
+			return true
+		}
+	}
+	return false
+}
+
 // endContainers closes the containers that are open, all at once.
 func (m *machine) endContainers() error {
 	m.beside.Lock()
@@ -134,11 +146,11 @@ func (c *Container) check() error {
 
 // start has the warden make the container.
 func (c *container) start() error {
-	root, err := c.root()
+	mounts, err := c.roots()
 	if err != nil {
 		return err
 	}
-	if c.life, err = c.h.warden.Start(agent.OpOpen, &agent.Open{Mounts: []agent.Mount{root}, Beside: c.m.id}); err != nil {
+	if c.life, err = c.h.warden.Start(agent.OpOpen, &agent.Open{Mounts: mounts, Beside: c.m.id}); err != nil {
 		return err
 	}
 	var opened agent.Opened
@@ -161,27 +173,31 @@ func (c *container) start() error {
 	return err
 }
 
-// root prepares the overlay of the image.
-func (c *container) root() (agent.Mount, error) {
-	c.upper = filepath.Join(c.scratch.Dir(), "u")
-	work := filepath.Join(c.scratch.Dir(), "w")
-	for _, dir := range []string{c.upper, work} {
-		if err := os.Mkdir(dir, 0o700); err != nil {
-			return agent.Mount{}, err
+// roots prepares the overlays: the image's, or those of the host.
+func (c *container) roots() ([]agent.Mount, error) {
+	places := c.h.base.image
+	if c.spec.Image.Ref == "" {
+		places = c.h.base.places
+	}
+	c.upper = filepath.Join(c.scratch.Dir(), "u", "0")
+	for _, dir := range []string{"u", "w"} {
+		if err := os.Mkdir(filepath.Join(c.scratch.Dir(), dir), 0o700); err != nil {
+			return nil, err
 		}
 	}
-	mount := agent.Mount{At: "/", Upper: c.m.relative(c.upper), Work: c.m.relative(work)}
-	for _, id := range slices.Backward(c.spec.Image.Layers) {
-		mount.Lowers = append(mount.Lowers, agent.Lower{Path: layer.Path(id)})
+	var mounts []agent.Mount
+	for i, b := range places {
+		p := &place{at: b.at, lowers: b.lowers, nest: b.nest, like: b.like}
+		if b.at == "/" {
+			p.layers = c.spec.Image.Layers
+		}
+		mount, err := c.m.overlayOf(p, c.scratch.Dir(), i)
+		if err != nil {
+			return nil, err
+		}
+		mounts = append(mounts, mount)
 	}
-	var err error
-	if n := len(c.spec.Image.Layers); n > 0 {
-		err = sameOwner(filepath.Join(c.h.layers.Dir(), layer.Path(c.spec.Image.Layers[n-1])), c.upper)
-	} else {
-		err = c.h.give(c.upper, 0o755, 0, 0)
-	}
-	mount.Lowers = append(mount.Lowers, c.h.base.image[0].lowers...)
-	return mount, err
+	return mounts, nil
 }
 
 // attach puts a mount into the container.

@@ -58,7 +58,11 @@ func (m *inner) exec(ctx context.Context, c Command) error {
 	}
 	defer call.End()
 	flow.start()
-	ended, err := m.await(ctx, call, pid)
+	ladder := m.h.Ladder
+	if c.Stop != nil {
+		ladder = *c.Stop
+	}
+	ended, err := m.await(ctx, call, pid, ladder)
 	if err != nil {
 		return err
 	}
@@ -95,7 +99,7 @@ func (m *inner) startCommand(ctx context.Context, c Command, flow *streams) (*ag
 }
 
 // await waits for the end of a command and brings it about when ctx ends.
-func (m *inner) await(ctx context.Context, call *agent.Call, pid int) (*agent.Ended, error) {
+func (m *inner) await(ctx context.Context, call *agent.Call, pid int, ladder Ladder) (*agent.Ended, error) {
 	ended := &agent.Ended{}
 	_, err := call.Wait(ctx, ended)
 	if ctx.Err() == nil || err == nil {
@@ -104,7 +108,7 @@ func (m *inner) await(ctx context.Context, call *agent.Call, pid int) (*agent.En
 	for _, rung := range []struct {
 		signal syscall.Signal
 		wait   time.Duration
-	}{{unix.SIGINT, m.h.Ladder.Interrupt}, {unix.SIGTERM, m.h.Ladder.Terminate}} {
+	}{{unix.SIGINT, ladder.Interrupt}, {unix.SIGTERM, ladder.Terminate}} {
 		if err := m.signal(&agent.Signal{Pid: pid, Signal: int(rung.signal)}); err != nil {
 			return nil, err
 		}

@@ -66,8 +66,13 @@ func (m *machine) basePlaces() []*basePlace {
 // mount gives a place a fresh upper directory and tells how to mount it.
 func (m *machine) mount(p *place) (agent.Mount, error) {
 	m.next++
-	n := strconv.Itoa(m.next)
-	upper, work := filepath.Join(m.scratch.Dir(), "u", n), filepath.Join(m.scratch.Dir(), "w", n)
+	return m.overlayOf(p, m.scratch.Dir(), m.next)
+}
+
+// overlayOf prepares the n-th overlay with its writes in a scratch directory.
+func (m *machine) overlayOf(p *place, scratch string, number int) (agent.Mount, error) {
+	n := strconv.Itoa(number)
+	upper, work := filepath.Join(scratch, "u", n), filepath.Join(scratch, "w", n)
 	if err := os.Mkdir(upper, 0o700); err != nil {
 		return agent.Mount{}, err
 	}

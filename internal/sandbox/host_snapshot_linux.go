@@ -68,6 +68,9 @@ func (m *machine) snapshot(ctx context.Context) (layer.ID, error) {
 		}
 		return m.last, err
 	}
+	if m.shares() {
+		return "", ErrBusy
+	}
 	if err := m.idle(ctx); err != nil {
 		return "", err
 	}

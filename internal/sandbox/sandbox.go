@@ -84,6 +84,8 @@ type Command struct {
 	Stdin io.Reader
 	// Stdout and Stderr may be the same writer: then both go through one pipe and keep their order.
 	Stdout, Stderr io.Writer
+	// Stop is how the process is stopped when the context ends; nil takes the provider's way (see Exec).
+	Stop *Ladder
 	// TTY gives the process a terminal (for penstock shell); Stdin and Stdout must then be *os.File terminals.
 	TTY bool
 }
@@ -132,7 +134,8 @@ type Hosting interface {
 
 // Container is what Hosting.Contain starts.
 type Container struct {
-	Name   string // the host name inside, as Spec.Name
+	Name string // the host name inside, as Spec.Name
+	// Image is what it shows; without a Ref it shows the machine's host as a machine does, with Layers on its root.
 	Image  Image
 	Mounts []Mount // in the order given: what lies below another comes after it
 	Limits Limits
@@ -177,7 +180,8 @@ var ErrBusy = errors.New("processes of earlier commands are still running")
 // Layered is what a machine on layers can also do.
 type Layered interface {
 	// Snapshot freezes the disk as it is now, with all mounts, and goes on writing on top. It returns ErrBusy
-	// while processes of earlier commands are still alive, since they would go on writing below.
+	// while processes of earlier commands are still alive or a container shows a part of the disk, since they would go
+	// on writing below.
 	// A disk without changes since the last snapshot gives the same ID again and costs next to nothing.
 	Snapshot(ctx context.Context) (layer.ID, error)
 	// Mount puts the layers (lowest first) at the absolute path at, with a fresh writable layer of their own on
