@@ -99,6 +99,7 @@ func (f *runFlags) open(ctx context.Context, c *cobra.Command, m *machines, tree
 	if l.history, err = openHistory(m.data); err != nil {
 		return nil, err
 	}
+	l.history.layers = m.layers
 	if l.store, err = store.Open(ctx, "sqlite::memory:"); err != nil {
 		l.close()
 		return nil, err
