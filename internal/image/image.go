@@ -8,6 +8,7 @@ package image
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"time"
@@ -56,6 +57,7 @@ type Store struct {
 	dir    string
 	layers *layer.Store
 	o      Options
+	http   *http.Transport
 }
 
 // Image is an image that the store has. It is a value.
@@ -111,5 +113,7 @@ func Open(dir string, layers *layer.Store, o Options) (*Store, error) {
 			return nil, fmt.Errorf("open images: %w", err)
 		}
 	}
-	return &Store{dir: dir, layers: layers, o: o}, nil
+	s := &Store{dir: dir, layers: layers, o: o, http: newTransport()}
+	s.removeStale(time.Now().Add(-staleUpload))
+	return s, nil
 }
