@@ -19,7 +19,7 @@ var floors = [][]string{
 	{"npmtest"}, // for tests alone
 	{"expr", "layer", "blob"},
 	{"workflow", "sandbox", "image"},
-	{"ci", "forge"},
+	{"ci", "forge", "container"},
 	{"store", "job/native", "job"},
 	{"engine", "runner"},
 	{"api"},

@@ -16,8 +16,10 @@ import (
 
 	"github.com/penstock-ci/penstock/internal/api"
 	"github.com/penstock-ci/penstock/internal/ci"
+	"github.com/penstock-ci/penstock/internal/container"
 	"github.com/penstock-ci/penstock/internal/engine"
 	"github.com/penstock-ci/penstock/internal/forge"
+	"github.com/penstock-ci/penstock/internal/image"
 	"github.com/penstock-ci/penstock/internal/job"
 	"github.com/penstock-ci/penstock/internal/job/native"
 	"github.com/penstock-ci/penstock/internal/layer"
@@ -99,6 +101,7 @@ func (f *runFlags) open(ctx context.Context, c *cobra.Command, m *machines, tree
 	if l.history, err = openHistory(m.data); err != nil {
 		return nil, err
 	}
+	l.history.layers = m.layers
 	if l.store, err = store.Open(ctx, "sqlite::memory:"); err != nil {
 		l.close()
 		return nil, err
@@ -113,12 +116,23 @@ func (f *runFlags) open(ctx context.Context, c *cobra.Command, m *machines, tree
 		l.close()
 		return nil, err
 	}
+	images, err := openImages(m.data, m.layers)
+	if err != nil {
+		l.close()
+		return nil, err
+	}
 	l.executor = &job.Executor{
 		Pick: pick, Actions: actions, Host: host, Native: !f.noNative, Env: env, State: l.history,
+		Images:    container.Images{Store: images},
 		Services:  api.NewRuntime(l.history.blobs, host.Artifacts, tree.Root),
 		WriteBack: f.writeBack,
 	}
 	return l, nil
+}
+
+// openImages opens the images that machines of this host run.
+func openImages(data string, layers *layer.Store) (*image.Store, error) {
+	return image.Open(filepath.Join(data, "images"), layers, image.Options{Owner: sandbox.Owner()})
 }
 
 // nativeHost is what the native actions may use of this machine.

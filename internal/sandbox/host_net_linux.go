@@ -317,3 +317,20 @@ func (m *machine) Listen(ctx context.Context, port int) (net.Listener, error) {
 	}
 	return l, nil
 }
+
+// Dial implements Networked.
+func (m *machine) Dial(ctx context.Context, port int) (net.Conn, error) {
+	files, err := m.agent.Do(ctx, agent.OpDial, &agent.Number{N: port}, nil)
+	if err == nil && len(files) != 1 {
+		err = errors.New("no socket came")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("connect to port %d of %s: %w", port, m.spec.Name, err)
+	}
+	defer files[0].Close()
+	c, err := net.FileConn(files[0])
+	if err != nil {
+		return nil, fmt.Errorf("connect to port %d of %s: %w", port, m.spec.Name, err)
+	}
+	return c, nil
+}

@@ -33,6 +33,8 @@ type Spec struct {
 	// Image is what the machine shows instead of this host's tools; the zero Image shows those. A provider that can not
 	// have it returns ErrNoImages.
 	Image Image
+	// Names are further host names by which the machine finds its own loopback: those of its containers.
+	Names []string
 	// From is the snapshot (Layered.Snapshot) whose disk the machine begins with; empty begins fresh.
 	From layer.ID
 	// Limits bound the whole machine where the kernel allows; zero fields are unlimited.
@@ -82,6 +84,8 @@ type Command struct {
 	Stdin io.Reader
 	// Stdout and Stderr may be the same writer: then both go through one pipe and keep their order.
 	Stdout, Stderr io.Writer
+	// Stop is how the process is stopped when the context ends; nil takes the provider's way (see Exec).
+	Stop *Ladder
 	// TTY gives the process a terminal (for penstock shell); Stdin and Stdout must then be *os.File terminals.
 	TTY bool
 }
@@ -130,7 +134,8 @@ type Hosting interface {
 
 // Container is what Hosting.Contain starts.
 type Container struct {
-	Name   string // the host name inside, as Spec.Name
+	Name string // the host name inside, as Spec.Name
+	// Image is what it shows; without a Ref it shows the machine's host as a machine does, with Layers on its root.
 	Image  Image
 	Mounts []Mount // in the order given: what lies below another comes after it
 	Limits Limits
@@ -165,6 +170,8 @@ type Direct interface {
 type Networked interface {
 	// Listen opens a TCP listener on the machine's own 127.0.0.1; port 0 takes a free one. It ends with the machine.
 	Listen(ctx context.Context, port int) (net.Listener, error)
+	// Dial connects to a TCP port of the machine's own loopback.
+	Dial(ctx context.Context, port int) (net.Conn, error)
 }
 
 // ErrBusy is returned by Layered.Snapshot while processes of earlier commands are alive.
@@ -173,7 +180,8 @@ var ErrBusy = errors.New("processes of earlier commands are still running")
 // Layered is what a machine on layers can also do.
 type Layered interface {
 	// Snapshot freezes the disk as it is now, with all mounts, and goes on writing on top. It returns ErrBusy
-	// while processes of earlier commands are still alive, since they would go on writing below.
+	// while processes of earlier commands are still alive or a container shows a part of the disk, since they would go
+	// on writing below.
 	// A disk without changes since the last snapshot gives the same ID again and costs next to nothing.
 	Snapshot(ctx context.Context) (layer.ID, error)
 	// Mount puts the layers (lowest first) at the absolute path at, with a fresh writable layer of their own on
