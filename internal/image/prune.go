@@ -40,7 +40,7 @@ func (s *Store) Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 				return err
 			}
 		}
-		needed, diffs, err := s.reach(ctx)
+		needed, diffs, err := s.reach(ctx, func(n named, r record) bool { return nameOf(n) != "" || s.recent(r.Digest) })
 		if err != nil {
 			return err
 		}
@@ -83,13 +83,13 @@ func (s *Store) pruneNames(unused time.Duration, done *Pruned) error {
 	return nil
 }
 
-// reach gives the digests of all content that a name needs, and those of the tars in it.
-func (s *Store) reach(ctx context.Context) (needed, diffs map[string]bool, err error) {
+// reach gives the digests of all content that the manifests need for which counts is true, and those of the tars in it.
+func (s *Store) reach(ctx context.Context, counts func(named, record) bool) (needed, diffs map[string]bool, err error) {
 	needed, diffs = map[string]bool{}, map[string]bool{}
 	subjects := map[string][]string{} // of manifests, what describes them
 	var todo []string
 	err = s.each(func(n named, r record) error {
-		if nameOf(n) != "" || s.recent(r.Digest) {
+		if counts(n, r) {
 			todo = append(todo, r.Digest)
 		}
 		return nil
@@ -113,6 +113,32 @@ func (s *Store) reach(ctx context.Context) (needed, diffs map[string]bool, err e
 		todo = append(append(todo, subjects[digest]...), s.reachManifest(digest, needed, diffs)...)
 	}
 	return needed, diffs, nil
+}
+
+// ErrInUse is wrapped when content is not removed because a manifest needs it.
+var ErrInUse = errors.New("a manifest needs it")
+
+// DeleteBlob removes content at once. The error wraps ErrNotFound, or ErrInUse if a manifest of any repository needs it.
+func (s *Store) DeleteBlob(ctx context.Context, digest string) error {
+	h, err := hexOf(digest)
+	if err != nil {
+		return err
+	}
+	return s.locked(syscall.LOCK_EX, func() error {
+		needed, _, err := s.reach(ctx, func(named, record) bool { return true })
+		if err != nil {
+			return err
+		}
+		if needed[digest] {
+			return fmt.Errorf("content %s: %w", digest, ErrInUse)
+		}
+		if err := os.Remove(s.blobPath(h)); errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("content %s: %w", digest, ErrNotFound)
+		} else if err != nil {
+			return fmt.Errorf("delete content %s: %w", digest, err)
+		}
+		return nil
+	})
 }
 
 // reachManifest notes what one manifest needs and gives the manifests among it. One that can not be read needs nothing.

@@ -89,13 +89,21 @@ func unpackTar(ctx context.Context, r io.Reader, dir string, o Options) (result,
 		if err != nil {
 			return u.res, damaged(err)
 		}
-		if u.entries--; u.entries < 0 {
-			return u.res, fmt.Errorf("more than %d files: %w", o.MaxEntries, ErrTooLarge)
+		if err := u.count(); err != nil {
+			return u.res, err
 		}
 		if err := u.entry(h, contextReader{ctx, t}); err != nil {
 			return u.res, fmt.Errorf("entry %.300q: %w", h.Name, err)
 		}
 	}
+}
+
+// count counts what takes an inode.
+func (u *unpacker) count() error {
+	if u.entries--; u.entries < 0 {
+		return fmt.Errorf("more files than allowed: %w", ErrTooLarge)
+	}
+	return nil
 }
 
 // entry unpacks one entry.
@@ -173,6 +181,9 @@ func (u *unpacker) parent(name string) (int, error) {
 	if errors.Is(err, unix.ENOENT) {
 		var above int
 		if above, err = u.parent(path.Dir(name)); err != nil {
+			return -1, err
+		}
+		if err := u.count(); err != nil {
 			return -1, err
 		}
 		if err = unix.Mkdirat(above, path.Base(name), 0o700); err != nil {
