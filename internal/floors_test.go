@@ -19,7 +19,7 @@ var floors = [][]string{
 	{"npmtest"}, // for tests alone, as imagetest is
 	{"expr", "layer", "blob"},
 	{"workflow", "sandbox", "image"},
-	{"ci", "forge", "container", "imagetest"},
+	{"ci", "forge", "container", "build", "imagetest"},
 	{"store", "job/native", "job"},
 	{"engine", "runner"},
 	{"api"},

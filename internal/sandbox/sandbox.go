@@ -15,6 +15,7 @@ import (
 	"os"
 
 	"github.com/penstock-ci/penstock/internal/layer"
+	"github.com/penstock-ci/penstock/internal/sandbox/agent"
 )
 
 // Provider opens machines.
@@ -80,8 +81,10 @@ type Command struct {
 	Dir  string   // absolute, inside; empty is the workspace
 	// User is who runs it, by name or id, with or without a group (postgres, 999:999): names are those of the machine's
 	// own /etc/passwd and /etc/group. Empty is root.
-	User  string
-	Stdin io.Reader
+	User string
+	// Offline gives it no network at all, where the machine can.
+	Offline bool
+	Stdin   io.Reader
 	// Stdout and Stderr may be the same writer: then both go through one pipe and keep their order.
 	Stdout, Stderr io.Writer
 	// Stop is how the process is stopped when the context ends; nil takes the provider's way (see Exec).
@@ -158,6 +161,14 @@ type Changed interface {
 	// if nothing was. Mounts and what was made for them are no part of it. It returns ErrBusy while a process is alive.
 	// The container can only be closed afterwards.
 	Changes(ctx context.Context) (layer.ID, error)
+}
+
+// Builder is what a container can also do whose image is being built.
+type Builder interface {
+	Changed
+	// Files changes files, one action after the other, as BuildKit's FileOp has them. Sources are paths of the container:
+	// mounts.
+	Files(ctx context.Context, actions []agent.FileAction) error
 }
 
 // Direct is what a machine on this host can also do: reach the runner's own files (Info.Files) without a copy.
