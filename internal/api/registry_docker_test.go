@@ -186,4 +186,3 @@ func TestBuildah(t *testing.T) {
 		buildah("pull", format+saved.Name())
 	}
 }
-
