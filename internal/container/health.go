@@ -95,7 +95,7 @@ func (c *Container) Ready(ctx context.Context, waiting func(why string, since, u
 		failures++
 		since := time.Since(c.began)
 		if since > limit && failures >= h.Retries {
-			return fmt.Errorf("%w: its check (%s) failed for %s: %s", ErrUnhealthy, strings.Join(h.Test, " "), since.Round(time.Second), why)
+			return fmt.Errorf("%w: its check (%s) failed for %s: %s", ErrUnhealthy, strings.Join(h.Test[1:], " "), since.Round(time.Second), why)
 		}
 		if why != said || pause >= lastPause {
 			waiting(why, since, limit)

@@ -47,7 +47,7 @@ func Postgres() (*Tree, v1.Config) {
 		File("/entrypoint.sh", postgresScript, 0o755)
 	return t, v1.Config{
 		Entrypoint: []string{"/entrypoint.sh"}, Cmd: []string{bin + "postgres", "-c", "listen_addresses=*", "-c", "unix_socket_directories=/var/run/postgresql"},
-		Env:        []string{"PGDATA=/var/lib/postgresql/data", "PG_MAJOR=15"}, ExposedPorts: map[string]struct{}{"5432/tcp": {}}, StopSignal: "SIGINT",
+		Env: []string{"PGDATA=/var/lib/postgresql/data", "PG_MAJOR=15"}, ExposedPorts: map[string]struct{}{"5432/tcp": {}}, StopSignal: "SIGINT",
 		Volumes: map[string]struct{}{"/var/lib/postgresql/data": {}},
 	}
 }

@@ -207,7 +207,7 @@ func (e *execution) startServices(ctx context.Context) error {
 
 // withContainers has the job's service containers up while do runs: as steps of their own, as on GitHub.
 func (e *execution) withContainers(ctx context.Context, do func()) {
-	if e.def.Services == nil || len(e.def.Services.Pairs()) == 0 && e.def.Services.IsLiteral() {
+	if !e.hasServices() {
 		do()
 		return
 	}
@@ -228,6 +228,10 @@ func (e *execution) withContainers(ctx context.Context, do func()) {
 	defer done()
 	e.stopServices(stopping)
 	e.endStep(number, ci.Success, ci.Success)
+}
+
+func (e *execution) hasServices() bool {
+	return e.def.Services != nil && (len(e.def.Services.Pairs()) > 0 || !e.def.Services.IsLiteral())
 }
 
 // readServices evaluates `services:` and refuses those that want the same port.
@@ -378,7 +382,7 @@ func (e *execution) awaitServices(ctx context.Context) error {
 		e.log.line("##[group]Service container %s failed.", s.id)
 		e.printOutput(s)
 		e.log.line("##[endgroup]")
-		e.log.line("##[error]Failed to initialize container %s: %s", s.wanted.image, whys[i])
+		e.fail(fmt.Errorf("Failed to initialize container %s: %w", s.wanted.image, whys[i]))
 	}
 	return errors.New("One or more containers failed to start.")
 }
