@@ -34,7 +34,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("GIT_CONFIG_NOSYSTEM", "1")
 			return os.MkdirAll(home, 0o755)
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"repo": makeRepository, "image": makeImages},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"repo": makeRepository, "registry": startRegistry, "image": makeImages},
 	})
 }
 

@@ -32,7 +32,7 @@ func TestFullName(t *testing.T) {
 		"ghcr.io/a/b/c:v1":                      "ghcr.io/a/b/c:v1",
 		"a:1@sha256:" + strings.Repeat("0", 64): "docker.io/library/a@sha256:" + strings.Repeat("0", 64),
 		"[::1]:5000/a":                          "[::1]:5000/a:latest",
-		"": "", "A": "", "a:": "", "a/../b": "", "../a": "", "/a": "", "a//b": "", "_tags/a": "", "a/_tags": "", "a:.x": "", long: "",
+		"":                                      "", "A": "", "a:": "", "a/../b": "", "../a": "", "/a": "", "a//b": "", "_tags/a": "", "a/_tags": "", "a:.x": "", long: "",
 		"a@sha512:" + strings.Repeat("0", 128): "", "a@sha256:XY": "", "a b": "", "a\x00": "",
 	} {
 		got, err := FullName(ref)

@@ -27,9 +27,8 @@ const holesFor = 4
 
 // note is what a layer says of how it was unpacked.
 type note struct {
-	Diff    string   `json:"diff"`              // digest of the tar
-	LeftOut int      `json:"leftOut,omitempty"` // devices, and attributes that can not be kept
-	Implied []string `json:"implied,omitempty"` // directories that the tar has no entry for
+	Diff    string `json:"diff"`              // digest of the tar
+	LeftOut int    `json:"leftOut,omitempty"` // devices, and attributes that can not be kept
 }
 
 // Layers gives the image's layers in the layer store, lowest first. Those that are not unpacked yet are, several at once,
@@ -146,7 +145,7 @@ func (s *Store) unpack(ctx context.Context, stop func(), r io.Reader, diff strin
 	if got != diff {
 		return "", fmt.Errorf("%w: unpacked it is %s, and the image says %s", ErrDigest, got, diff)
 	}
-	about, err := json.Marshal(note{Diff: diff, LeftOut: u.leftOut, Implied: u.implied})
+	about, err := json.Marshal(note{Diff: diff, LeftOut: u.leftOut})
 	if err != nil {
 		return "", err
 	}
@@ -160,7 +159,6 @@ func (s *Store) unpack(ctx context.Context, stop func(), r io.Reader, diff strin
 // result is what unpacking came to.
 type result struct {
 	leftOut int
-	implied []string
 	whole   bool // hides all layers below
 }
 

@@ -189,7 +189,6 @@ func (u *unpacker) parent(name string) (int, error) {
 		if err = unix.Mkdirat(above, path.Base(name), 0o700); err != nil {
 			return -1, u.failed("make directory", name, err)
 		}
-		u.res.implied = append(u.res.implied, name)
 		if err := u.later(name, &tar.Header{Typeflag: tar.TypeDir, Mode: 0o755}); err != nil {
 			return -1, err
 		}
