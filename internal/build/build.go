@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"path"
 	"path/filepath"
 	"runtime"
@@ -47,8 +48,8 @@ type Builder struct {
 
 // Request is one build.
 type Request struct {
-	// Context is the directory that COPY and ADD take files from. It is read, never written.
-	Context string
+	// Context is the directory that COPY and ADD take files from; nil is an empty one. It is read, never written.
+	Context *os.Root
 	// Dockerfile is the text; Name is what errors call it.
 	Dockerfile []byte
 	Name       string

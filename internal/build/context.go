@@ -51,12 +51,11 @@ type contextFile struct {
 
 // openContext lists a build context. ignore is the text of .dockerignore; nil reads the context's own: the Dockerfile's
 // (Dockerfile.dockerignore) or the common one.
-func openContext(dir string, ignore []byte, dockerfile string) (*contextDir, error) {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return nil, err
-	}
+func openContext(root *os.Root, ignore []byte, dockerfile string) (*contextDir, error) {
 	c := &contextDir{root: root, sums: map[string]string{}}
+	if root == nil {
+		return c, nil
+	}
 	for _, name := range []string{path.Base(dockerfile) + ".dockerignore", ".dockerignore"} {
 		if ignore != nil {
 			break

@@ -177,10 +177,20 @@ type Direct interface {
 	Files() *os.Root
 }
 
+// Readable is what a machine can also do whose files this process may read where they are.
+type Readable interface {
+	// Open gives a directory of the machine, as it is at any time. It is for reading. The root refuses names that leave
+	// it, links included.
+	Open(dir string) (*os.Root, error)
+}
+
 // Networked is what a machine can also do whose loopback this process may serve on: the host's services for its job.
 type Networked interface {
 	// Listen opens a TCP listener on the machine's own 127.0.0.1; port 0 takes a free one. It ends with the machine.
 	Listen(ctx context.Context, port int) (net.Listener, error)
+	// ListenLocal opens a listener on a socket in Info.Files, before anything runs in the machine. It ends with the
+	// machine.
+	ListenLocal(name string) (net.Listener, error)
 	// Dial connects to a TCP port of the machine's own loopback.
 	Dial(ctx context.Context, port int) (net.Conn, error)
 }
