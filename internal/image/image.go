@@ -114,6 +114,6 @@ func Open(dir string, layers *layer.Store, o Options) (*Store, error) {
 		}
 	}
 	s := &Store{dir: dir, layers: layers, o: o, http: newTransport()}
-	s.removeStale(time.Now().Add(-staleUpload))
+	s.removeStale(time.Now())
 	return s, nil
 }
