@@ -1,8 +1,8 @@
 // Package sandbox gives a job a machine: somewhere to run commands with a file system, a network and a process
 // tree of its own, opened in milliseconds and gone without a trace when closed.
 //
-// Providers are `host` (Linux namespaces and overlay mounts, no daemon) and `none` (plain processes in a temporary
-// directory); all pass one conformance suite. The package knows commands, files and mounts. It never knows
+// Providers are `host` (Linux namespaces and overlay mounts, no daemon), `docker` (containers of a Docker daemon) and
+// `none` (plain processes in a temporary directory); all pass one conformance suite. The package knows commands, files and mounts. It never knows
 // workflows, steps or secrets.
 package sandbox
 
