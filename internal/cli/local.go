@@ -175,6 +175,7 @@ func (l *local) nativeHost(f *runFlags) (*native.Host, error) {
 	return &native.Host{
 		WorkTree: &native.WorkTree{Dir: l.tree.Root, Repository: l.tree.Repository}, CloneURL: f.actionsURL,
 		Cache: cache, Artifacts: native.OpenArtifacts(l.history.blobs), Home: home,
+		Coverage: filepath.Join(l.data, "coverage"),
 	}, nil
 }
 
