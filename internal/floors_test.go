@@ -19,8 +19,8 @@ var floors = [][]string{
 	{"npmtest"}, // for tests alone, as imagetest is
 	{"expr", "layer", "blob"},
 	{"workflow", "sandbox", "image"},
-	{"ci", "forge", "container", "imagetest"},
-	{"store", "job/native", "job"},
+	{"ci", "forge", "container", "build", "imagetest"},
+	{"store", "docker", "job/native", "job"},
 	{"engine", "runner"},
 	{"api"},
 	{"cli"},

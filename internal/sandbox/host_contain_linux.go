@@ -262,6 +262,14 @@ func (c *container) kill() error {
 	return err
 }
 
+// Files implements Builder.
+func (c *container) Files(ctx context.Context, actions []agent.FileAction) error {
+	c.disk.RLock()
+	defer c.disk.RUnlock()
+	_, err := c.agent.Do(ctx, agent.OpFiles, &agent.Files{Actions: actions}, nil)
+	return err
+}
+
 // Changes implements Changed.
 func (c *container) Changes(ctx context.Context) (layer.ID, error) {
 	id, err := c.changes(ctx)

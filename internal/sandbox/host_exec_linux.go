@@ -80,7 +80,7 @@ func (m *inner) startCommand(ctx context.Context, c Command, flow *streams) (*ag
 	m.disk.RLock()
 	defer m.disk.RUnlock()
 	m.used.Store(true)
-	req := &agent.Exec{Args: c.Args, Env: c.Env, Dir: c.Dir, TTY: c.TTY, User: c.User}
+	req := &agent.Exec{Args: c.Args, Env: c.Env, Dir: c.Dir, TTY: c.TTY, User: c.User, Offline: c.Offline}
 	if c.TTY {
 		req.Rows, req.Cols = flow.size()
 	}

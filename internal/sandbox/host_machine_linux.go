@@ -18,6 +18,8 @@ const (
 	insideTemp  = insideWork + "/_temp"
 	insideTools = "/opt/hostedtoolcache"
 	insideFiles = "/run/runner"
+
+	insidePrograms = "/run/penstock/bin"
 )
 
 // maxFiles bounds what a job may write to Info.Files, bytes: its command files. It is memory.

@@ -285,3 +285,8 @@ func (m *bare) Get(_ context.Context, path string) (io.ReadCloser, error) {
 func (m *bare) Dial(ctx context.Context, port int) (net.Conn, error) {
 	return (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 }
+
+// ListenLocal implements Networked.
+func (m *bare) ListenLocal(name string) (net.Listener, error) {
+	return net.Listen("unix", filepath.Join(m.info.Files, name))
+}

@@ -15,6 +15,7 @@ import (
 	"os"
 
 	"github.com/penstock-ci/penstock/internal/layer"
+	"github.com/penstock-ci/penstock/internal/sandbox/agent"
 )
 
 // Provider opens machines.
@@ -80,8 +81,10 @@ type Command struct {
 	Dir  string   // absolute, inside; empty is the workspace
 	// User is who runs it, by name or id, with or without a group (postgres, 999:999): names are those of the machine's
 	// own /etc/passwd and /etc/group. Empty is root.
-	User  string
-	Stdin io.Reader
+	User string
+	// Offline gives it no network at all, where the machine can.
+	Offline bool
+	Stdin   io.Reader
 	// Stdout and Stderr may be the same writer: then both go through one pipe and keep their order.
 	Stdout, Stderr io.Writer
 	// Stop is how the process is stopped when the context ends; nil takes the provider's way (see Exec).
@@ -160,16 +163,34 @@ type Changed interface {
 	Changes(ctx context.Context) (layer.ID, error)
 }
 
+// Builder is what a container can also do whose image is being built.
+type Builder interface {
+	Changed
+	// Files changes files, one action after the other, as BuildKit's FileOp has them. Sources are paths of the container:
+	// mounts.
+	Files(ctx context.Context, actions []agent.FileAction) error
+}
+
 // Direct is what a machine on this host can also do: reach the runner's own files (Info.Files) without a copy.
 // The root refuses names that leave it, symbolic links included, since the job may have placed them.
 type Direct interface {
 	Files() *os.Root
 }
 
+// Readable is what a machine can also do whose files this process may read where they are.
+type Readable interface {
+	// Open gives a directory of the machine, as it is at any time. It is for reading. The root refuses names that leave
+	// it, links included.
+	Open(dir string) (*os.Root, error)
+}
+
 // Networked is what a machine can also do whose loopback this process may serve on: the host's services for its job.
 type Networked interface {
 	// Listen opens a TCP listener on the machine's own 127.0.0.1; port 0 takes a free one. It ends with the machine.
 	Listen(ctx context.Context, port int) (net.Listener, error)
+	// ListenLocal opens a listener on a socket in Info.Files, before anything runs in the machine. It ends with the
+	// machine.
+	ListenLocal(name string) (net.Listener, error)
 	// Dial connects to a TCP port of the machine's own loopback.
 	Dial(ctx context.Context, port int) (net.Conn, error)
 }

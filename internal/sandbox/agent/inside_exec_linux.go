@@ -166,6 +166,9 @@ func (a *inside) fork(e Exec, files []int) (int, error) {
 			return 0, err
 		}
 	}
+	if e.Offline {
+		attr.Sys.Cloneflags |= unix.CLONE_NEWNET
+	}
 	name, err := lookPath(e.Args[0], attr.Env, e.Dir)
 	if err != nil {
 		return 0, err

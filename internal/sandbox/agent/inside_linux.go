@@ -168,6 +168,8 @@ func (a *inside) handle(f *frame) {
 		a.listen(f)
 	case OpDial:
 		go a.dial(f)
+	case OpFiles:
+		go func() { a.answer(f, nil, a.files(f)) }()
 	case OpPoint:
 		made, err := makePoint(f)
 		a.answer(f, &Paths{made}, err)

@@ -29,6 +29,7 @@ const (
 	OpListen              // Number (port) -> nothing, with the listening socket
 	OpDial                // Number (port) -> nothing, with a socket that is connected to it
 	OpPoint               // Point -> Paths: what was made for it, parents first
+	OpFiles               // Files -> nothing
 )
 
 // Answers.
@@ -109,6 +110,7 @@ type Exec struct {
 	TTY        bool
 	Rows, Cols int
 	User       string // name or id, with :group or without; empty is root
+	Offline    bool   // without any network
 }
 
 // Started answers Exec.
@@ -187,6 +189,7 @@ func (m *Exec) code(c *coder) {
 	c.int(&m.Rows)
 	c.int(&m.Cols)
 	c.string(&m.User)
+	c.bool(&m.Offline)
 }
 
 func (m *Started) code(c *coder) { c.int(&m.Pid) }
