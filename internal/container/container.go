@@ -222,7 +222,10 @@ func (c *Container) openPorts(ctx context.Context, m sandbox.Sandbox) error {
 		if p.Protocol != "tcp" {
 			return fmt.Errorf("port %d:%d/%s: only TCP ports can be given another number", p.Host, p.Container, p.Protocol)
 		}
-		network, ok := m.(sandbox.Networked)
+		network, ok := m.(interface {
+			sandbox.Networked
+			sandbox.Dialer
+		})
 		if !ok {
 			return fmt.Errorf("port %d:%d: this machine's ports can not be mapped", p.Host, p.Container)
 		}

@@ -75,8 +75,8 @@ const dockerSocket = "docker.sock"
 
 // offerDocker has the docker command of the machine answered, and gives what ends that.
 func (e *execution) offerDocker() func() {
-	n, ok := e.sb.(sandbox.Networked)
-	if _, hosts := e.sb.(sandbox.Hosting); !ok || !hosts || e.x.Docker == nil || e.inImage {
+	n, ok := e.sb.(sandbox.LocalListener)
+	if !ok || e.x.Docker == nil || e.inImage {
 		return func() {}
 	}
 	l, err := n.ListenLocal(dockerSocket)

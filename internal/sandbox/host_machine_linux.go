@@ -49,8 +49,8 @@ type machine struct {
 	layout
 
 	beside     sync.Mutex
-	containers map[*container]bool // that are open
-	closed     bool                // there can be no more
+	containers map[*hostContainer]bool // that are open
+	closed     bool                    // there can be no more
 
 	close func() error
 }

@@ -318,7 +318,7 @@ func (m *machine) Listen(ctx context.Context, port int) (net.Listener, error) {
 	return l, nil
 }
 
-// Dial implements Networked.
+// Dial implements Dialer.
 func (m *machine) Dial(ctx context.Context, port int) (net.Conn, error) {
 	files, err := m.agent.Do(ctx, agent.OpDial, &agent.Number{N: port}, nil)
 	if err == nil && len(files) != 1 {
@@ -335,7 +335,7 @@ func (m *machine) Dial(ctx context.Context, port int) (net.Conn, error) {
 	return c, nil
 }
 
-// ListenLocal implements Networked.
+// ListenLocal implements LocalListener.
 func (m *machine) ListenLocal(name string) (net.Listener, error) {
 	at := fmt.Sprintf("/proc/%d/root%s/%s", m.id, insideFiles, name)
 	l, err := net.Listen("unix", at)
