@@ -20,7 +20,7 @@ var floors = [][]string{
 	{"expr", "layer", "blob"},
 	{"workflow", "sandbox", "image"},
 	{"ci", "forge", "container", "build", "imagetest"},
-	{"store", "job/native", "job"},
+	{"store", "docker", "job/native", "job"},
 	{"engine", "runner"},
 	{"api"},
 	{"cli"},

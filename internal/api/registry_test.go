@@ -19,8 +19,8 @@ import (
 	"github.com/penstock-ci/penstock/internal/layer"
 )
 
-// serveRegistry starts a registry of ours and gives its host:port.
-func serveRegistry(t *testing.T) (*Registry, string) {
+// serveRegistry starts a registry of ours; the layers are those that its images are unpacked to.
+func serveRegistry(t *testing.T) (*Registry, *layer.Store, string) {
 	t.Helper()
 	dir := t.TempDir()
 	layers, err := layer.Open(filepath.Join(dir, "layers"))
@@ -35,7 +35,7 @@ func serveRegistry(t *testing.T) (*Registry, string) {
 	g := NewRegistry(images)
 	srv := httptest.NewServer(g)
 	t.Cleanup(func() { srv.Close(); g.Close() })
-	return g, strings.TrimPrefix(srv.URL, "http://")
+	return g, layers, strings.TrimPrefix(srv.URL, "http://")
 }
 
 // conformance is the OCI's own test of registries.
@@ -44,7 +44,7 @@ const conformance = "github.com/opencontainers/distribution-spec/conformance@v0.
 // TestRegistryConformance runs all of it but what we do not offer: digests by sha512, manifests that lack content, and
 // tags as parameters of a push by digest.
 func TestRegistryConformance(t *testing.T) {
-	_, host := serveRegistry(t)
+	_, _, host := serveRegistry(t)
 	dir := t.TempDir()
 	install := exec.Command("go", "install", conformance)
 	install.Env = append(os.Environ(), "GOBIN="+dir, "GOFLAGS=")
@@ -96,7 +96,7 @@ func call(t *testing.T, method, url string, body io.Reader, header ...string) (i
 func sha(text string) string { return fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(text))) }
 
 func TestRegistryRefuses(t *testing.T) {
-	_, host := serveRegistry(t)
+	_, _, host := serveRegistry(t)
 	base := "http://" + host
 	none := "sha256:" + strings.Repeat("0", 64)
 	for _, test := range []struct {
@@ -137,7 +137,7 @@ func TestRegistryRefuses(t *testing.T) {
 }
 
 func TestRegistryUploads(t *testing.T) {
-	g, host := serveRegistry(t)
+	g, _, host := serveRegistry(t)
 	base := "http://" + host
 	begin := func() string {
 		t.Helper()
@@ -189,7 +189,7 @@ func TestRegistryUploads(t *testing.T) {
 }
 
 func TestRegistryKeepsWhatIsNeeded(t *testing.T) {
-	_, host := serveRegistry(t)
+	_, _, host := serveRegistry(t)
 	base := "http://" + host
 	config := "{}"
 	if status, _, body := call(t, "POST", base+"/v2/app/blobs/uploads/?digest="+sha(config), strings.NewReader(config)); status != 201 {

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path"
 	"runtime"
 	"slices"
@@ -42,25 +43,28 @@ type Builder struct {
 
 // Request is one build.
 type Request struct {
-	// Context is what COPY and ADD take files from: a directory of this host, which is read and never written, or the
-	// address of a Git repository or of an archive (https://…). Empty is an empty directory.
-	Context string
+	// Context is the directory that COPY and ADD take files from; nil is an empty one. It is read, never written, and
+	// nothing is followed out of it.
+	Context *os.Root
+	// Address is a context elsewhere, instead: a Git repository, or an archive or a Dockerfile (https://…).
+	Address string
 	// Dockerfile is the text; nil reads Name in the context. Name is also what errors call it; empty is "Dockerfile".
 	Dockerfile []byte
 	Name       string
 	// Ignore is the text of .dockerignore; nil reads Name.dockerignore or .dockerignore in the context.
 	Ignore []byte
-	// Contexts are further ones by name: a directory of this host, docker-image://NAME, or an address.
+	// Contexts are further ones by name: docker-image://NAME, or an address. Dirs are those that are directories.
 	Contexts map[string]string
+	Dirs     map[string]*os.Root
 
 	Target   string
 	Args     map[string]string
 	Labels   map[string]string
 	Secrets  map[string][]byte // by id, for RUN --mount=type=secret; they are never kept
-	Hosts    []string          // further names with their addresses, NAME=ADDRESS
+	Hosts    map[string]string // further names, with their addresses
 	Ulimits  []string          // NAME=SOFT[:HARD]
 	Shm      int64             // bytes of /dev/shm in RUN; 0 takes 64 MiB
-	Network  string            // of RUN: default, host (the same here) or none; empty is default
+	Offline  bool              // RUN has no network
 	Platform string            // os/arch; empty is this machine's, and no other can be built
 	NoCache  bool              // nothing is taken from earlier builds
 	Stale    []string          // stages of which nothing is taken

@@ -40,7 +40,7 @@ func newBench(t *testing.T) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	host, err := sandbox.NewHost(layers)
+	host, err := sandbox.NewHost(layers, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +59,7 @@ func newBench(t *testing.T) *bench {
 }
 
 // dir makes a build context.
-func dir(t *testing.T, files map[string]string) string {
+func dir(t *testing.T, files map[string]string) *os.Root {
 	t.Helper()
 	root := t.TempDir()
 	for name, text := range files {
@@ -70,7 +70,12 @@ func dir(t *testing.T, files map[string]string) string {
 			t.Fatal(err)
 		}
 	}
-	return root
+	open, err := os.OpenRoot(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { open.Close() })
+	return open
 }
 
 // build builds and gives the progress.
@@ -221,11 +226,11 @@ func TestBuildTakesWhatWasBuilt(t *testing.T) {
 	if a, b := first.Image.Config, again.Image.Config; a.WorkingDir != b.WorkingDir {
 		t.Error("another image")
 	}
-	os.WriteFile(filepath.Join(context, "unused"), []byte("2"), 0o644)
+	os.WriteFile(filepath.Join(context.Name(), "unused"), []byte("2"), 0o644)
 	if _, out := b.must(r); strings.Count(out, "CACHED") != 4 {
 		t.Errorf("a file that no step uses:\n%s", out)
 	}
-	os.WriteFile(filepath.Join(context, "used"), []byte("2"), 0o644)
+	os.WriteFile(filepath.Join(context.Name(), "used"), []byte("2"), 0o644)
 	changed, out := b.must(r)
 	if strings.Count(out, "CACHED") != 2 {
 		t.Errorf("a file that is used:\n%s", out)
@@ -240,7 +245,7 @@ func TestBuildTakesWhatWasBuilt(t *testing.T) {
 func TestBuildFails(t *testing.T) {
 	b := newBench(t)
 	context := dir(t, map[string]string{"here": "x"})
-	if err := os.Symlink("/etc/passwd", filepath.Join(context, "out")); err != nil {
+	if err := os.Symlink("/etc/passwd", filepath.Join(context.Name(), "out")); err != nil {
 		t.Fatal(err)
 	}
 	for _, test := range []struct{ name, dockerfile, want string }{
@@ -291,7 +296,7 @@ func FuzzBuild(f *testing.F) {
 		b := &Builder{Images: emptyStore(t)}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel() // nothing is fetched or run
-		_, _ = b.Build(ctx, Request{Context: t.TempDir(), Dockerfile: text, Name: "Dockerfile"}, Discard())
+		_, _ = b.Build(ctx, Request{Dockerfile: text, Name: "Dockerfile"}, Discard)
 	})
 }
 

@@ -35,8 +35,11 @@ type local struct {
 	memory map[string][]byte
 }
 
-func (l *local) open(root *os.Root) {
-	l.root, l.fs = root, contextFS{fsutil.NewRootFS(fsutil.NewRoot(root)), root}
+func newLocal(root *os.Root) *local {
+	if root == nil {
+		return &local{}
+	}
+	return &local{root: root, fs: contextFS{fsutil.NewRootFS(fsutil.NewRoot(root)), root}}
 }
 
 // contextFS is a directory as fsutil sees it, with links that are looked at themselves, wherever they lead.

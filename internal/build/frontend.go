@@ -5,9 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/url"
-	"os"
-	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -42,17 +39,17 @@ func (w *work) options() (map[string]string, error) {
 	for name, value := range r.Labels {
 		o["label:"+name] = value
 	}
-	if isAddress(r.Context) {
-		o["context"] = r.Context
+	if r.Address != "" {
+		o["context"] = r.Address
 		if r.Dockerfile != nil {
 			o["dockerfilekey"] = dockerui.DefaultLocalNameDockerfile
 		}
 	}
 	for name, from := range r.Contexts {
-		if !isAddress(from) && !strings.HasPrefix(from, "docker-image://") {
-			from = "local:" + contextName(name)
-		}
 		o["context:"+name] = from
+	}
+	for name := range r.Dirs {
+		o["context:"+name] = "local:" + contextName(name)
 	}
 	switch {
 	case r.NoCache:
@@ -63,8 +60,12 @@ func (w *work) options() (map[string]string, error) {
 	if r.Pull {
 		o["image-resolve-mode"] = "pull"
 	}
-	if len(r.Hosts) > 0 {
-		o["add-hosts"] = strings.Join(r.Hosts, ",")
+	var hosts []string
+	for _, name := range slices.Sorted(maps.Keys(r.Hosts)) {
+		hosts = append(hosts, name+"="+r.Hosts[name])
+	}
+	if len(hosts) > 0 {
+		o["add-hosts"] = strings.Join(hosts, ",")
 	}
 	if len(r.Ulimits) > 0 {
 		o["ulimit"] = strings.Join(r.Ulimits, ",")
@@ -72,62 +73,33 @@ func (w *work) options() (map[string]string, error) {
 	if r.Shm > 0 {
 		o["shm-size"] = fmt.Sprint(r.Shm)
 	}
-	switch r.Network {
-	case "", "default":
-	case "none", "host":
-		o["force-network-mode"] = r.Network
-	default:
-		return nil, fmt.Errorf("network %q is not known: default, host and none are", r.Network)
+	if r.Offline {
+		o["force-network-mode"] = "none"
 	}
 	return o, nil
-}
-
-func isAddress(text string) bool {
-	u, err := url.Parse(text)
-	return err == nil && slices.Contains([]string{"http", "https", "git", "ssh"}, u.Scheme) || strings.HasPrefix(text, "git@")
 }
 
 // contextName is what the graph calls a further context.
 func contextName(name string) string { return "named:" + name }
 
-// openContexts opens the directories that the build may see.
+// openContexts makes known what the build may see.
 func (w *work) openContexts() error {
-	dirs := map[string]string{}
-	if !isAddress(w.r.Context) {
-		dirs[dockerui.DefaultLocalNameContext] = w.r.Context
+	r := w.r
+	for name, root := range r.Dirs {
+		w.locals[contextName(name)] = newLocal(root)
 	}
-	for name, from := range w.r.Contexts {
-		if !isAddress(from) && !strings.HasPrefix(from, "docker-image://") {
-			dirs[contextName(name)] = from
-		}
+	given := newLocal(r.Context)
+	given.memory = map[string][]byte{}
+	switch {
+	case r.Dockerfile != nil:
+		given.memory[contextPath(r.Name)] = r.Dockerfile
+	case r.Context == nil && r.Address == "":
+		return fmt.Errorf("%s: there is no such file, since the build has no context", r.Name)
 	}
-	for name, dir := range dirs {
-		l := &local{}
-		if dir != "" {
-			root, err := os.OpenRoot(dir)
-			if err != nil {
-				return fmt.Errorf("read the build context: %w", err)
-			}
-			l.open(root)
-			w.ended = append(w.ended, func() { root.Close() })
-		}
-		w.locals[name] = l
+	if r.Ignore != nil {
+		given.memory[contextPath(r.Name)+".dockerignore"] = r.Ignore
 	}
-	given := &local{memory: map[string][]byte{}}
-	main := w.locals[dockerui.DefaultLocalNameContext]
-	if w.r.Dockerfile != nil {
-		given.memory[path.Clean(w.r.Name)] = w.r.Dockerfile
-	} else if main == nil || main.fs == nil {
-		if !isAddress(w.r.Context) {
-			return fmt.Errorf("%s: there is no such file, since the build has no context", w.r.Name)
-		}
-	}
-	if w.r.Ignore != nil {
-		given.memory[path.Clean(w.r.Name)+".dockerignore"] = w.r.Ignore
-	}
-	if main != nil {
-		given.fs, given.root = main.fs, main.root
-	}
+	w.locals[dockerui.DefaultLocalNameContext] = newLocal(r.Context)
 	w.locals[dockerui.DefaultLocalNameDockerfile] = given
 	return nil
 }

@@ -20,8 +20,8 @@ type Progress struct {
 // NewProgress gives a progress that writes whole lines to out. Errors of out are not looked at.
 func NewProgress(out io.Writer) *Progress { return &Progress{out: out} }
 
-// Discard gives a progress that nobody reads.
-func Discard() *Progress { return NewProgress(io.Discard) }
+// Discard is a progress that nobody reads.
+var Discard = NewProgress(io.Discard)
 
 // Step is one step of a build that is under way. Its Write takes the output of what it runs.
 type Step struct {

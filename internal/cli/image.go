@@ -148,7 +148,7 @@ Each image is printed with its digest: NAME@DIGEST names exactly this one for ev
 				for _, name := range names {
 					p := newTransfer(c.ErrOrStderr(), "pull "+name)
 					img, err := images.Pull(ctx, name, image.PullOptions{Always: true, Platform: platform, Progress: p.tell})
-					p.end(err)
+					p.end(err, p.fetched())
 					if err != nil {
 						return err
 					}
@@ -187,7 +187,7 @@ pushed image is printed with its digest, which is the same here and there.`,
 			return withImages(c, func(ctx context.Context, images *imageStore) error {
 				p := newTransfer(c.ErrOrStderr(), "push "+to)
 				digest, err := images.Push(ctx, args[0], to, image.PushOptions{Progress: p.tell})
-				p.end(err)
+				p.end(err, "done")
 				if err != nil {
 					return err
 				}

@@ -74,14 +74,24 @@ func (t *transfer) line() string {
 	return text
 }
 
-// end says how it went; of an error the command tells.
-func (t *transfer) end(err error) {
+// end takes the line that changes away and says how it went; of an error the command tells.
+func (t *transfer) end(err error, how string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.live {
 		fmt.Fprint(t.out, "\r\x1b[K")
 	}
 	if err == nil {
-		fmt.Fprintf(t.out, "%s: %s in %s\n", t.title, units.HumanSize(float64(t.now.Done)), time.Since(t.began).Round(10*time.Millisecond))
+		fmt.Fprintf(t.out, "%s: %s\n", t.title, how)
 	}
+}
+
+// fetched says how a pull went.
+func (t *transfer) fetched() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.now.Fetched == 0 {
+		return "all of it is here already"
+	}
+	return fmt.Sprintf("%s in %s", units.HumanSize(float64(t.now.Fetched)), time.Since(t.began).Round(10*time.Millisecond))
 }

@@ -11,6 +11,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/penstock-ci/penstock/internal/docker"
 	"github.com/penstock-ci/penstock/internal/imagetest"
 	"github.com/penstock-ci/penstock/internal/layer"
 )
@@ -18,6 +19,7 @@ import (
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"penstock": func() { os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
+		"docker":   func() { os.Exit(docker.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }, // in machines
 	})
 }
 

@@ -187,15 +187,20 @@ var stopLadder = sandbox.Ladder{Interrupt: 2 * time.Second, Terminate: 2 * time.
 // Stop ends the started process, asking it first, and gives what the container's disk has beyond the image as a layer;
 // empty if that is nothing or can not be had.
 func (c *Container) Stop(ctx context.Context) (layer.ID, error) {
-	if c.end != nil {
-		c.end()
-		<-c.done
-	}
+	c.Halt()
 	changed, ok := c.sb.(sandbox.Changed)
 	if !ok {
 		return "", nil
 	}
 	return changed.Changes(ctx)
+}
+
+// Halt ends the started process, asking it first.
+func (c *Container) Halt() {
+	if c.end != nil {
+		c.end()
+		<-c.done
+	}
 }
 
 // Close ends everything in the container and discards its disk. It is idempotent.
@@ -204,10 +209,7 @@ func (c *Container) Close(ctx context.Context) error {
 		l.Close()
 	}
 	err := c.sb.Close(ctx)
-	if c.end != nil {
-		c.end()
-		<-c.done
-	}
+	c.Halt()
 	return err
 }
 
@@ -220,7 +222,10 @@ func (c *Container) openPorts(ctx context.Context, m sandbox.Sandbox) error {
 		if p.Protocol != "tcp" {
 			return fmt.Errorf("port %d:%d/%s: only TCP ports can be given another number", p.Host, p.Container, p.Protocol)
 		}
-		network, ok := m.(sandbox.Networked)
+		network, ok := m.(interface {
+			sandbox.Networked
+			sandbox.Dialer
+		})
 		if !ok {
 			return fmt.Errorf("port %d:%d: this machine's ports can not be mapped", p.Host, p.Container)
 		}

@@ -68,11 +68,22 @@ var (
 // ParseOptions reads the options of docker create: the `options:` of a job's container. The errors are pflag's, which
 // are Docker's own: unknown flag: --nonsense.
 func ParseOptions(args []string, volumes Volumes) (*Options, error) {
+	o, f, err := ParseRun(args, volumes)
+	if err == nil && f.NArg() > 0 {
+		err = fmt.Errorf("%q is no option", f.Arg(0))
+	}
+	return o, err
+}
+
+// ParseRun reads the options of docker run up to the image. The flags that it gives hold the rest of the arguments, and
+// --detach, --rm, --interactive and --tty.
+func ParseRun(args []string, volumes Volumes) (*Options, *pflag.FlagSet, error) {
 	if len(args) > maxOptions {
-		return nil, fmt.Errorf("more than %d options", maxOptions)
+		return nil, nil, fmt.Errorf("more than %d options", maxOptions)
 	}
 	o := &Options{}
 	f := pflag.NewFlagSet("docker create", pflag.ContinueOnError)
+	f.SetInterspersed(false)
 	f.Usage = func() {}
 	var entrypoint, memory, network string
 	var publish, expose, volume, mount, tmpfs []string
@@ -108,11 +119,9 @@ func ParseOptions(args []string, volumes Volumes) (*Options, error) {
 	for _, name := range idleSwitches {
 		f.BoolP(name, shorthands[name], false, "")
 	}
+	f.BoolP("detach", "d", false, "")
 	if err := f.Parse(args); err != nil {
-		return nil, err
-	}
-	if f.NArg() > 0 {
-		return nil, fmt.Errorf("%q is no option", f.Arg(0))
+		return nil, nil, err
 	}
 	f.Visit(func(flag *pflag.Flag) {
 		if known(flag.Name, idleFlags, idleSwitches) {
@@ -126,14 +135,14 @@ func ParseOptions(args []string, volumes Volumes) (*Options, error) {
 		}
 	}
 	if network != "" {
-		return nil, errors.New("--network is not supported: containers of a job share its network (GitHub does not take it either)")
+		return nil, nil, errors.New("--network is not supported: containers of a job share its network (GitHub does not take it either)")
 	}
 	o.Limits.Processes = max(pids, 0)
 	if o.Limits.CPUs < 0 {
-		return nil, fmt.Errorf("invalid argument %v for --cpus", o.Limits.CPUs)
+		return nil, nil, fmt.Errorf("invalid argument %v for --cpus", o.Limits.CPUs)
 	}
 	if none && test != "" {
-		return nil, errors.New("--no-healthcheck conflicts with --health-* options")
+		return nil, nil, errors.New("--no-healthcheck conflicts with --health-* options")
 	}
 	switch {
 	case none:
@@ -145,16 +154,16 @@ func ParseOptions(args []string, volumes Volumes) (*Options, error) {
 		o.Health = health // with the image's test
 	}
 	if health.Interval < 0 || health.Timeout < 0 || health.StartPeriod < 0 || health.Retries < 0 {
-		return nil, errors.New("--health-* options can not be negative")
+		return nil, nil, errors.New("--health-* options can not be negative")
 	}
 	if memory != "" {
 		n, err := units.RAMInBytes(memory)
 		if err != nil || n < 0 {
-			return nil, fmt.Errorf("invalid argument %q for --memory", memory)
+			return nil, nil, fmt.Errorf("invalid argument %q for --memory", memory)
 		}
 		o.Limits.Memory = n
 	}
-	return o, errors.Join(o.AddEnv(o.Env...), o.AddPorts(publish...), o.addExposed(expose), o.AddVolumes(volumes, volume...), o.addMounts(volumes, mount), o.addTmpfs(tmpfs))
+	return o, f, errors.Join(o.AddEnv(o.Env...), o.AddPorts(publish...), o.addExposed(expose), o.AddVolumes(volumes, volume...), o.addMounts(volumes, mount), o.addTmpfs(tmpfs))
 }
 
 func known(name string, lists ...[]string) bool {

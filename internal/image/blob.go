@@ -21,8 +21,10 @@ const (
 	// maxManifest and maxConfig bound what is read into memory: registries take manifests of 4 MiB.
 	maxManifest = 4 << 20
 	maxConfig   = 8 << 20
-	// staleUpload is the age at which a leftover of a killed process is removed.
-	staleUpload = 24 * time.Hour
+	// freshUpload is the age below which what comes in is left alone although nobody holds it yet; staleLock is that at
+	// which a lock is nobody's any more.
+	freshUpload = time.Minute
+	staleLock   = 24 * time.Hour
 )
 
 // hexOf gives a digest's hexadecimal part. The error wraps ErrName.
@@ -166,8 +168,14 @@ func (s *Store) NewUpload() (*Upload, error) {
 	if err != nil {
 		return nil, s.explain(fmt.Errorf("take content in: %w", err))
 	}
+	if err := hold(f); err != nil {
+		return nil, errors.Join(fmt.Errorf("take content in: %w", err), os.Remove(f.Name()), f.Close())
+	}
 	return &Upload{s: s, f: f, hash: sha256.New()}, nil
 }
+
+// hold says that a file of the uploads, or a directory, belongs to a process at work. It ends with the process.
+func hold(f *os.File) error { return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) }
 
 // Write appends to the content.
 func (u *Upload) Write(p []byte) (int, error) {
@@ -214,20 +222,35 @@ func (u *Upload) Close() error {
 	return u.f.Close()
 }
 
-// removeStale removes what killed processes left behind. Younger files may belong to a process at work.
-func (s *Store) removeStale(before time.Time) {
-	for _, part := range []string{uploadsDir, locksDir} {
-		dir := filepath.Join(s.dir, part)
+// removeStale removes what killed processes left behind: uploads that no process holds, and old locks.
+func (s *Store) removeStale(now time.Time) {
+	for _, part := range []struct {
+		dir   string
+		young time.Duration
+		held  bool
+	}{{uploadsDir, freshUpload, true}, {locksDir, staleLock, false}} {
+		dir := filepath.Join(s.dir, part.dir)
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			continue
 		}
 		for _, e := range entries {
-			if info, err := e.Info(); err == nil && info.ModTime().Before(before) {
-				_ = os.RemoveAll(filepath.Join(dir, e.Name())) // else the next Open does
+			name := filepath.Join(dir, e.Name())
+			if info, err := e.Info(); err == nil && now.Sub(info.ModTime()) >= part.young && !(part.held && isHeld(name)) {
+				_ = os.RemoveAll(name) // else the next Open does
 			}
 		}
 	}
+}
+
+// isHeld says whether a process works on a file or directory of the uploads.
+func isHeld(name string) bool {
+	f, err := os.Open(name)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return hold(f) != nil
 }
 
 // explain says which disk is full.

@@ -77,7 +77,8 @@ type Credentials struct{ Username, Password string }
 
 // Progress is where a pull or push stands.
 type Progress struct {
-	Done, Total        int64 // bytes, packed; Total grows while it is not known
+	Done, Total        int64 // bytes, packed; what is there already counts as done
+	Fetched            int64 // bytes of a pull that came from the registry
 	Layers, LayersDone int
 	Unpacking          bool // all bytes are here, and not all are unpacked
 }
@@ -114,6 +115,6 @@ func Open(dir string, layers *layer.Store, o Options) (*Store, error) {
 		}
 	}
 	s := &Store{dir: dir, layers: layers, o: o, http: newTransport()}
-	s.removeStale(time.Now().Add(-staleUpload))
+	s.removeStale(time.Now())
 	return s, nil
 }

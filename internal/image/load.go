@@ -37,8 +37,16 @@ func (s *Store) Load(ctx context.Context, r io.Reader) ([]Image, error) {
 		return nil, s.explain(fmt.Errorf("load: %w", err))
 	}
 	defer os.RemoveAll(dir) // else a later Open does
+	held, err := os.Open(dir)
+	if err == nil {
+		defer held.Close()
+		err = hold(held)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load: %w", err)
+	}
 	l := &loader{s: s, dir: dir, files: map[string]entry{}, links: map[string]string{}, byDigest: map[string]entry{}}
-	err := l.read(ctx, r)
+	err = l.read(ctx, r)
 	var found []loaded
 	if err == nil {
 		found, err = l.images()

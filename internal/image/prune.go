@@ -55,7 +55,7 @@ func (s *Store) Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 	if err != nil {
 		return done, fmt.Errorf("prune images: %w", err)
 	}
-	s.removeStale(time.Now().Add(-staleUpload))
+	s.removeStale(time.Now())
 	return done, nil
 }
 

@@ -234,8 +234,9 @@ func (p *meter) change(do func(*Progress)) {
 func (p *meter) add(n int64) { p.change(func(now *Progress) { now.Done += n }) }
 func (p *meter) layerDone()  { p.change(func(now *Progress) { now.LayersDone++ }) }
 
-// Write counts what passes.
+// Write counts what comes from a registry.
 func (p *meter) Write(b []byte) (int, error) {
-	p.add(int64(len(b)))
+	n := int64(len(b))
+	p.change(func(now *Progress) { now.Done, now.Fetched = now.Done+n, now.Fetched+n })
 	return len(b), nil
 }

@@ -37,7 +37,7 @@ func TestPullUnpacksOnceAndAsksNoMore(t *testing.T) {
 	if img.Name != host+"/team/app:1" || img.OS != "linux" || img.Config.Cmd[0] != "run" || img.Size == 0 || img.ID == "" {
 		t.Errorf("got %+v", img)
 	}
-	if last.Done != last.Total || last.Layers != 3 || last.LayersDone != 3 || last.Unpacking {
+	if last.Done != last.Total || last.Fetched == 0 || last.Fetched > last.Done || last.Layers != 3 || last.LayersDone != 3 || last.Unpacking {
 		t.Errorf("at the end the progress is %+v", last)
 	}
 	before := asked.Load()
@@ -58,7 +58,8 @@ func TestPullUnpacksOnceAndAsksNoMore(t *testing.T) {
 	}
 
 	pushTo(t, host+"/team/app:1", newImage(t, low))
-	if img, err := s.Pull(t.Context(), host+"/team/app:1", PullOptions{Always: true}); err != nil || img.Digest == again.Digest {
+	progress := func(p Progress) { last = p }
+	if img, err := s.Pull(t.Context(), host+"/team/app:1", PullOptions{Always: true, Progress: progress}); last.Fetched > 0 || err != nil || img.Digest == again.Digest {
 		t.Errorf("with Always: %v, %s", err, img.Digest)
 	}
 }

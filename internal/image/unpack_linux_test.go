@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -82,6 +84,8 @@ func TestUnpack(t *testing.T) {
 			[]string{"a: dir 700 0:0", `a/x: file 644 0:0 1 "1"`}},
 		{"links within the image are followed within it", []member{folder("usr"), folder("usr/lib"), symlink("lib", "usr/lib"), file("lib/x", "1"), symlink("abs", "/usr"), file("abs/y", "2"), symlink("out", "../../usr"), file("out/z", "3")},
 			[]string{"abs: link /usr", "lib: link usr/lib", "out: link ../../usr", "usr: dir 755 0:0", "usr/lib: dir 755 0:0", `usr/lib/x: file 644 0:0 1 "1"`, `usr/y: file 644 0:0 1 "2"`, `usr/z: file 644 0:0 1 "3"`}},
+		{"a link that changes where it leads", []member{folder("a"), folder("b"), symlink("l", "a"), file("l/x", "1"), symlink("l", "b"), file("l/y", "2")},
+			[]string{"a: dir 755 0:0", `a/x: file 644 0:0 1 "1"`, "b: dir 755 0:0", `b/y: file 644 0:0 1 "2"`, "l: link b"}},
 		{"devices are left out", []member{{Header: tar.Header{Name: "null", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3}}, {Header: tar.Header{Name: "zero", Typeflag: tar.TypeChar}},
 			{Header: tar.Header{Name: "sda", Typeflag: tar.TypeBlock}}, {Header: tar.Header{Name: "pipe", Typeflag: tar.TypeFifo, Mode: 0o622}}},
 			[]string{"pipe: fifo 622 0:0"}},
@@ -381,4 +385,34 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("load to a full disk: %v", err)
 	}
 	nothingHalfDone(t, s)
+}
+
+// TestOrdinaryUser runs the tests above once more as a user who may give files to nobody.
+func TestOrdinaryUser(t *testing.T) {
+	if os.Getuid() != 0 {
+		return // they run as one anyway
+	}
+	dir, err := os.MkdirTemp("", "penstock-image-") // that of this test is closed to others
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, "test")
+	if err := os.WriteFile(name, program, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(name, "-test.run=^Test(Unpack|Pull|Pack|SaveAndLoad|Commit|Prune)")
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "HOME="+dir, "TMPDIR="+dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("as an ordinary user: %v\n%s", err, out)
+	}
 }

@@ -64,6 +64,8 @@ type Executor struct {
 	Images Images
 	// Builder builds the images of Docker actions; nil builds none.
 	Builder Builder
+	// Docker answers the docker command of machines; nil leaves it without an answer.
+	Docker Docker
 	// Stand stands in for services whose images can not be had; nil has nothing to.
 	Stand Stand
 	// Services are what JavaScript actions call while they run; nil offers none.
@@ -212,9 +214,10 @@ func (e *execution) run(ctx context.Context) ci.Result {
 		e.status = failed
 	} else {
 		e.endStep(setup, ci.Success, ci.Success)
-		stop := e.offerServices()
+		stop, unplug := e.offerServices(), e.offerDocker()
 		e.withContainers(ctx, func() { e.runSteps(ctx) })
 		stop()
+		unplug()
 	}
 	res := e.finish(ctx)
 	if e.sb != nil {

@@ -55,6 +55,9 @@ func (h *Host) prepareBase() (*base, error) {
 		return nil, fmt.Errorf("make what lies beneath images: %w", err)
 	}
 	result := &base{path: b.path, hosts: readHosts()}
+	if len(h.programs) > 0 {
+		result.path = insidePrograms + ":" + result.path
+	}
 	result.image = []*basePlace{{at: "/", lowers: []agent.Lower{{Path: filepath.Join(beneath, maskName("/"))}}}}
 	for _, s := range b.shown {
 		p := &basePlace{at: s.at, nest: s.nest}
@@ -132,6 +135,9 @@ func (b *baseBuilder) survey() error {
 		if err := b.top(name); err != nil {
 			return err
 		}
+	}
+	for name := range b.h.programs {
+		b.put(insidePrograms+"/"+name, &entry{kind: kindFile, mode: 0o755}) // mounts go there
 	}
 	b.tools()
 	if err := b.etc(); err != nil {

@@ -14,8 +14,8 @@ import (
 	"github.com/penstock-ci/penstock/internal/sandbox/agent"
 )
 
-// container is a container beside a machine.
-type container struct {
+// hostContainer is a container beside a machine.
+type hostContainer struct {
 	inner
 	m       *machine
 	spec    Container
@@ -48,11 +48,11 @@ func (m *machine) Contain(ctx context.Context, spec Container) (Sandbox, error) 
 	return c, nil
 }
 
-func (m *machine) contain(ctx context.Context, spec Container) (_ *container, err error) {
+func (m *machine) contain(ctx context.Context, spec Container) (_ *hostContainer, err error) {
 	if err := errors.Join(spec.check(), context.Cause(ctx)); err != nil {
 		return nil, err
 	}
-	c := &container{inner: inner{h: m.h, dir: "/"}, m: m, spec: spec}
+	c := &hostContainer{inner: inner{h: m.h, dir: "/"}, m: m, spec: spec}
 	c.stop, c.close = sync.OnceValue(c.kill), sync.OnceValue(c.end)
 	if err := m.admit(c); err != nil {
 		return nil, err
@@ -87,14 +87,14 @@ func (m *machine) contain(ctx context.Context, spec Container) (_ *container, er
 }
 
 // admit notes that the machine has a container.
-func (m *machine) admit(c *container) error {
+func (m *machine) admit(c *hostContainer) error {
 	m.beside.Lock()
 	defer m.beside.Unlock()
 	if m.closed {
 		return agent.ErrGone
 	}
 	if m.containers == nil {
-		m.containers = map[*container]bool{}
+		m.containers = map[*hostContainer]bool{}
 	}
 	m.containers[c] = true
 	return nil
@@ -145,7 +145,7 @@ func (c *Container) check() error {
 }
 
 // start has the warden make the container.
-func (c *container) start() error {
+func (c *hostContainer) start() error {
 	mounts, err := c.roots()
 	if err != nil {
 		return err
@@ -174,7 +174,7 @@ func (c *container) start() error {
 }
 
 // roots prepares the overlays: the image's, or those of the host.
-func (c *container) roots() ([]agent.Mount, error) {
+func (c *hostContainer) roots() ([]agent.Mount, error) {
 	places := c.h.base.image
 	if c.spec.Image.Ref == "" {
 		places = c.h.base.places
@@ -201,7 +201,7 @@ func (c *container) roots() ([]agent.Mount, error) {
 }
 
 // attach puts a mount into the container.
-func (c *container) attach(ctx context.Context, m Mount) error {
+func (c *hostContainer) attach(ctx context.Context, m Mount) error {
 	mount := agent.Mount{At: path.Clean(m.Target), Source: m.Source, ReadOnly: m.ReadOnly}
 	var source agent.Made
 	if m.Source != "" {
@@ -221,15 +221,15 @@ func (c *container) attach(ctx context.Context, m Mount) error {
 }
 
 // Info implements Sandbox.
-func (c *container) Info() Info {
+func (c *hostContainer) Info() Info {
 	system, arch := osArch()
 	return Info{Provider: "host", OS: system, Arch: arch, Path: agent.DefaultPath}
 }
 
 // Close implements Sandbox.
-func (c *container) Close(context.Context) error { return c.close() }
+func (c *hostContainer) Close(context.Context) error { return c.close() }
 
-func (c *container) end() error {
+func (c *hostContainer) end() error {
 	c.m.beside.Lock()
 	delete(c.m.containers, c)
 	c.m.beside.Unlock()
@@ -244,7 +244,7 @@ func (c *container) end() error {
 }
 
 // kill ends all processes of the container.
-func (c *container) kill() error {
+func (c *hostContainer) kill() error {
 	var err error
 	if c.life != nil {
 		ctx := context.Background() // the kernel ends a killed process
@@ -263,7 +263,7 @@ func (c *container) kill() error {
 }
 
 // Files implements Builder.
-func (c *container) Files(ctx context.Context, actions []agent.FileAction) error {
+func (c *hostContainer) Files(ctx context.Context, actions []agent.FileAction) error {
 	c.disk.RLock()
 	defer c.disk.RUnlock()
 	_, err := c.agent.Do(ctx, agent.OpFiles, &agent.Files{Actions: actions}, nil)
@@ -271,16 +271,16 @@ func (c *container) Files(ctx context.Context, actions []agent.FileAction) error
 }
 
 // Changes implements Changed.
-func (c *container) Changes(ctx context.Context) (layer.ID, error) {
+func (c *hostContainer) Changes(ctx context.Context) (layer.ID, error) {
 	return c.take(ctx, c.idle)
 }
 
 // Finish implements Builder.
-func (c *container) Finish(ctx context.Context) (layer.ID, error) {
+func (c *hostContainer) Finish(ctx context.Context) (layer.ID, error) {
 	return c.take(ctx, func(ctx context.Context) error { return context.Cause(ctx) })
 }
 
-func (c *container) take(ctx context.Context, ready func(context.Context) error) (layer.ID, error) {
+func (c *hostContainer) take(ctx context.Context, ready func(context.Context) error) (layer.ID, error) {
 	id, err := c.changes(ctx, ready)
 	if err != nil {
 		return "", fmt.Errorf("take the changes of container %s: %w", c.spec.Name, err)
@@ -289,7 +289,7 @@ func (c *container) take(ctx context.Context, ready func(context.Context) error)
 }
 
 // idle returns ErrBusy while a process is alive.
-func (c *container) idle(ctx context.Context) error {
+func (c *hostContainer) idle(ctx context.Context) error {
 	var idle agent.Flags
 	if _, err := c.agent.Do(ctx, agent.OpIdle, nil, &idle); err != nil {
 		return err
@@ -300,7 +300,7 @@ func (c *container) idle(ctx context.Context) error {
 	return nil
 }
 
-func (c *container) changes(ctx context.Context, ready func(context.Context) error) (layer.ID, error) {
+func (c *hostContainer) changes(ctx context.Context, ready func(context.Context) error) (layer.ID, error) {
 	c.disk.Lock()
 	defer c.disk.Unlock()
 	if c.changed {
@@ -327,7 +327,7 @@ func (c *container) changes(ctx context.Context, ready func(context.Context) err
 }
 
 // removeMade takes away what was made for mounts, where nothing else was put into it.
-func (c *container) removeMade() error {
+func (c *hostContainer) removeMade() error {
 	root, err := os.OpenRoot(c.upper)
 	if err != nil {
 		return err

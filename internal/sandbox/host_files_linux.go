@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
+	"strings"
 	"syscall"
 
 	"github.com/penstock-ci/penstock/internal/sandbox/agent"
@@ -102,4 +104,18 @@ func (p *packed) Close() error {
 	p.stop()
 	p.call.End()
 	return p.File.Close()
+}
+
+// Open implements Readable.
+func (m *machine) Open(dir string) (*os.Root, error) {
+	tree, err := os.OpenRoot(fmt.Sprintf("/proc/%d/root", m.id))
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", dir, err)
+	}
+	defer tree.Close()
+	root, err := tree.OpenRoot(strings.TrimLeft(path.Clean("/"+dir), "/") + "/.")
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", dir, err)
+	}
+	return root, nil
 }

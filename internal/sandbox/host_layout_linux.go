@@ -52,7 +52,13 @@ func (m *machine) layOut(saved map[string][]layer.ID) ([]agent.Mount, error) {
 		m.places = append(m.places, p)
 		mounts = append(mounts, mount)
 	}
-	return append(mounts, agent.Mount{At: insideFiles, Memory: maxFiles}), nil
+	mounts = append(mounts, agent.Mount{At: insideFiles, Memory: maxFiles})
+	if m.spec.Image.Ref == "" {
+		for name, file := range m.h.programs {
+			mounts = append(mounts, agent.Mount{At: insidePrograms + "/" + name, Bind: file})
+		}
+	}
+	return mounts, nil
 }
 
 // basePlaces are the places that a machine has from its beginning: the host's, or the root of an image.

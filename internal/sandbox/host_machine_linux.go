@@ -18,6 +18,8 @@ const (
 	insideTemp  = insideWork + "/_temp"
 	insideTools = "/opt/hostedtoolcache"
 	insideFiles = "/run/runner"
+
+	insidePrograms = "/run/penstock/bin"
 )
 
 // maxFiles bounds what a job may write to Info.Files, bytes: its command files. It is memory.
@@ -47,8 +49,8 @@ type machine struct {
 	layout
 
 	beside     sync.Mutex
-	containers map[*container]bool // that are open
-	closed     bool                // there can be no more
+	containers map[*hostContainer]bool // that are open
+	closed     bool                    // there can be no more
 
 	close func() error
 }

@@ -32,7 +32,7 @@ func openStore(t testing.TB, dir string) *layer.Store {
 
 func hostOn(t testing.TB, store *layer.Store) *Host {
 	t.Helper()
-	h, err := NewHost(store)
+	h, err := NewHost(store, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

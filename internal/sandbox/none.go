@@ -280,8 +280,3 @@ func (m *bare) Get(_ context.Context, path string) (io.ReadCloser, error) {
 	go func() { w.CloseWithError(agent.Pack(path, w)) }() // ends with the reader's Close at the latest
 	return r, nil
 }
-
-// Dial implements Networked.
-func (m *bare) Dial(ctx context.Context, port int) (net.Conn, error) {
-	return (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-}

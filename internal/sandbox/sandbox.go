@@ -1,8 +1,8 @@
 // Package sandbox gives a job a machine: somewhere to run commands with a file system, a network and a process
 // tree of its own, opened in milliseconds and gone without a trace when closed.
 //
-// Providers are `host` (Linux namespaces and overlay mounts, no daemon) and `none` (plain processes in a temporary
-// directory); all pass one conformance suite. The package knows commands, files and mounts. It never knows
+// Providers are `host` (Linux namespaces and overlay mounts, no daemon), `docker` (containers of a Docker daemon) and
+// `none` (plain processes in a temporary directory); all pass one conformance suite. The package knows commands, files and mounts. It never knows
 // workflows, steps or secrets.
 package sandbox
 
@@ -179,12 +179,30 @@ type Direct interface {
 	Files() *os.Root
 }
 
+// Readable is what a machine can also do whose files this process may read where they are.
+type Readable interface {
+	// Open gives a directory of the machine, as it is at any time. It is for reading. The root refuses names that leave
+	// it, links included.
+	Open(dir string) (*os.Root, error)
+}
+
 // Networked is what a machine can also do whose loopback this process may serve on: the host's services for its job.
 type Networked interface {
 	// Listen opens a TCP listener on the machine's own 127.0.0.1; port 0 takes a free one. It ends with the machine.
 	Listen(ctx context.Context, port int) (net.Listener, error)
+}
+
+// Dialer is what a machine can also do whose servers this process may call.
+type Dialer interface {
 	// Dial connects to a TCP port of the machine's own loopback.
 	Dial(ctx context.Context, port int) (net.Conn, error)
+}
+
+// LocalListener is what a machine can also do that finds this process at a socket of its file tree.
+type LocalListener interface {
+	// ListenLocal opens a listener on a socket in Info.Files, before anything runs in the machine. It ends with the
+	// machine.
+	ListenLocal(name string) (net.Listener, error)
 }
 
 // ErrBusy is returned by Layered.Snapshot while processes of earlier commands are alive.

@@ -1,15 +1,24 @@
 package api
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
+	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/penstock-ci/penstock/internal/imagetest"
+	"github.com/penstock-ci/penstock/internal/layer"
 )
 
 // needRoot says whether this test may start daemons.
@@ -26,7 +35,7 @@ func TestDocker(t *testing.T) {
 	if !needRoot(t) {
 		return
 	}
-	g, host := serveRegistry(t)
+	g, _, host := serveRegistry(t)
 	d, err := imagetest.StartDocker(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -94,6 +103,155 @@ func TestDocker(t *testing.T) {
 	}
 }
 
+// TestDockerLayers lets docker change an image in every way, and compares what an overlay of our layers shows with
+// what docker shows.
+func TestDockerLayers(t *testing.T) {
+	if !needRoot(t) {
+		return
+	}
+	g, layers, host := serveRegistry(t)
+	d, err := imagetest.StartDocker(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	docker := func(stdin []byte, args ...string) string {
+		t.Helper()
+		out, err := d.Run(t.Context(), bytes.NewReader(stdin), args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(out)
+	}
+	ref := host + "/changed:1"
+	docker(rootTar(t), "import", "-", ref)
+	for _, script := range []string{
+		`mkdir -p /d/e /gone/x /dir /o/p; echo 1 >/d/e/f; echo 2 >/d/g; echo 3 >/file; echo 4 >/gone/x/y; echo 5 >/o/p/q; ln -s /d /link; ln /d/g /hard; chmod 4755 /file; chown 33:44 /d/g; mkfifo /pipe; touch /dir/z; chmod 1777 /dir`,
+		`rm -r /gone /o; mkdir /o; echo new >/o/r; rm /d/e/f; rm -r /dir; echo now a file >/dir; rm /file; mkdir /file; echo in it >/file/a; rm /link; ln -s /o /link; echo more >>/hard; chmod 700 /d`,
+		`rm -r /d; mkdir -p /d/e; echo again >/d/e/f; mkdir /gone; touch /gone/new; rm /pipe`,
+	} {
+		docker(nil, "run", "--name=changed", "--network=none", ref, "/bin/busybox", "sh", "-e", "-c", strings.NewReplacer(
+			"mkdir", "/bin/busybox mkdir", "rm ", "/bin/busybox rm ", "ln ", "/bin/busybox ln ", "chmod", "/bin/busybox chmod",
+			"chown", "/bin/busybox chown", "mkfifo", "/bin/busybox mkfifo", "touch", "/bin/busybox touch").Replace(script))
+		docker(nil, "commit", "changed", ref)
+		docker(nil, "rm", "changed")
+	}
+	docker(nil, "push", ref)
+	docker(nil, "create", "--name=changed", ref, "/bin/busybox")
+	export, err := d.Run(t.Context(), nil, "export", "changed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	docker(nil, "rm", "changed")
+	img, err := g.images.Find("localhost/changed:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids, err := g.images.Layers(t.Context(), img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, want := shownByOverlay(t, layers, ids), shownByDocker(t, export)
+	if !slices.Equal(got, want) {
+		t.Errorf("an overlay shows\n\t%s\ndocker shows\n\t%s", strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
+	}
+	if len(got) < 14 {
+		t.Errorf("only %q", got)
+	}
+}
+
+// shownByDocker lists the files of an exported container, without those that docker puts there itself.
+func shownByDocker(t *testing.T, export string) []string {
+	t.Helper()
+	var lines []string
+	for r := tar.NewReader(strings.NewReader(export)); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := strings.TrimSuffix(h.Name, "/")
+		switch top, _, _ := strings.Cut(name, "/"); top {
+		case ".dockerenv", "dev", "etc", "proc", "sys":
+			continue
+		}
+		if h.Typeflag == tar.TypeLink { // which of two names is the link depends on who lists them
+			lines = append(lines, name+" hard link")
+			continue
+		}
+		line := fmt.Sprintf("%s %s %d:%d %d", name, h.FileInfo().Mode(), h.Uid, h.Gid, h.ModTime.Unix())
+		if h.Typeflag == tar.TypeReg {
+			text, err := io.ReadAll(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			line += fmt.Sprintf(" %.20q", text)
+		}
+		lines = append(lines, line+" "+h.Linkname)
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+// shownByOverlay lists the files that an overlay of layers shows.
+func shownByOverlay(t *testing.T, layers *layer.Store, ids []layer.ID) []string {
+	t.Helper()
+	var dirs []string
+	for _, id := range slices.Backward(ids) {
+		dirs = append(dirs, filepath.Join(layers.Dir(), layer.Path(id)))
+	}
+	at := t.TempDir()
+	if err := unix.Mount("overlay", at, "overlay", unix.MS_RDONLY, "userxattr,lowerdir="+strings.Join(dirs, ":")); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(at, unix.MNT_DETACH)
+	var lines []string
+	seen := map[uint64]bool{}
+	err := filepath.WalkDir(at, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || path == at {
+			return err
+		}
+		name := strings.TrimPrefix(path, at+"/")
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		st := info.Sys().(*syscall.Stat_t)
+		if !e.IsDir() && st.Nlink > 1 && seen[st.Ino] {
+			lines = append(lines, name+" hard link")
+			return nil
+		}
+		seen[st.Ino] = true
+		line := fmt.Sprintf("%s %s %d:%d %d", name, info.Mode(), st.Uid, st.Gid, info.ModTime().Unix())
+		to := ""
+		switch {
+		case info.Mode().IsRegular():
+			text, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			line += fmt.Sprintf(" %.20q", text)
+		case info.Mode()&fs.ModeSymlink != 0:
+			if to, err = os.Readlink(path); err != nil {
+				return err
+			}
+		}
+		lines = append(lines, line+" "+to)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(lines)
+	return lines
+}
+
 // rootTar is a root file system with nothing but busybox.
 func rootTar(t *testing.T) []byte {
 	t.Helper()
@@ -120,7 +278,7 @@ func TestBuildah(t *testing.T) {
 	if !needRoot(t) {
 		return
 	}
-	g, host := serveRegistry(t)
+	g, _, host := serveRegistry(t)
 	dir := t.TempDir()
 	buildah := func(args ...string) string {
 		t.Helper()
