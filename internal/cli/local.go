@@ -17,6 +17,7 @@ import (
 	"github.com/penstock-ci/penstock/internal/api"
 	"github.com/penstock-ci/penstock/internal/build"
 	"github.com/penstock-ci/penstock/internal/ci"
+	"github.com/penstock-ci/penstock/internal/config"
 	"github.com/penstock-ci/penstock/internal/container"
 	"github.com/penstock-ci/penstock/internal/engine"
 	"github.com/penstock-ci/penstock/internal/forge"
@@ -34,6 +35,7 @@ import (
 type local struct {
 	*machines
 	tree     *forge.WorkTree
+	config   *config.Config
 	history  *history
 	store    *store.Store
 	engine   *engine.Engine
@@ -106,8 +108,8 @@ func (m *machines) close() {
 }
 
 // open makes everything ready that runs stand on.
-func (f *runFlags) open(ctx context.Context, c *cobra.Command, m *machines, tree *forge.WorkTree, actions *forge.ActionSource) (*local, error) {
-	l := &local{machines: m, tree: tree, parallel: f.parallel}
+func (f *runFlags) open(ctx context.Context, c *cobra.Command, m *machines, tr *triggered) (*local, error) {
+	l := &local{machines: m, tree: tr.tree, config: tr.config, parallel: f.parallel}
 	if f.parallel < 1 {
 		return nil, withHint(fmt.Errorf("--parallel %d: at least one job must run", f.parallel), "leave it out for one job a core")
 	}
@@ -149,9 +151,9 @@ func (f *runFlags) open(ctx context.Context, c *cobra.Command, m *machines, tree
 	}
 	builder := &build.Builder{Images: images, Layers: m.layers, Provider: m.provider(), Parallel: f.parallel}
 	l.executor = &job.Executor{
-		Pick: pick, Actions: actions, Host: host, Native: !f.noNative, Env: env, State: l.history,
+		Pick: pick, Actions: tr.actions, Host: host, Native: !f.noNative, Env: env, State: l.history,
 		Images: container.Images{Store: images}, Builder: actionBuilder{builder}, Docker: dockerServices{images, builder},
-		Services:  api.NewRuntime(l.history.blobs, host.Artifacts, tree.Root),
+		Services:  api.NewRuntime(l.history.blobs, host.Artifacts, l.tree.Root),
 		WriteBack: f.writeBack,
 	}
 	return l, nil
@@ -179,7 +181,7 @@ func (l *local) nativeHost(f *runFlags) (*native.Host, error) {
 	}, nil
 }
 
-// sandboxes says which sandbox a job gets, by its labels.
+// sandboxes says which sandbox a job gets, by its labels: what -P says of them, else penstock.yaml.
 func (l *local) sandboxes(f *runFlags) (func(labels []string) (sandbox.Provider, error), error) {
 	byLabel := map[string]string{}
 	for _, p := range f.platforms {
@@ -218,6 +220,9 @@ func (l *local) sandboxes(f *runFlags) (func(labels []string) (sandbox.Provider,
 			return nil, err
 		}
 	}
+	if slices.ContainsFunc(l.config.RunsOn, func(r config.RunsOn) bool { return r.Machine.Kind == config.Host }) {
+		l.begun = true
+	}
 	if f.sandbox == "auto" {
 		if _, err := l.host(); err != nil {
 			l.notes = append(l.notes, fmt.Sprintf("jobs are not isolated here: %v. They run as plain processes in a temporary directory", err))
@@ -228,6 +233,17 @@ func (l *local) sandboxes(f *runFlags) (func(labels []string) (sandbox.Provider,
 			if kind, ok := byLabel[strings.ToLower(label)]; ok {
 				return provider(kind)
 			}
+		}
+		if r, ok := l.config.Machine(labels); ok {
+			var p sandbox.Provider
+			err := errors.New("no sandbox runs an image yet")
+			if k := r.Machine.Kind; k == config.Host || k == config.None {
+				p, err = provider(string(k))
+			}
+			if err != nil {
+				err = fmt.Errorf("%s (Line: %d, Col: %d): runs-on %s: %w", config.Name, r.Line, r.Column, r.Label, err)
+			}
+			return p, err
 		}
 		for _, label := range labels {
 			if name, _, _ := strings.Cut(strings.ToLower(label), "-"); name == "windows" || name == "macos" {

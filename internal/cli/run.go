@@ -15,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/penstock-ci/penstock/internal/ci"
+	"github.com/penstock-ci/penstock/internal/config"
 	"github.com/penstock-ci/penstock/internal/forge"
 )
 
@@ -88,7 +89,7 @@ func (f *runFlags) run(c *cobra.Command, event string) error {
 	if err != nil {
 		return err
 	}
-	l, err := f.open(ctx, c, m, tr.tree, tr.actions)
+	l, err := f.open(ctx, c, m, tr)
 	if err != nil {
 		return err
 	}
@@ -133,7 +134,11 @@ func (f *runFlags) prepare(ctx context.Context, c *cobra.Command, event, actions
 		if err != nil {
 			return nil, err
 		}
-		return &triggered{tree: tree, actions: f.actionSource(c, actionsCache)}, nil
+		settings, err := config.Read(tree.Root)
+		if err != nil {
+			return nil, err
+		}
+		return &triggered{tree: tree, actions: f.actionSource(c, actionsCache, tree, settings), config: settings}, nil
 	}
 	tr, err := f.trigger(ctx, c, event, actionsCache)
 	if err != nil {
