@@ -153,7 +153,7 @@ func (e *dockerExec) start(ctx context.Context) error {
 		return err
 	}
 	e.conn = attached.HijackedResponse
-	e.held = &held{conn: e.conn.Conn, from: e.conn.Reader, left: heldBytes}
+	e.held = &held{conn: e.conn.Conn, from: e.conn.Reader, wait: heldWait, bytes: heldBytes}
 	go func() {
 		var err error
 		if e.cmd.TTY {
@@ -349,15 +349,15 @@ type opening struct {
 	pid    atomic.Pointer[string]
 }
 
-// maxOpening bounds what is kept of a daemon's message.
+// maxOpening is how much of a daemon's message is enough.
 const maxOpening = 8 << 10
 
 func (o *opening) Write(p []byte) (int, error) {
 	if o.told {
 		return o.to.Write(p)
 	}
-	if room := maxOpening - len(o.buf); room > 0 {
-		o.buf = append(o.buf, p[:min(room, len(p))]...)
+	if len(o.buf) < maxOpening {
+		o.buf = append(o.buf, p...) // all of it: output may follow our line in one piece
 	}
 	if o.nonce == "" {
 		return o.to.Write(p)
@@ -402,39 +402,49 @@ func (o *opening) process() string {
 }
 
 // held reads a command's output. Once the command has ended it reads what is still on its way and no more: descendants
-// that keep the output open may go on writing.
+// that keep the output open may go on writing. How long that takes is seen by the waiting alone, so that a slow writer
+// loses nothing.
 type held struct {
-	conn interface{ SetReadDeadline(time.Time) error }
-	from io.Reader
-	over atomic.Bool
-	left int
+	conn  interface{ SetReadDeadline(time.Time) error }
+	from  io.Reader
+	over  atomic.Bool
+	wait  time.Duration // left
+	bytes int           // left
 }
 
 const (
+	// heldIdle and heldWait are how long is waited after the end for the next of the output, and for all of it. Docker
+	// itself cuts off after two or three seconds.
+	heldIdle = 2 * time.Second
+	heldWait = 5 * time.Second
 	// heldBytes bounds what is read after the end: more than fits into all the pipes on the way.
-	heldBytes = 8 << 20
-	// heldRead is what one read counts for at least, so that a trickle ends too.
-	heldRead = 64 << 10
+	heldBytes = 64 << 20
 )
 
 func (h *held) end() {
 	h.over.Store(true)
-	_ = h.conn.SetReadDeadline(time.Now().Add(outputGrace))
+	_ = h.conn.SetReadDeadline(time.Now().Add(heldIdle))
 }
 
 func (h *held) Read(p []byte) (int, error) {
-	if h.over.Load() {
-		if h.left <= 0 {
-			return 0, io.EOF
-		}
-		_ = h.conn.SetReadDeadline(time.Now().Add(outputGrace))
+	if !h.over.Load() {
+		n, err := h.from.Read(p)
+		return n, h.ended(err)
 	}
+	if h.wait <= 0 || h.bytes <= 0 {
+		return 0, io.EOF
+	}
+	begin := time.Now()
+	_ = h.conn.SetReadDeadline(begin.Add(min(heldIdle, h.wait)))
 	n, err := h.from.Read(p)
-	if h.over.Load() {
-		h.left -= max(n, heldRead)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			err = io.EOF
-		}
+	h.wait -= time.Since(begin)
+	h.bytes -= n
+	return n, h.ended(err)
+}
+
+func (h *held) ended(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return io.EOF
 	}
-	return n, err
+	return err
 }

@@ -298,7 +298,7 @@ func (s *sharing) volume(ctx context.Context, w Mount) error {
 		return fmt.Errorf("Docker shares only what lies below %s: put it there", strings.Join(s.m.targets, ", "))
 	}
 	if rest != "" {
-		if err := s.m.ensure(ctx, w.Source); err != nil {
+		if err := s.m.makeDir(ctx, w.Source); err != nil {
 			return err
 		}
 	}
@@ -348,13 +348,4 @@ func (m *dockerMachine) volumeOf(name string) (at, rest string) {
 		}
 	}
 	return at, rest
-}
-
-// ensure makes a directory unless something is there.
-func (m *dockerMachine) ensure(ctx context.Context, name string) error {
-	_, err := m.d.api.ContainerStatPath(ctx, m.name, client.ContainerStatPathOptions{Path: name})
-	if errdefs.IsNotFound(err) {
-		return m.Put(ctx, name, strings.NewReader(""))
-	}
-	return err
 }
