@@ -120,7 +120,7 @@ func measureMachinesHere(ctx context.Context, dir string, runs int) (err error) 
 		return err
 	}
 	defer layers.Close()
-	host, err := sandbox.NewHost(layers)
+	host, err := sandbox.NewHost(layers, nil)
 	if err != nil {
 		return err
 	}

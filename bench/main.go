@@ -38,6 +38,7 @@ var cases = []struct {
 	{"cache", measureCache},
 	{"workspace", measureWorkspace},
 	{"jobs", measureJobs},
+	{"image", measureImage},
 }
 
 // bench is what all cases share.

@@ -1,6 +1,7 @@
 // Package api serves HTTP. Today that is what unchanged actions call while their job runs: the artifact service, the
 // cache service in both its versions with the part of Azure's blob storage that their clients use, and the repository for
 // checkout. It is served on the job's own loopback; a server to come serves the same handler to its runners.
+// Registry serves images to whoever pulls and pushes them.
 //
 // It knows stores and wire formats. It never decides what runs.
 package api

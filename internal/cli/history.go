@@ -16,6 +16,7 @@ import (
 
 	"github.com/penstock-ci/penstock/internal/blob"
 	"github.com/penstock-ci/penstock/internal/ci"
+	"github.com/penstock-ci/penstock/internal/layer"
 )
 
 // keptRuns is how many local runs are kept; the oldest go first, with their logs and their disks.
@@ -23,8 +24,9 @@ const keptRuns = 50
 
 // history is what local runs leave behind: blobs under runs/ID, one JSON document a run.
 type history struct {
-	dir   string // of the blobs
-	blobs *blob.Store
+	dir    string // of the blobs
+	blobs  *blob.Store
+	layers *layer.Store // where the disks of failed steps are; nil where nothing is kept
 }
 
 // past is one run of the history. It holds no secrets: a Plan never does, and a Run's outputs are masked.
@@ -40,7 +42,7 @@ func openHistory(data string) (*history, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open history: %w", err)
 	}
-	return &history{dir, blobs}, nil
+	return &history{dir: dir, blobs: blobs}, nil
 }
 
 // allocate takes n run numbers in a row and gives the first. Runs that start at once get numbers of their own: a
@@ -103,7 +105,12 @@ func (h *history) save(ctx context.Context, dir string, r *ci.Run) error {
 }
 
 // SaveState keeps what a failed step needs to be opened again (job.StateStore).
-func (h *history) SaveState(ctx context.Context, key string, data []byte) error {
+func (h *history) SaveState(ctx context.Context, key string, data []byte, keep ...layer.ID) error {
+	if len(keep) > 0 {
+		if err := h.layers.SetRef("run/"+strings.TrimPrefix(key, "runs/"), keep...); err != nil {
+			return err
+		}
+	}
 	_, err := h.blobs.Put(ctx, key, bytes.NewReader(data))
 	return err
 }

@@ -15,9 +15,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/penstock-ci/penstock/internal/api"
+	"github.com/penstock-ci/penstock/internal/build"
 	"github.com/penstock-ci/penstock/internal/ci"
+	"github.com/penstock-ci/penstock/internal/container"
 	"github.com/penstock-ci/penstock/internal/engine"
 	"github.com/penstock-ci/penstock/internal/forge"
+	"github.com/penstock-ci/penstock/internal/image"
 	"github.com/penstock-ci/penstock/internal/job"
 	"github.com/penstock-ci/penstock/internal/job/native"
 	"github.com/penstock-ci/penstock/internal/layer"
@@ -61,11 +64,36 @@ func (f *runFlags) openMachines() (*machines, error) {
 		return nil, err
 	}
 	m := &machines{data: data, layers: layers}
-	m.host = sync.OnceValues(func() (*sandbox.Host, error) { return sandbox.NewHost(layers) })
+	m.host = sync.OnceValues(func() (*sandbox.Host, error) { return sandbox.NewHost(layers, dockerProgram()) })
 	if m.begun = f.sandbox != "none" || len(f.platforms) > 0; m.begun {
 		go m.host()
 	}
 	return m, nil
+}
+
+// dockerProgram shows this program as `docker` to machines: cmd/penstock becomes the client of package docker then.
+func dockerProgram() map[string]string {
+	self, err := os.Executable()
+	if err != nil {
+		return nil // then there is no docker command inside
+	}
+	return map[string]string{"docker": self}
+}
+
+// provider is the host's machines, prepared when the first is opened.
+func (m *machines) provider() sandbox.Provider { return lazyHost{m.host} }
+
+type lazyHost struct {
+	host func() (*sandbox.Host, error)
+}
+
+// Open implements sandbox.Provider.
+func (l lazyHost) Open(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, error) {
+	h, err := l.host()
+	if err != nil {
+		return nil, err
+	}
+	return h.Open(ctx, spec)
 }
 
 func (m *machines) close() {
@@ -99,6 +127,7 @@ func (f *runFlags) open(ctx context.Context, c *cobra.Command, m *machines, tree
 	if l.history, err = openHistory(m.data); err != nil {
 		return nil, err
 	}
+	l.history.layers = m.layers
 	if l.store, err = store.Open(ctx, "sqlite::memory:"); err != nil {
 		l.close()
 		return nil, err
@@ -113,12 +142,24 @@ func (f *runFlags) open(ctx context.Context, c *cobra.Command, m *machines, tree
 		l.close()
 		return nil, err
 	}
+	images, err := openImages(m.data, m.layers)
+	if err != nil {
+		l.close()
+		return nil, err
+	}
+	builder := &build.Builder{Images: images, Layers: m.layers, Provider: m.provider(), Parallel: f.parallel}
 	l.executor = &job.Executor{
 		Pick: pick, Actions: actions, Host: host, Native: !f.noNative, Env: env, State: l.history,
+		Images: container.Images{Store: images}, Builder: actionBuilder{builder}, Docker: dockerServices{images, builder},
 		Services:  api.NewRuntime(l.history.blobs, host.Artifacts, tree.Root),
 		WriteBack: f.writeBack,
 	}
 	return l, nil
+}
+
+// openImages opens the images that machines of this host run.
+func openImages(data string, layers *layer.Store) (*image.Store, error) {
+	return image.Open(filepath.Join(data, "images"), layers, image.Options{Owner: sandbox.Owner()})
 }
 
 // nativeHost is what the native actions may use of this machine.

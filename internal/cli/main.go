@@ -129,6 +129,6 @@ and no configuration.
 		return withHint(err, fmt.Sprintf("%s --help lists the flags", c.CommandPath()))
 	})
 	root.AddCommand(runCommand(), planCommand(), listCommand(), lintCommand(), evalCommand(),
-		runsCommand(), logsCommand(), shellCommand(), versionCommand())
+		runsCommand(), logsCommand(), shellCommand(), imageCommand(), registryCommand(), versionCommand())
 	return root
 }

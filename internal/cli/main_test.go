@@ -1,18 +1,25 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/penstock-ci/penstock/internal/docker"
+	"github.com/penstock-ci/penstock/internal/imagetest"
+	"github.com/penstock-ci/penstock/internal/layer"
 )
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"penstock": func() { os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
+		"docker":   func() { os.Exit(docker.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }, // in machines
 	})
 }
 
@@ -29,8 +36,24 @@ func TestScripts(t *testing.T) {
 			e.Setenv("GIT_CONFIG_NOSYSTEM", "1")
 			return os.MkdirAll(home, 0o755)
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"repo": makeRepository},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"repo": makeRepository, "registry": startRegistry, "image": makeImages},
 	})
+}
+
+// makeImages puts images into the user's store: busybox, postgres:15 and redis:7 of what this machine has of them.
+func makeImages(ts *testscript.TestScript, neg bool, args []string) {
+	data := filepath.Join(ts.Getenv("XDG_CACHE_HOME"), "penstock")
+	layers, err := layer.Open(filepath.Join(data, "layers"))
+	ts.Check(err)
+	defer layers.Close()
+	store, err := openImages(data, layers)
+	ts.Check(err)
+	made := map[string]func() (*imagetest.Tree, v1.Config){"busybox": imagetest.Busybox, "postgres:15": imagetest.Postgres, "redis:7": imagetest.Redis}
+	for _, name := range args {
+		tree, config := made[name]()
+		_, err := tree.Load(context.Background(), store, name, config)
+		ts.Check(err)
+	}
 }
 
 // makeRepository commits everything below the script's directory (or the one named) to a new repository.

@@ -57,7 +57,11 @@ func (l *local) forgetRuns() error {
 	}
 	var errs []error
 	for _, id := range slices.Clone(ids[:len(ids)-keptRuns]) {
-		errs = append(errs, l.layers.SetRef(layerRef(id)))
+		refs, err := l.layers.Refs(layerRef(id) + "/")
+		errs = append(errs, err)
+		for _, ref := range append(refs, layerRef(id)) {
+			errs = append(errs, l.layers.SetRef(ref))
+		}
 		for _, prefix := range []string{fmt.Sprintf("logs/%d/", id), fmt.Sprintf("runs/%d/", id)} {
 			infos, err := l.history.blobs.List(prefix)
 			errs = append(errs, err)

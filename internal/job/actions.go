@@ -15,6 +15,7 @@ import (
 	"sync"
 
 	"github.com/penstock-ci/penstock/internal/ci"
+	"github.com/penstock-ci/penstock/internal/container"
 	"github.com/penstock-ci/penstock/internal/expr"
 	"github.com/penstock-ci/penstock/internal/forge"
 	"github.com/penstock-ci/penstock/internal/job/native"
@@ -41,8 +42,9 @@ type action struct {
 	manifest   *workflow.Action
 	native     native.Action
 
-	mu     sync.Mutex // one step at a time loads and places it
-	placed bool       // its files are inside
+	mu     sync.Mutex       // one step at a time loads and places it
+	placed bool             // its files are inside
+	image  *container.Image // of a Docker action, once it was needed
 }
 
 // prepareActions resolves what the steps use, before any runs, as the runner does: composite actions bring theirs.
@@ -110,6 +112,9 @@ func (e *execution) hasPhase(a *action, phase string, depth int) bool {
 	}
 	runs := manifest.Runs
 	if runs.Using != "composite" {
+		if a.native == nil && hasDockerPhase(&runs, phase) {
+			return true
+		}
 		return phase == "pre" && runs.Pre != "" || phase == "post" && runs.Post != "" && a.native == nil
 	}
 	return slices.ContainsFunc(runs.Steps, func(s *workflow.Step) bool {
@@ -123,7 +128,7 @@ func (e *execution) resolve(ctx context.Context, uses string) (*action, error) {
 		return &action{uses: uses, local: true, inside: path.Join(e.info.Workspace, uses)}, nil
 	}
 	if strings.HasPrefix(uses, "docker://") {
-		return nil, errors.New("Docker actions are not supported yet: they come with a later version of Penstock")
+		return imageAction(uses), nil
 	}
 	ref, err := forge.ParseReference(uses)
 	if err != nil {
@@ -143,6 +148,10 @@ func (e *execution) resolve(ctx context.Context, uses string) (*action, error) {
 	a.dir = found.Dir
 	a.inside = path.Join(path.Dir(path.Dir(e.info.Workspace)), "_actions", ref.Repository, strings.ReplaceAll(ref.Ref, "/", "-"), ref.Path)
 	text, name, err := readManifest(found.Dir)
+	if err != nil && hasDockerfile(found.Dir) {
+		a.manifest = dockerfileAction(uses)
+		return a, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("Can't find 'action.yml', 'action.yaml' or 'Dockerfile' for action '%s'.", uses)
 	}
@@ -192,6 +201,12 @@ func (e *execution) load(ctx context.Context, a *action) error {
 		if a.manifest.Runs.Using == "composite" {
 			return e.prepareActions(ctx, a.manifest.Runs.Steps, 1)
 		}
+		return nil
+	}
+	if _, err := sandbox.ReadFile(ctx, e.sb, path.Join(a.inside, "Dockerfile"), maxActionFile); err == nil {
+		e.mu.Lock()
+		a.manifest = dockerfileAction(a.uses)
+		e.mu.Unlock()
 		return nil
 	}
 	return fmt.Errorf("Can't find 'action.yml', 'action.yaml' or 'Dockerfile' under '%s'. Did you forget to run actions/checkout before running your local action?", a.inside)
@@ -250,7 +265,7 @@ func (e *execution) useAction(ctx context.Context, r *stepRun) error {
 	case strings.HasPrefix(using, "node"):
 		return e.useNode(ctx, r, inputs)
 	default:
-		return fmt.Errorf("%s runs in Docker, which is not supported yet: it comes with a later version of Penstock", a.uses)
+		return e.useDocker(ctx, r, inputs)
 	}
 }
 
@@ -328,7 +343,7 @@ func (e *execution) warnOfInputs(r *stepRun, given []pair, declared []workflow.A
 	for _, in := range declared {
 		valid = append(valid, in.Name)
 	}
-	if len(unknown) > 0 {
+	if len(unknown) > 0 && len(declared) > 0 {
 		e.warn(r, fmt.Sprintf("Unexpected input(s) '%s', valid inputs are ['%s']", strings.Join(unknown, "', '"), strings.Join(valid, "', '")))
 	}
 }

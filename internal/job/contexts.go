@@ -55,18 +55,9 @@ func stringObject(m map[string]string) expr.Value {
 	return expr.Object(pairs...)
 }
 
-// makeContexts fills what stays the same for all steps, and the job's environment.
-func (e *execution) makeContexts(ctx context.Context) error {
-	github := e.t.GitHub
-	for _, p := range []expr.Pair{
-		{Key: "workspace", Value: expr.String(e.info.Workspace)},
-		{Key: "event_path", Value: expr.String(path.Join(e.info.Files, "event.json"))},
-		{Key: "token", Value: expr.String(e.t.Token)},
-		{Key: "run_attempt", Value: expr.String(fmt.Sprint(e.t.Attempt))},
-	} {
-		github = github.With(p.Key, p.Value)
-	}
-	e.github = github
+// makeContexts fills what stays the same for all steps and is known before there is a machine.
+func (e *execution) makeContexts() {
+	e.github = e.t.GitHub.With("token", expr.String(e.t.Token)).With("run_attempt", expr.String(fmt.Sprint(e.t.Attempt)))
 	secrets := maps.Clone(e.t.Secrets)
 	if secrets == nil {
 		secrets = map[string]string{}
@@ -76,18 +67,26 @@ func (e *execution) makeContexts(ctx context.Context) error {
 	}
 	e.base = map[string]expr.Value{
 		"inputs": e.t.Inputs, "vars": e.t.Vars, "needs": e.t.Needs, "strategy": e.t.Strategy, "matrix": e.t.Matrix,
-		"secrets": stringObject(secrets),
-		"runner": expr.Object(
-			expr.Pair{Key: "os", Value: expr.String(e.info.OS)},
-			expr.Pair{Key: "arch", Value: expr.String(e.info.Arch)},
-			expr.Pair{Key: "name", Value: expr.String("penstock")},
-			expr.Pair{Key: "environment", Value: expr.String("self-hosted")},
-			expr.Pair{Key: "temp", Value: expr.String(e.info.Temp)},
-			expr.Pair{Key: "tool_cache", Value: expr.String(e.info.ToolCache)},
-			expr.Pair{Key: "workspace", Value: expr.String(path.Dir(e.info.Workspace))},
-			expr.Pair{Key: "debug", Value: expr.String(map[bool]string{true: "1"}[e.debug])},
-		),
+		"secrets": stringObject(secrets), "runner": expr.Object(),
 	}
+	e.root = &scope{inputs: expr.Null(), uses: map[*workflow.Step]*use{}}
+	e.env = map[string]string{}
+}
+
+// placeContexts adds what the machine says, and evaluates the job's environment.
+func (e *execution) placeContexts(ctx context.Context) error {
+	e.github = e.github.With("workspace", expr.String(e.info.Workspace)).With("event_path", expr.String(path.Join(e.info.Files, "event.json")))
+	github := e.github
+	e.base["runner"] = expr.Object(
+		expr.Pair{Key: "os", Value: expr.String(e.info.OS)},
+		expr.Pair{Key: "arch", Value: expr.String(e.info.Arch)},
+		expr.Pair{Key: "name", Value: expr.String("penstock")},
+		expr.Pair{Key: "environment", Value: expr.String("self-hosted")},
+		expr.Pair{Key: "temp", Value: expr.String(e.info.Temp)},
+		expr.Pair{Key: "tool_cache", Value: expr.String(e.info.ToolCache)},
+		expr.Pair{Key: "workspace", Value: expr.String(path.Dir(e.info.Workspace))},
+		expr.Pair{Key: "debug", Value: expr.String(map[bool]string{true: "1"}[e.debug])},
+	)
 	var event bytes.Buffer
 	raw, err := json.Marshal(github.Property("event"))
 	if err == nil {
@@ -99,8 +98,6 @@ func (e *execution) makeContexts(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("write the event: %w", err)
 	}
-	e.root = &scope{inputs: expr.Null(), uses: map[*workflow.Step]*use{}}
-	e.env = map[string]string{}
 	for _, n := range []*workflow.Node{e.file.Env, e.def.Env} {
 		v, err := n.Eval(e.env0(e.root, nil))
 		if err != nil {
@@ -153,7 +150,7 @@ func (e *execution) env0(s *scope, stepEnv map[string]string) expr.Env {
 	}
 	contexts["github"] = e.githubFor(s)
 	contexts["env"] = stringObject(stepEnv)
-	contexts["job"] = expr.Object(expr.Pair{Key: "status", Value: expr.String(e.status)})
+	contexts["job"] = expr.Object(append([]expr.Pair{{Key: "status", Value: expr.String(e.status)}}, e.jobContext...)...)
 	if s != nil {
 		contexts["steps"] = expr.Object(s.steps...)
 		if s.action != nil {

@@ -41,7 +41,8 @@ type Reporter interface {
 
 // StateStore keeps what a failed step needs to be opened again. No secret is in it.
 type StateStore interface {
-	SaveState(ctx context.Context, key string, data []byte) error
+	// SaveState keeps data, and the layers keep that it names, for as long as the run is kept.
+	SaveState(ctx context.Context, key string, data []byte, keep ...layer.ID) error
 	LoadState(ctx context.Context, key string) ([]byte, error)
 }
 
@@ -59,6 +60,14 @@ type Executor struct {
 	Env map[string]string
 	// State keeps what penstock shell and --resume need; nil keeps nothing.
 	State StateStore
+	// Images are where the images of containers come from; nil runs none.
+	Images Images
+	// Builder builds the images of Docker actions; nil builds none.
+	Builder Builder
+	// Docker answers the docker command of machines; nil leaves it without an answer.
+	Docker Docker
+	// Stand stands in for services whose images can not be had; nil has nothing to.
+	Stand Stand
 	// Services are what JavaScript actions call while they run; nil offers none.
 	Services Services
 	// WriteBack are paths of the workspace that are copied into the working tree when a job succeeds.
@@ -96,6 +105,12 @@ type execution struct {
 	debug      bool
 	interrupt  context.Context // ends when the job is cancelled
 	environURL *workflow.Node
+	beside     []*service          // containers
+	inImage    bool                // the machine shows the image of the job's container
+	imageEnv   map[string]string   // of that container, below everything else
+	user       string              // whom steps run as
+	jobContext []expr.Pair         // beyond the status
+	failed     map[int]*savedState // by number of the step that failed; only with containers
 
 	watchers atomic.Int32 // how many matchers there are
 
@@ -199,9 +214,10 @@ func (e *execution) run(ctx context.Context) ci.Result {
 		e.status = failed
 	} else {
 		e.endStep(setup, ci.Success, ci.Success)
-		stop := e.offerServices()
-		e.runSteps(ctx)
+		stop, unplug := e.offerServices(), e.offerDocker()
+		e.withContainers(ctx, func() { e.runSteps(ctx) })
 		stop()
+		unplug()
 	}
 	res := e.finish(ctx)
 	if e.sb != nil {
@@ -223,15 +239,20 @@ func (e *execution) setUp(ctx context.Context) error {
 	if e.file, e.def, err = e.t.Workflow(); err != nil {
 		return err
 	}
-	if err := e.supported(); err != nil {
-		return err
-	}
+	e.makeContexts()
 	provider, err := e.x.Pick(e.t.Labels)
 	if err != nil {
 		return &wrongMachine{err}
 	}
 	_, repo, _ := strings.Cut(e.t.Repository, "/")
-	spec := sandbox.Spec{Name: hostName(e.t.Def), Repo: repo}
+	spec := sandbox.Spec{Name: hostName(e.t.Def), Repo: repo, Names: e.serviceNames()}
+	img, wanted, err := e.jobContainer(ctx)
+	if err != nil {
+		return err
+	}
+	if img != nil {
+		spec.Image, spec.Limits = img.Image, wanted.options.Limits
+	}
 	if e.t.Resume != nil {
 		spec.From = layer.ID(e.t.Resume.Snapshot)
 	}
@@ -243,32 +264,18 @@ func (e *execution) setUp(ctx context.Context) error {
 	for _, note := range e.info.Notes {
 		e.log.line("##[warning]%s", note)
 	}
-	if err := e.makeContexts(ctx); err != nil {
+	if err := e.placeContexts(ctx); err != nil {
 		return err
+	}
+	if img != nil {
+		if err := e.moveIn(img); err != nil {
+			return err
+		}
 	}
 	if err := e.prepareActions(ctx, e.def.Steps, 0); err != nil {
 		return err
 	}
 	e.log.line("Complete job name: %s", e.t.Name)
-	return nil
-}
-
-// supported says no, with the place, to what this version does not have yet.
-func (e *execution) supported() error {
-	at := func(p workflow.Pos, what string) error {
-		return fmt.Errorf("%s (Line: %d, Col: %d): %s is not supported yet: it comes with a later version of Penstock", e.file.Path, p.Line, p.Column, what)
-	}
-	if e.def.Container != nil && e.def.Container.Kind() != "null" {
-		return at(e.def.Container.Pos, "'container'")
-	}
-	if e.def.Services != nil && e.def.Services.Kind() != "null" {
-		return at(e.def.Services.Pos, "'services'")
-	}
-	for _, s := range e.def.Steps {
-		if strings.HasPrefix(s.Uses, "docker://") {
-			return at(s.UsesPos, "a Docker action ("+s.Uses+")")
-		}
-	}
 	return nil
 }
 

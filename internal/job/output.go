@@ -38,6 +38,12 @@ func (l *jobLog) write(p []byte) {
 	l.send(p)
 }
 
+// Write implements io.Writer, for whole lines.
+func (l *jobLog) Write(p []byte) (int, error) {
+	l.write(p)
+	return len(p), nil
+}
+
 // piece sends a part of a line that is masked already.
 func (l *jobLog) piece(p []byte) {
 	if len(p) == 0 {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/penstock-ci/penstock/internal/ci"
 	"github.com/penstock-ci/penstock/internal/expr"
+	"github.com/penstock-ci/penstock/internal/layer"
 	"github.com/penstock-ci/penstock/internal/sandbox"
 	"github.com/penstock-ci/penstock/internal/workflow"
 )
@@ -23,6 +24,8 @@ type savedState struct {
 	Steps expr.Value        `json:"steps"` // the steps context
 	steps []expr.Pair       // the same before secrets are hidden
 	Posts []savedPost       `json:"posts,omitempty"`
+	// Services are the disks of service containers, by ID: layers upon their images.
+	Services map[string]layer.ID `json:"services,omitempty"`
 	// Order of the main steps: how many were done.
 	Done int `json:"done"`
 }
@@ -76,9 +79,22 @@ func (e *execution) saveState(number int, s *savedState) {
 	for i, p := range s.Path {
 		s.Path[i] = e.hide(p)
 	}
+	e.writeState(number, s)
+	if len(e.beside) > 0 {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.failed == nil {
+			e.failed = map[int]*savedState{}
+		}
+		e.failed[number] = s
+	}
+}
+
+func (e *execution) writeState(number int, s *savedState) {
 	data, err := json.Marshal(s)
 	if err == nil {
-		err = e.x.State.SaveState(e.ctx, StateKey(e.t.Run, e.t.Attempt, e.t.Job, number), data)
+		keep := slices.Collect(maps.Values(s.Services))
+		err = e.x.State.SaveState(e.ctx, StateKey(e.t.Run, e.t.Attempt, e.t.Job, number), data, keep...)
 	}
 	if err != nil {
 		e.log.line("##[debug]state not kept: %s", err)

@@ -59,6 +59,9 @@ func (e *execution) shellFor(option string) (shell, error) {
 // lookUp finds a program in the PATH that steps begin with, as this host sees it; empty if it is not there. It is what
 // the log shows: the machine itself looks again.
 func (e *execution) lookUp(name string) string {
+	if e.inImage {
+		return "" // its programs are not this host's
+	}
 	if strings.Contains(name, "/") {
 		return name
 	}

@@ -63,3 +63,31 @@ func (e *execution) addServices(env map[string]string, a *action, inputs map[str
 		}
 	}
 }
+
+// Docker answers the docker command of machines that have no Docker daemon.
+type Docker interface {
+	// Serve answers what runs in sb on l, which it closes, until stop is called. What stop gives is said at the job's end.
+	Serve(l net.Listener, sb sandbox.Sandbox) (stop func() []string)
+}
+
+// dockerSocket is the name of the socket in Info.Files.
+const dockerSocket = "docker.sock"
+
+// offerDocker has the docker command of the machine answered, and gives what ends that.
+func (e *execution) offerDocker() func() {
+	n, ok := e.sb.(sandbox.LocalListener)
+	if !ok || e.x.Docker == nil || e.inImage {
+		return func() {}
+	}
+	l, err := n.ListenLocal(dockerSocket)
+	if err != nil {
+		e.log.line("##[debug]no docker command: %s", err)
+		return func() {}
+	}
+	stop := e.x.Docker.Serve(l, e.sb)
+	return func() {
+		for _, note := range stop() {
+			e.annotate(0, ci.Annotation{Level: "notice", Message: note})
+		}
+	}
+}

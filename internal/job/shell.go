@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"path"
 
 	"github.com/penstock-ci/penstock/internal/ci"
@@ -45,6 +44,11 @@ func (x *Executor) Shell(ctx context.Context, t *ci.Task, at Terminal) error {
 	if err := e.setUp(ctx); err != nil {
 		return err
 	}
+	if e.hasServices() {
+		if err := e.startServices(ctx); err != nil {
+			return err
+		}
+	}
 	rest, err := e.restore(ctx, t.Resume, e.mainSteps())
 	if err != nil {
 		return err
@@ -75,7 +79,7 @@ func (x *Executor) Shell(ctx context.Context, t *ci.Task, at Terminal) error {
 		}
 		defer restore()
 	}
-	return e.sb.Exec(ctx, sandbox.Command{Args: args, Env: sortedEnv(env), Dir: dir, Stdin: at.Stdin, Stdout: at.Stdout, Stderr: at.Stderr, TTY: at.Raw != nil})
+	return e.sb.Exec(ctx, sandbox.Command{Args: args, Env: sortedEnv(env), Dir: dir, User: e.user, Stdin: at.Stdin, Stdout: at.Stdout, Stderr: at.Stderr, TTY: at.Raw != nil})
 }
 
 // shellEnvironment is the environment and directory that the step would have, and where its script lies.
@@ -87,8 +91,7 @@ func (e *execution) shellEnvironment(ctx context.Context, r *stepRun) (env map[s
 	if err != nil {
 		return nil, "", "", err
 	}
-	env = maps.Clone(r.env)
-	e.runtimeEnv(env, r, files.env)
+	env = e.processEnv(r, files)
 	dir = e.info.Workspace
 	if r.def.Run == nil {
 		return env, dir, "", nil

@@ -372,18 +372,26 @@ func (e *execution) exec(ctx context.Context, r *stepRun, args []string, dir str
 	if err != nil {
 		return err
 	}
-	env := maps.Clone(r.env)
-	for name, value := range e.x.Env {
-		if _, ok := env[name]; !ok {
-			env[name] = value
-		}
-	}
-	e.runtimeEnv(env, r, files.env)
+	env := e.processEnv(r, files)
 	maps.Copy(env, extra)
-	err = e.sb.Exec(ctx, sandbox.Command{Args: args, Env: sortedEnv(env), Dir: dir, Stdout: r.reader, Stderr: r.reader})
+	err = e.sb.Exec(ctx, sandbox.Command{Args: args, Env: sortedEnv(env), Dir: dir, User: e.user, Stdout: r.reader, Stderr: r.reader})
 	r.reader.close()
 	e.takeFiles(r, files)
 	return err
+}
+
+// processEnv is the environment of a step's process.
+func (e *execution) processEnv(r *stepRun, files *stepFiles) map[string]string {
+	env := maps.Clone(r.env)
+	for _, below := range []map[string]string{e.x.Env, e.imageEnv} {
+		for name, value := range below {
+			if _, ok := env[name]; !ok {
+				env[name] = value
+			}
+		}
+	}
+	e.runtimeEnv(env, r, files.env)
+	return env
 }
 
 // beginStep adds a step to the job's list and reports it.

@@ -18,7 +18,7 @@ import (
 // Auto gives the best provider that this machine allows: host, else none with its files below dir. note says why it is
 // not host, for the user; it is empty otherwise.
 func Auto(store *layer.Store, dir string) (p Provider, note string) {
-	h, err := NewHost(store)
+	h, err := NewHost(store, nil)
 	if err != nil {
 		return NewNone(dir), fmt.Sprintf("jobs run without isolation, as processes of yours: %v", err)
 	}

@@ -66,7 +66,7 @@ func BenchmarkNewHost(b *testing.B) {
 		b.Fatal(err)
 	}
 	for b.Loop() {
-		h, err := NewHost(store)
+		h, err := NewHost(store, nil)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -22,6 +22,7 @@ import (
 // that leaves out what no job should see. The layer is made once and used again while the host is as it was.
 type base struct {
 	places []*basePlace // the root first, parents before what is in them
+	image  []*basePlace // of a machine or container that shows an image: the root alone, what every image has beneath
 	path   string
 	hosts  hostsFile
 }
@@ -49,7 +50,15 @@ func (h *Host) prepareBase() (*base, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the machines' base: %w", err)
 	}
+	beneath, err := h.imageBase()
+	if err != nil {
+		return nil, fmt.Errorf("make what lies beneath images: %w", err)
+	}
 	result := &base{path: b.path, hosts: readHosts()}
+	if len(h.programs) > 0 {
+		result.path = insidePrograms + ":" + result.path
+	}
+	result.image = []*basePlace{{at: "/", lowers: []agent.Lower{{Path: filepath.Join(beneath, maskName("/"))}}}}
 	for _, s := range b.shown {
 		p := &basePlace{at: s.at, nest: s.nest}
 		if s.masked {
@@ -62,6 +71,20 @@ func (h *Host) prepareBase() (*base, error) {
 		result.places = append(result.places, p)
 	}
 	return result, nil
+}
+
+// imageBase makes the layer that lies beneath images: the places of what a machine has beyond them.
+func (h *Host) imageBase() (string, error) {
+	b := &baseBuilder{h: h, mask: map[string]*entry{}, shown: []*shown{{at: "/", masked: true}}}
+	for path, mode := range map[string]os.FileMode{
+		"/proc": 0o555, "/sys": 0o555, "/dev": 0o755, "/run": 0o755, "/tmp": 0o777 | os.ModeSticky, "/etc": 0o755, insideFiles: 0o755,
+	} {
+		b.put(path, &entry{kind: kindDir, mode: mode})
+	}
+	for _, name := range []string{"/etc/hosts", "/etc/resolv.conf"} { // mounts go there
+		b.put(name, &entry{kind: kindFile, mode: 0o644})
+	}
+	return b.materialize()
 }
 
 // baseBuilder collects what a fresh machine shows.
@@ -112,6 +135,9 @@ func (b *baseBuilder) survey() error {
 		if err := b.top(name); err != nil {
 			return err
 		}
+	}
+	for name := range b.h.programs {
+		b.put(insidePrograms+"/"+name, &entry{kind: kindFile, mode: 0o755}) // mounts go there
 	}
 	b.tools()
 	if err := b.etc(); err != nil {
@@ -235,7 +261,7 @@ func (b *baseBuilder) materialize() (string, error) {
 		now := time.Now()
 		return name, os.Chtimes(dir, now, now)
 	}
-	made := filepath.Join(b.h.work.Dir(), "base")
+	made := filepath.Join(b.h.work.Dir(), filepath.Base(name))
 	if err := b.write(made, paths); err != nil {
 		return "", err
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -16,13 +17,23 @@ import (
 	"github.com/penstock-ci/penstock/internal/sandbox/agent"
 )
 
+// inner is a machine or a container from within: the commands and files that its agent serves.
+type inner struct {
+	h     *Host
+	agent *agent.Client
+	dir   string // where commands run that name no directory
+
+	disk sync.RWMutex // held for writing while the disk is rearranged; commands start with it held for reading
+	used atomic.Bool  // something was done: the disk may differ from what it began with
+}
+
 // Exec implements Sandbox.
-func (m *machine) Exec(ctx context.Context, c Command) error {
+func (m *inner) Exec(ctx context.Context, c Command) error {
 	if len(c.Args) == 0 {
 		return errors.New("run a command: no arguments")
 	}
 	if c.Dir == "" {
-		c.Dir = m.workspace()
+		c.Dir = m.dir
 	}
 	if err := context.Cause(ctx); err != nil {
 		return err
@@ -35,7 +46,7 @@ func (m *machine) Exec(ctx context.Context, c Command) error {
 	return fmt.Errorf("run %s: %w", c.Args[0], err)
 }
 
-func (m *machine) exec(ctx context.Context, c Command) error {
+func (m *inner) exec(ctx context.Context, c Command) error {
 	flow, err := openStreams(c, m.h.null)
 	if err != nil {
 		return err
@@ -47,7 +58,11 @@ func (m *machine) exec(ctx context.Context, c Command) error {
 	}
 	defer call.End()
 	flow.start()
-	ended, err := m.await(ctx, call, pid)
+	ladder := m.h.Ladder
+	if c.Stop != nil {
+		ladder = *c.Stop
+	}
+	ended, err := m.await(ctx, call, pid, ladder)
 	if err != nil {
 		return err
 	}
@@ -61,11 +76,11 @@ func (m *machine) exec(ctx context.Context, c Command) error {
 }
 
 // startCommand hands the command over to the agent.
-func (m *machine) startCommand(ctx context.Context, c Command, flow *streams) (*agent.Call, int, error) {
+func (m *inner) startCommand(ctx context.Context, c Command, flow *streams) (*agent.Call, int, error) {
 	m.disk.RLock()
 	defer m.disk.RUnlock()
 	m.used.Store(true)
-	req := &agent.Exec{Args: c.Args, Env: c.Env, Dir: c.Dir, TTY: c.TTY}
+	req := &agent.Exec{Args: c.Args, Env: c.Env, Dir: c.Dir, TTY: c.TTY, User: c.User, Offline: c.Offline}
 	if c.TTY {
 		req.Rows, req.Cols = flow.size()
 	}
@@ -84,7 +99,7 @@ func (m *machine) startCommand(ctx context.Context, c Command, flow *streams) (*
 }
 
 // await waits for the end of a command and brings it about when ctx ends.
-func (m *machine) await(ctx context.Context, call *agent.Call, pid int) (*agent.Ended, error) {
+func (m *inner) await(ctx context.Context, call *agent.Call, pid int, ladder Ladder) (*agent.Ended, error) {
 	ended := &agent.Ended{}
 	_, err := call.Wait(ctx, ended)
 	if ctx.Err() == nil || err == nil {
@@ -93,7 +108,7 @@ func (m *machine) await(ctx context.Context, call *agent.Call, pid int) (*agent.
 	for _, rung := range []struct {
 		signal syscall.Signal
 		wait   time.Duration
-	}{{unix.SIGINT, m.h.Ladder.Interrupt}, {unix.SIGTERM, m.h.Ladder.Terminate}} {
+	}{{unix.SIGINT, ladder.Interrupt}, {unix.SIGTERM, ladder.Terminate}} {
 		if err := m.signal(&agent.Signal{Pid: pid, Signal: int(rung.signal)}); err != nil {
 			return nil, err
 		}
@@ -111,7 +126,7 @@ func (m *machine) await(ctx context.Context, call *agent.Call, pid int) (*agent.
 	return ended, err
 }
 
-func (m *machine) signal(s *agent.Signal) error {
+func (m *inner) signal(s *agent.Signal) error {
 	_, err := m.agent.Do(context.Background(), agent.OpSignal, s, nil)
 	if errors.Is(err, syscall.ESRCH) {
 		return nil // it has just ended

@@ -6,20 +6,22 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
+	"strings"
 	"syscall"
 
 	"github.com/penstock-ci/penstock/internal/sandbox/agent"
 )
 
 // Put implements Sandbox. It is unpacked inside, by the machine's root: links lead nowhere else.
-func (m *machine) Put(ctx context.Context, dir string, tar io.Reader) error {
+func (m *inner) Put(ctx context.Context, dir string, tar io.Reader) error {
 	if err := m.put(ctx, dir, tar); err != nil {
 		return fmt.Errorf("put files into %s: %w", dir, err)
 	}
 	return nil
 }
 
-func (m *machine) put(ctx context.Context, dir string, tar io.Reader) error {
+func (m *inner) put(ctx context.Context, dir string, tar io.Reader) error {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
@@ -50,7 +52,7 @@ func (m *machine) put(ctx context.Context, dir string, tar io.Reader) error {
 }
 
 // Get implements Sandbox.
-func (m *machine) Get(ctx context.Context, path string) (io.ReadCloser, error) {
+func (m *inner) Get(ctx context.Context, path string) (io.ReadCloser, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("get %s: %w", path, err)
@@ -102,4 +104,18 @@ func (p *packed) Close() error {
 	p.stop()
 	p.call.End()
 	return p.File.Close()
+}
+
+// Open implements Readable.
+func (m *machine) Open(dir string) (*os.Root, error) {
+	tree, err := os.OpenRoot(fmt.Sprintf("/proc/%d/root", m.id))
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", dir, err)
+	}
+	defer tree.Close()
+	root, err := tree.OpenRoot(strings.TrimLeft(path.Clean("/"+dir), "/") + "/.")
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", dir, err)
+	}
+	return root, nil
 }

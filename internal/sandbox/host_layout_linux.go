@@ -4,7 +4,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"sync/atomic"
 
 	"github.com/penstock-ci/penstock/internal/layer"
 	"github.com/penstock-ci/penstock/internal/sandbox/agent"
@@ -12,11 +11,10 @@ import (
 
 // layout is what a machine's disk is made of.
 type layout struct {
-	places []*place    // the root first
-	next   int         // number of the next upper directory
-	last   layer.ID    // the snapshot that the disk is equal to, unless something was written; empty if there is none
-	used   atomic.Bool // something was done in the machine: its disk may differ from what it began with
-	broken error       // why the disk can be frozen no more
+	places []*place // the root first
+	next   int      // number of the next upper directory
+	last   layer.ID // the snapshot that the disk is equal to, unless something was written; empty if there is none
+	broken error    // why the disk can be frozen no more
 }
 
 // place is one part of a machine's disk: an overlay, or a plain directory if it has nothing below.
@@ -42,8 +40,11 @@ func (m *machine) layOut(saved map[string][]layer.ID) ([]agent.Mount, error) {
 		}
 	}
 	var mounts []agent.Mount
-	for _, b := range m.h.base.places {
+	for _, b := range m.basePlaces() {
 		p := &place{at: b.at, lowers: b.lowers, nest: b.nest, like: b.like, layers: saved[b.at]}
+		if b.at == "/" && len(p.layers) == 0 {
+			p.layers = m.spec.Image.Layers
+		}
 		mount, err := m.mount(p)
 		if err != nil {
 			return nil, err
@@ -51,14 +52,33 @@ func (m *machine) layOut(saved map[string][]layer.ID) ([]agent.Mount, error) {
 		m.places = append(m.places, p)
 		mounts = append(mounts, mount)
 	}
-	return append(mounts, agent.Mount{At: insideFiles, Memory: maxFiles}), nil
+	mounts = append(mounts, agent.Mount{At: insideFiles, Memory: maxFiles})
+	if m.spec.Image.Ref == "" {
+		for name, file := range m.h.programs {
+			mounts = append(mounts, agent.Mount{At: insidePrograms + "/" + name, Bind: file})
+		}
+	}
+	return mounts, nil
+}
+
+// basePlaces are the places that a machine has from its beginning: the host's, or the root of an image.
+func (m *machine) basePlaces() []*basePlace {
+	if m.spec.Image.Ref != "" {
+		return m.h.base.image
+	}
+	return m.h.base.places
 }
 
 // mount gives a place a fresh upper directory and tells how to mount it.
 func (m *machine) mount(p *place) (agent.Mount, error) {
 	m.next++
-	n := strconv.Itoa(m.next)
-	upper, work := filepath.Join(m.scratch.Dir(), "u", n), filepath.Join(m.scratch.Dir(), "w", n)
+	return m.overlayOf(p, m.scratch.Dir(), m.next)
+}
+
+// overlayOf prepares the n-th overlay with its writes in a scratch directory.
+func (m *machine) overlayOf(p *place, scratch string, number int) (agent.Mount, error) {
+	n := strconv.Itoa(number)
+	upper, work := filepath.Join(scratch, "u", n), filepath.Join(scratch, "w", n)
 	if err := os.Mkdir(upper, 0o700); err != nil {
 		return agent.Mount{}, err
 	}

@@ -29,23 +29,26 @@ type Host struct {
 	// Ladder is how a command is stopped; NewHost gives GitHub's.
 	Ladder Ladder
 
-	layers *layer.Store
-	work   *layer.Scratch
-	warden *agent.Client
-	proc   *os.Process
-	owner  int // the host's id of root inside: firstID, or this user's
-	base   *base
-	null   *os.File
-	first  chan *machine // gives the one that is made in advance
-	spare  atomic.Bool   // nobody has it yet
+	layers   *layer.Store
+	work     *layer.Scratch
+	warden   *agent.Client
+	proc     *os.Process
+	owner    int // the host's id of root inside: firstID, or this user's
+	base     *base
+	null     *os.File
+	programs map[string]string
+	first    chan *machine // gives the one that is made in advance
+	spare    atomic.Bool   // nobody has it yet
 
 	close func() error
 }
 
 // NewHost prepares for opening machines. The error says why this kernel or this user can not: it tries once for every
 // boot, and remembers beside the store.
-func NewHost(store *layer.Store) (*Host, error) {
-	h := &Host{Ladder: github, layers: store, owner: Owner()}
+//
+// programs are further ones that machines have first in their PATH, by name: files of this host.
+func NewHost(store *layer.Store, programs map[string]string) (*Host, error) {
+	h := &Host{Ladder: github, layers: store, owner: Owner(), programs: programs}
 	h.close = sync.OnceValue(h.end)
 	if err := h.start(); err != nil {
 		return nil, fmt.Errorf("prepare host machines: %w", err)

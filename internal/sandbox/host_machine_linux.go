@@ -18,26 +18,39 @@ const (
 	insideTemp  = insideWork + "/_temp"
 	insideTools = "/opt/hostedtoolcache"
 	insideFiles = "/run/runner"
+
+	insidePrograms = "/run/penstock/bin"
 )
 
 // maxFiles bounds what a job may write to Info.Files, bytes: its command files. It is memory.
 const maxFiles = 256 << 20
 
+// Paths inside a machine that shows an image, as they are in GitHub's job containers (actions/runner
+// ContainerInfo.cs).
+const (
+	imageHome  = "/github/home"
+	imageWork  = "/__w"
+	imageTemp  = imageWork + "/_temp"
+	imageTools = "/__t"
+)
+
 // machine is an open machine of Host.
 type machine struct {
-	h       *Host
+	inner
 	spec    Spec
 	scratch *layer.Scratch
-	files   *os.Root // Info.Files
-	agent   *agent.Client
+	files   *os.Root    // Info.Files
 	life    *agent.Call // its second answer says that the machine has ended
 	id      int         // the warden's number for it
 	notes   []string
 	relay   *relay
 	saved   *snapshot // what it begins with
 
-	disk sync.RWMutex // held for writing while the disk is rearranged; commands start with it held for reading
 	layout
+
+	beside     sync.Mutex
+	containers map[*hostContainer]bool // that are open
+	closed     bool                    // there can be no more
 
 	close func() error
 }
@@ -56,7 +69,7 @@ func (h *Host) open(ctx context.Context, spec Spec) (_ *machine, err error) {
 		return nil, err
 	}
 	var m *machine
-	if spec.From == "" {
+	if spec.From == "" && spec.Image.Ref == "" {
 		m = h.takeFirst()
 	}
 	if m == nil {
@@ -70,6 +83,7 @@ func (h *Host) open(ctx context.Context, spec Spec) (_ *machine, err error) {
 		}
 	}()
 	m.spec = spec
+	m.dir = m.workspace()
 	if err := m.begin(ctx); err != nil {
 		return nil, err
 	}
@@ -81,7 +95,7 @@ func (h *Host) open(ctx context.Context, spec Spec) (_ *machine, err error) {
 
 // make makes a machine up to what its name and limits are needed for.
 func (h *Host) make(spec Spec) (_ *machine, err error) {
-	m := &machine{h: h, spec: spec}
+	m := &machine{inner: inner{h: h}, spec: spec}
 	m.close = sync.OnceValue(m.end)
 	defer func() {
 		if err != nil {
@@ -90,6 +104,9 @@ func (h *Host) make(spec Spec) (_ *machine, err error) {
 	}()
 	if m.scratch, err = h.layers.Scratch(); err != nil {
 		return nil, err
+	}
+	if err := m.scratch.Use(spec.Image.Layers...); err != nil {
+		return nil, fmt.Errorf("show %s: %w", spec.Image.Ref, err)
 	}
 	if m.saved, err = m.load(spec.From); err != nil {
 		return nil, err
@@ -150,7 +167,11 @@ func (m *machine) start(mounts []agent.Mount) (err error) {
 func (m *machine) begin(ctx context.Context) error {
 	begin := &agent.Begin{Hostname: m.spec.Name, Processes: m.spec.Limits.Processes, Dirs: []string{m.workspace()}}
 	if m.spec.From == "" {
-		begin.Hosts = m.h.base.hosts.with(m.spec.Name)
+		begin.Hosts = m.h.base.hosts.with(append([]string{m.spec.Name}, m.spec.Names...)...)
+	}
+	if m.spec.Image.Ref != "" {
+		begin.Dirs = append(begin.Dirs, imageHome, imageTemp, imageTools)
+		begin.Resolver = resolvFile()
 	}
 	if begin.Processes == 0 {
 		begin.Processes = defaultProcesses
@@ -166,20 +187,27 @@ func (m *machine) begin(ctx context.Context) error {
 	return m.openNetwork(sockets)
 }
 
-func (m *machine) workspace() string { return insideWork + "/" + m.spec.Repo + "/" + m.spec.Repo }
+func (m *machine) workspace() string {
+	work := insideWork
+	if m.spec.Image.Ref != "" {
+		work = imageWork
+	}
+	return work + "/" + m.spec.Repo + "/" + m.spec.Repo
+}
 
 // Close implements Sandbox.
 func (m *machine) Close(context.Context) error { return m.close() }
 
 func (m *machine) end() error {
-	var err error
+	err := m.endContainers()
 	if m.life != nil {
 		ctx := context.Background() // the kernel ends a killed process
-		if _, err = m.h.warden.Do(ctx, agent.OpKill, &agent.Number{N: m.id}, nil); err == nil {
-			_, err = m.life.Wait(ctx, &agent.Ended{})
+		_, bad := m.h.warden.Do(ctx, agent.OpKill, &agent.Number{N: m.id}, nil)
+		if bad == nil {
+			_, bad = m.life.Wait(ctx, &agent.Ended{})
 		}
-		if errors.Is(err, agent.ErrGone) {
-			err = nil // the warden ended, and the machine with it
+		if !errors.Is(bad, agent.ErrGone) { // then the warden ended, and the machine with it
+			err = errors.Join(err, bad)
 		}
 		m.life.End()
 	}
@@ -204,11 +232,15 @@ func (m *machine) end() error {
 // Info implements Sandbox.
 func (m *machine) Info() Info {
 	system, arch := osArch()
-	return Info{
+	info := Info{
 		Provider: "host", OS: system, Arch: arch,
 		Workspace: m.workspace(), Temp: insideTemp, Files: insideFiles, ToolCache: insideTools, Home: insideHome,
 		Path: m.h.base.path, Notes: m.notes,
 	}
+	if m.spec.Image.Ref != "" {
+		info.Temp, info.ToolCache, info.Home, info.Path = imageTemp, imageTools, imageHome, agent.DefaultPath
+	}
+	return info
 }
 
 // Files implements Direct.

@@ -317,3 +317,34 @@ func (m *machine) Listen(ctx context.Context, port int) (net.Listener, error) {
 	}
 	return l, nil
 }
+
+// Dial implements Dialer.
+func (m *machine) Dial(ctx context.Context, port int) (net.Conn, error) {
+	files, err := m.agent.Do(ctx, agent.OpDial, &agent.Number{N: port}, nil)
+	if err == nil && len(files) != 1 {
+		err = errors.New("no socket came")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("connect to port %d of %s: %w", port, m.spec.Name, err)
+	}
+	defer files[0].Close()
+	c, err := net.FileConn(files[0])
+	if err != nil {
+		return nil, fmt.Errorf("connect to port %d of %s: %w", port, m.spec.Name, err)
+	}
+	return c, nil
+}
+
+// ListenLocal implements LocalListener.
+func (m *machine) ListenLocal(name string) (net.Listener, error) {
+	at := fmt.Sprintf("/proc/%d/root%s/%s", m.id, insideFiles, name)
+	l, err := net.Listen("unix", at)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s of %s: %w", name, m.spec.Name, err)
+	}
+	if err := os.Chmod(at, 0o666); err != nil { // whoever runs in the machine may use it
+		l.Close()
+		return nil, fmt.Errorf("listen on %s of %s: %w", name, m.spec.Name, err)
+	}
+	return l, nil
+}

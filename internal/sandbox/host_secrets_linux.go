@@ -191,8 +191,8 @@ func readHosts() hostsFile {
 }
 
 // with is /etc/hosts inside a machine.
-func (h hostsFile) with(name string) string {
-	return "127.0.0.1\tlocalhost " + name + "\n::1\tlocalhost ip6-localhost ip6-loopback\n" + string(h)
+func (h hostsFile) with(names ...string) string {
+	return "127.0.0.1\tlocalhost " + strings.Join(names, " ") + "\n::1\tlocalhost ip6-localhost ip6-loopback\n" + string(h)
 }
 
 // resolvFile is /etc/resolv.conf inside: our relay, and the host's search list.

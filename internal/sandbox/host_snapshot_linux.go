@@ -68,6 +68,9 @@ func (m *machine) snapshot(ctx context.Context) (layer.ID, error) {
 		}
 		return m.last, err
 	}
+	if m.shares() {
+		return "", ErrBusy
+	}
 	if err := m.idle(ctx); err != nil {
 		return "", err
 	}
@@ -155,7 +158,7 @@ func (m *machine) describe() (layer.ID, error) {
 	var below []layer.ID
 	for i, p := range m.places {
 		s.Places = append(s.Places, savedPlace{
-			At: p.at, Layers: p.layers, Mounted: p.mounted, Dir: p.dir, Hide: p.hide, Base: i < len(m.h.base.places),
+			At: p.at, Layers: p.layers, Mounted: p.mounted, Dir: p.dir, Hide: p.hide, Base: i < len(m.basePlaces()),
 		})
 		below = append(below, p.layers...)
 	}

@@ -32,7 +32,7 @@ func openStore(t testing.TB, dir string) *layer.Store {
 
 func hostOn(t testing.TB, store *layer.Store) *Host {
 	t.Helper()
-	h, err := NewHost(store)
+	h, err := NewHost(store, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +56,7 @@ func TestOrdinaryUser(t *testing.T) {
 		return // all the others are
 	}
 	dir := ordinaryHome(t)
-	cmd := exec.Command("/proc/self/exe", "-test.run=^TestHost|^TestMachine|^TestLayered|^TestNetwork", "-test.v="+verbose(), "-test.timeout=5m")
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestHost|^TestContainer|^TestMachine|^TestLayered|^TestNetwork", "-test.v="+verbose(), "-test.timeout=5m")
 	cmd.Env = []string{"PATH=/usr/local/go/bin:" + standardPath, "HOME=" + dir, "TMPDIR=" + dir, ordinary + "=1"}
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: ordinaryID, Gid: ordinaryID}, Pdeathsig: syscall.SIGKILL}

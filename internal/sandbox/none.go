@@ -183,7 +183,11 @@ func (m *bare) exec(ctx context.Context, c Command) error {
 		return err
 	}
 	flow.start()
-	state := m.await(ctx, cmd)
+	ladder := m.n.Ladder
+	if c.Stop != nil {
+		ladder = *c.Stop
+	}
+	state := m.await(ctx, cmd, ladder)
 	if err := flow.drain(); err != nil {
 		return err
 	}
@@ -194,7 +198,7 @@ func (m *bare) exec(ctx context.Context, c Command) error {
 }
 
 // await waits for the end of a command and brings it about when ctx ends.
-func (m *bare) await(ctx context.Context, cmd *exec.Cmd) error {
+func (m *bare) await(ctx context.Context, cmd *exec.Cmd, ladder Ladder) error {
 	done := make(chan struct{})
 	go func() { _ = cmd.Wait(); close(done) }() // its state says all
 	stop := ctx.Done()
@@ -202,8 +206,8 @@ func (m *bare) await(ctx context.Context, cmd *exec.Cmd) error {
 		do   func()
 		wait time.Duration
 	}{
-		{func() { _ = cmd.Process.Signal(syscall.SIGINT) }, m.n.Ladder.Interrupt},
-		{func() { _ = cmd.Process.Signal(syscall.SIGTERM) }, m.n.Ladder.Terminate},
+		{func() { _ = cmd.Process.Signal(syscall.SIGINT) }, ladder.Interrupt},
+		{func() { _ = cmd.Process.Signal(syscall.SIGTERM) }, ladder.Terminate},
 		{func() { killMarked([]int{cmd.Process.Pid}, "") }, 0},
 	} {
 		select {

@@ -15,6 +15,7 @@ import (
 	"os"
 
 	"github.com/penstock-ci/penstock/internal/layer"
+	"github.com/penstock-ci/penstock/internal/sandbox/agent"
 )
 
 // Provider opens machines.
@@ -33,6 +34,8 @@ type Spec struct {
 	// Image is what the machine shows instead of this host's tools; the zero Image shows those. A provider that can not
 	// have it returns ErrNoImages.
 	Image Image
+	// Names are further host names by which the machine finds its own loopback: those of its containers.
+	Names []string
 	// From is the snapshot (Layered.Snapshot) whose disk the machine begins with; empty begins fresh.
 	From layer.ID
 	// Limits bound the whole machine where the kernel allows; zero fields are unlimited.
@@ -78,10 +81,14 @@ type Command struct {
 	Dir  string   // absolute, inside; empty is the workspace
 	// User is who runs it, by name or id, with or without a group (postgres, 999:999): names are those of the machine's
 	// own /etc/passwd and /etc/group. Empty is root.
-	User  string
-	Stdin io.Reader
+	User string
+	// Offline gives it no network at all, where the machine can.
+	Offline bool
+	Stdin   io.Reader
 	// Stdout and Stderr may be the same writer: then both go through one pipe and keep their order.
 	Stdout, Stderr io.Writer
+	// Stop is how the process is stopped when the context ends; nil takes the provider's way (see Exec).
+	Stop *Ladder
 	// TTY gives the process a terminal (for penstock shell); Stdin and Stdout must then be *os.File terminals.
 	TTY bool
 }
@@ -130,7 +137,8 @@ type Hosting interface {
 
 // Container is what Hosting.Contain starts.
 type Container struct {
-	Name   string // the host name inside, as Spec.Name
+	Name string // the host name inside, as Spec.Name
+	// Image is what it shows; without a Ref it shows the machine's host as a machine does, with Layers on its root.
 	Image  Image
 	Mounts []Mount // in the order given: what lies below another comes after it
 	Limits Limits
@@ -155,10 +163,25 @@ type Changed interface {
 	Changes(ctx context.Context) (layer.ID, error)
 }
 
+// Builder is what a container can also do whose image is being built.
+type Builder interface {
+	Changed
+	// Files changes files, one action after the other, as BuildKit's FileOp has them. Sources are paths of the container:
+	// mounts.
+	Files(ctx context.Context, actions []agent.FileAction) error
+}
+
 // Direct is what a machine on this host can also do: reach the runner's own files (Info.Files) without a copy.
 // The root refuses names that leave it, symbolic links included, since the job may have placed them.
 type Direct interface {
 	Files() *os.Root
+}
+
+// Readable is what a machine can also do whose files this process may read where they are.
+type Readable interface {
+	// Open gives a directory of the machine, as it is at any time. It is for reading. The root refuses names that leave
+	// it, links included.
+	Open(dir string) (*os.Root, error)
 }
 
 // Networked is what a machine can also do whose loopback this process may serve on: the host's services for its job.
@@ -167,13 +190,27 @@ type Networked interface {
 	Listen(ctx context.Context, port int) (net.Listener, error)
 }
 
+// Dialer is what a machine can also do whose servers this process may call.
+type Dialer interface {
+	// Dial connects to a TCP port of the machine's own loopback.
+	Dial(ctx context.Context, port int) (net.Conn, error)
+}
+
+// LocalListener is what a machine can also do that finds this process at a socket of its file tree.
+type LocalListener interface {
+	// ListenLocal opens a listener on a socket in Info.Files, before anything runs in the machine. It ends with the
+	// machine.
+	ListenLocal(name string) (net.Listener, error)
+}
+
 // ErrBusy is returned by Layered.Snapshot while processes of earlier commands are alive.
 var ErrBusy = errors.New("processes of earlier commands are still running")
 
 // Layered is what a machine on layers can also do.
 type Layered interface {
 	// Snapshot freezes the disk as it is now, with all mounts, and goes on writing on top. It returns ErrBusy
-	// while processes of earlier commands are still alive, since they would go on writing below.
+	// while processes of earlier commands are still alive or a container shows a part of the disk, since they would go
+	// on writing below.
 	// A disk without changes since the last snapshot gives the same ID again and costs next to nothing.
 	Snapshot(ctx context.Context) (layer.ID, error)
 	// Mount puts the layers (lowest first) at the absolute path at, with a fresh writable layer of their own on

@@ -8,11 +8,17 @@ import (
 )
 
 var specName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
+var hostName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$`) // as lenient as Docker's networks
 var specRepo = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,100}$`)
 
 func (s *Spec) check() error {
 	if !specName.MatchString(s.Name) {
 		return fmt.Errorf("the name %q is no host name", s.Name)
+	}
+	for _, name := range s.Names {
+		if !hostName.MatchString(name) {
+			return fmt.Errorf("the name %q is no host name", name)
+		}
 	}
 	if !specRepo.MatchString(s.Repo) || s.Repo == "." || s.Repo == ".." {
 		return fmt.Errorf("%q is no repository name", s.Repo)

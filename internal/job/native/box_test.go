@@ -67,7 +67,7 @@ func prepared(m *testing.M) int {
 		panic(err)
 	}
 	defer machines.layers.Close()
-	if machines.host, err = sandbox.NewHost(machines.layers); err != nil {
+	if machines.host, err = sandbox.NewHost(machines.layers, nil); err != nil {
 		panic(err)
 	}
 	defer machines.host.Close()

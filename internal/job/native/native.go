@@ -1,5 +1,5 @@
 // Package native holds the actions that Penstock carries in Go: checkout, setup-node, setup-python, setup-go,
-// cache, upload-artifact, download-artifact. They do what the originals do, with the same inputs, outputs and
+// cache, upload-artifact, download-artifact, those of Docker's own that build images. They do what the originals do, with the same inputs, outputs and
 // messages, on layers instead of archives and without a network where none is needed.
 //
 // It knows one step of one job. It never evaluates expressions nor decides whether a step runs.
@@ -70,6 +70,10 @@ func actions() map[string]Action {
 		"actions/upload-artifact":       uploadArtifact{},
 		"actions/upload-artifact/merge": mergeArtifacts{},
 		"actions/download-artifact":     downloadArtifact{},
+		"docker/setup-buildx-action":    setupBuildx{},
+		"docker/setup-qemu-action":      setupQEMU{},
+		"docker/login-action":           dockerLogin{},
+		"docker/build-push-action":      buildPush{},
 	}
 }
 

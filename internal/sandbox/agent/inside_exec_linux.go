@@ -144,7 +144,7 @@ func (a *inside) exec(f *frame) {
 		a.answer(f, nil, errFrame)
 		return
 	}
-	err = a.children.start(f.id, func() (int, error) { return fork(e, f.files) }, func(pid int) {
+	err = a.children.start(f.id, func() (int, error) { return a.fork(e, f.files) }, func(pid int) {
 		if e.TTY {
 			a.answer(f, &Started{pid}, nil, terminal)
 		} else {
@@ -156,12 +156,23 @@ func (a *inside) exec(f *frame) {
 	}
 }
 
-func fork(e Exec, files []int) (int, error) {
-	name, err := lookPath(e.Args[0], e.Env, e.Dir)
+func (a *inside) fork(e Exec, files []int) (int, error) {
+	attr := &syscall.ProcAttr{Dir: e.Dir, Env: e.Env, Sys: &syscall.SysProcAttr{Setsid: true, Setctty: e.TTY}}
+	if a.contained {
+		attr.Env = containerEnv(attr.Env)
+	}
+	if e.User != "" || a.contained {
+		if err := become(attr, e.User); err != nil {
+			return 0, err
+		}
+	}
+	if e.Offline {
+		attr.Sys.Cloneflags |= unix.CLONE_NEWNET
+	}
+	name, err := lookPath(e.Args[0], attr.Env, e.Dir)
 	if err != nil {
 		return 0, err
 	}
-	attr := &syscall.ProcAttr{Dir: e.Dir, Env: e.Env, Sys: &syscall.SysProcAttr{Setsid: true, Setctty: e.TTY}}
 	for _, fd := range files {
 		attr.Files = append(attr.Files, uintptr(fd))
 	}

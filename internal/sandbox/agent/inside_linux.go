@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,6 +18,8 @@ type inside struct {
 
 	sockets     []int  // of the network's relay, until the supervisor has them
 	unreachable string // why there are none
+
+	contained bool // this is a container: its network is another machine's
 }
 
 // part is a mount that only a process of the machine can make.
@@ -24,7 +28,10 @@ type part struct {
 	at string
 }
 
-// runAgent is the process's main function. args is 6 if the host has IPv6.
+// contained is the argument of a container's agent.
+const contained = "contained"
+
+// runAgent is the process's main function. The argument is 6 if the host has IPv6, or contained.
 func runAgent(args []string) int {
 	if err := closeOnExec(); err != nil {
 		return 1
@@ -32,7 +39,13 @@ func runAgent(args []string) int {
 	a := &inside{pipe: &pipe{fd: control}}
 	a.children = watchChildren(a.ended)
 	unix.Umask(0o022)
-	err := a.prepare(len(args) == 1 && args[0] == "6")
+	var err error
+	if a.contained = len(args) == 1 && args[0] == contained; !a.contained {
+		err = a.prepareNetwork(len(args) == 1 && args[0] == "6")
+	}
+	if err == nil {
+		err = a.prepare()
+	}
 	ready := failureOf(errNone)
 	if err != nil {
 		ready = failureOf(err)
@@ -41,10 +54,15 @@ func runAgent(args []string) int {
 		return 1
 	}
 	unix.Close(control + 1)
+	return a.serve()
+}
+
+// serve answers the supervisor until it has gone: so has the machine then.
+func (a *inside) serve() int {
 	for {
 		f, err := a.pipe.read()
 		if err != nil {
-			return 0 // the supervisor has gone: so has the machine
+			return 0
 		}
 		a.handle(&f)
 	}
@@ -52,20 +70,26 @@ func runAgent(args []string) int {
 
 var errNone = errors.New("")
 
-// prepare makes the mounts that belong to this process's own namespaces. It needs the host's /proc and /sys in view:
-// the kernel gives new ones only to who could see the old.
-func (a *inside) prepare(six bool) (err error) {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil { // what the host unmounts is let go
-		return wrap("separate mounts", err)
-	}
+func (a *inside) prepareNetwork(six bool) (err error) {
 	if err := loopbackUp(); err != nil {
 		return err
 	}
+	// A container's root has no rights over its machine's network, but may serve on any port, as Docker has it.
+	_ = os.WriteFile("/proc/sys/net/ipv4/ip_unprivileged_port_start", []byte("0"), 0)
 	if a.sockets, err = openNetwork(six); err != nil {
 		for _, fd := range a.sockets {
 			unix.Close(fd)
 		}
 		a.sockets, a.unreachable = nil, err.Error()
+	}
+	return nil
+}
+
+// prepare makes the mounts that belong to this process's own namespaces. It needs the host's /proc and /sys in view:
+// the kernel gives new ones only to who could see the old.
+func (a *inside) prepare() error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil { // what the host unmounts is let go
+		return wrap("separate mounts", err)
 	}
 	for _, p := range []struct {
 		fs, at string
@@ -142,6 +166,13 @@ func (a *inside) handle(f *frame) {
 		go func() { a.answer(f, nil, copyPaths(f)) }()
 	case OpListen:
 		a.listen(f)
+	case OpDial:
+		go a.dial(f)
+	case OpFiles:
+		go func() { a.answer(f, nil, a.files(f)) }()
+	case OpPoint:
+		made, err := makePoint(f)
+		a.answer(f, &Paths{made}, err)
 	case OpMkdir:
 		made, err := mkdir(f)
 		a.answer(f, made, err)
@@ -206,7 +237,10 @@ func (a *inside) begin(f *frame) error {
 		}
 	}
 	if b.Hosts != "" {
-		for name, text := range map[string]string{"/etc/hostname": b.Hostname + "\n", "/etc/hosts": b.Hosts} {
+		for name, text := range map[string]string{"/etc/hostname": b.Hostname + "\n", "/etc/hosts": b.Hosts, "/etc/resolv.conf": b.Resolver} {
+			if text == "" {
+				continue
+			}
 			if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) { // the host's can not be written to
 				return err
 			}
@@ -221,6 +255,39 @@ func (a *inside) begin(f *frame) error {
 		}
 	}
 	return confine()
+}
+
+// makePoint makes the place of a mount if it is missing, and gives what was made.
+func makePoint(f *frame) (made []string, err error) {
+	var p Point
+	if err := decode(f.body, &p); err != nil {
+		return nil, err
+	}
+	dir := path.Clean(p.Path)
+	if p.File {
+		dir = path.Dir(dir)
+	}
+	for up := dir; ; up = path.Dir(up) {
+		if _, err := os.Lstat(up); err == nil || up == "/" {
+			break
+		}
+		made = append(made, up)
+	}
+	slices.Reverse(made)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	if !p.File {
+		return made, nil
+	}
+	file, err := os.OpenFile(p.Path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if errors.Is(err, os.ErrExist) {
+		return made, nil
+	}
+	if err != nil {
+		return made, err
+	}
+	return append(made, p.Path), file.Close()
 }
 
 func (a *inside) place(p part) error {
@@ -299,6 +366,9 @@ func mkdir(f *frame) (*Made, error) {
 	var m Mkdir
 	if err := decode(f.body, &m); err != nil {
 		return nil, err
+	}
+	if info, err := os.Stat(m.Path); err == nil && !info.IsDir() {
+		return &Made{File: true}, nil
 	}
 	if err := os.MkdirAll(m.Path, 0o755); err != nil {
 		return nil, err

@@ -27,6 +27,9 @@ const (
 	OpUnpack              // Paths of one directory, with the stream -> nothing
 	OpPack                // Paths of one file, with the stream -> nothing (after the last byte)
 	OpListen              // Number (port) -> nothing, with the listening socket
+	OpDial                // Number (port) -> nothing, with a socket that is connected to it
+	OpPoint               // Point -> Paths: what was made for it, parents first
+	OpFiles               // Files -> nothing
 )
 
 // Answers.
@@ -38,6 +41,7 @@ const (
 // Open asks the warden for a machine.
 type Open struct {
 	Mounts []Mount // the root first
+	Beside int     // a machine whose network it shares: it is a container of that one; 0 for a network of its own
 }
 
 // Mount is one part of a machine's file tree.
@@ -57,6 +61,10 @@ type Mount struct {
 	Beneath bool
 	// Upper and Work are empty directories of one file system: where writes go.
 	Upper, Work string
+	// Source shows, in a container, this path of its machine instead, with all that is mounted below it.
+	Source string
+	// ReadOnly lets nobody write there.
+	ReadOnly bool
 }
 
 // Lower is one read-only directory of an overlay.
@@ -80,7 +88,14 @@ type Begin struct {
 	Hostname  string
 	Processes int
 	Hosts     string   // for /etc/hosts; nothing leaves that and /etc/hostname as they are
+	Resolver  string   // for /etc/resolv.conf; nothing leaves that as it is
 	Dirs      []string // to make
+}
+
+// Point is where a mount goes, to be made if it is missing.
+type Point struct {
+	Path string
+	File bool
 }
 
 // Begun answers Begin. TCP and UDP sockets come with it, of IPv4 and then of IPv6 if the host has it.
@@ -94,6 +109,8 @@ type Exec struct {
 	Dir        string
 	TTY        bool
 	Rows, Cols int
+	User       string // name or id, with :group or without; empty is root
+	Offline    bool   // without any network
 }
 
 // Started answers Exec.
@@ -108,11 +125,11 @@ type Signal struct {
 	Tree        bool
 }
 
-// Mkdir makes a directory with its parents.
+// Mkdir makes a directory with its parents, unless Path is a file.
 type Mkdir struct{ Path string }
 
 // Made answers Mkdir.
-type Made struct{ Empty bool }
+type Made struct{ Empty, File bool }
 
 // Paths, Flags and Number are plain lists and values.
 type Paths struct{ Paths []string }
@@ -125,6 +142,7 @@ func (m *Open) code(c *coder) {
 	for i := range list(c, &m.Mounts) {
 		m.Mounts[i].code(c)
 	}
+	c.int(&m.Beside)
 }
 
 func (m *Mount) code(c *coder) {
@@ -139,6 +157,8 @@ func (m *Mount) code(c *coder) {
 	c.bool(&m.Beneath)
 	c.string(&m.Upper)
 	c.string(&m.Work)
+	c.string(&m.Source)
+	c.bool(&m.ReadOnly)
 }
 
 func (m *Opened) code(c *coder) { c.int(&m.Machine) }
@@ -154,9 +174,12 @@ func (m *Begin) code(c *coder) {
 	c.string(&m.Hostname)
 	c.int(&m.Processes)
 	c.string(&m.Hosts)
+	c.string(&m.Resolver)
 	c.strings(&m.Dirs)
 }
+
 func (m *Begun) code(c *coder) { c.string(&m.Unreachable) }
+func (m *Point) code(c *coder) { c.string(&m.Path); c.bool(&m.File) }
 
 func (m *Exec) code(c *coder) {
 	c.strings(&m.Args)
@@ -165,13 +188,15 @@ func (m *Exec) code(c *coder) {
 	c.bool(&m.TTY)
 	c.int(&m.Rows)
 	c.int(&m.Cols)
+	c.string(&m.User)
+	c.bool(&m.Offline)
 }
 
 func (m *Started) code(c *coder) { c.int(&m.Pid) }
 func (m *Ended) code(c *coder)   { c.int(&m.Code); c.int(&m.Signal) }
 func (m *Signal) code(c *coder)  { c.int(&m.Pid); c.int(&m.Signal); c.bool(&m.Tree) }
 func (m *Mkdir) code(c *coder)   { c.string(&m.Path) }
-func (m *Made) code(c *coder)    { c.bool(&m.Empty) }
+func (m *Made) code(c *coder)    { c.bool(&m.Empty); c.bool(&m.File) }
 func (m *Paths) code(c *coder)   { c.strings(&m.Paths) }
 func (m *Number) code(c *coder)  { c.int(&m.N) }
 

@@ -110,6 +110,44 @@ func (a *inside) listen(f *frame) {
 	a.answer(f, nil, nil, s)
 }
 
+// dial connects to a port of the machine's own loopback.
+func (a *inside) dial(f *frame) {
+	var n Number
+	if err := decode(f.body, &n); err != nil || n.N <= 0 || n.N > 1<<16-1 {
+		a.answer(f, nil, errFrame)
+		return
+	}
+	var failed error
+	for _, ip := range []string{"127.0.0.1", "::1"} {
+		s, err := connect(netip.MustParseAddr(ip), n.N)
+		if err == nil {
+			a.answer(f, nil, nil, s)
+			unix.Close(s)
+			return
+		}
+		if failed == nil {
+			failed = err
+		}
+	}
+	a.answer(f, nil, wrap("connect", failed))
+}
+
+func connect(ip netip.Addr, port int) (int, error) {
+	af := unix.AF_INET
+	if ip.Is6() {
+		af = unix.AF_INET6
+	}
+	s, err := unix.Socket(af, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	if err := unix.Connect(s, sockaddr(ip, port)); err != nil {
+		unix.Close(s)
+		return -1, err
+	}
+	return s, nil
+}
+
 // setRoutes sends everything to the loopback interface, where it is redirected.
 func setRoutes(families []*family) error {
 	return netlink(unix.NETLINK_ROUTE, func(b *batch) {

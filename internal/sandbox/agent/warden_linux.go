@@ -23,7 +23,7 @@ type warden struct {
 	home  int    // the mount namespace of the warden
 	owner int    // a user namespace that maps a machine's ids, for mounts that show the host's owners; -1 without
 
-	opens chan *frame // requests for machines
+	opens chan *opening
 
 	mu       sync.Mutex
 	waiting  int // machines made in advance, or being made
@@ -39,6 +39,7 @@ type machine struct {
 	pidfd    int
 	handOver []int         // what the supervisor gets: its end of the agent's socket, and directories in memory
 	ready    *pipe         // where the agent says that it is prepared
+	beside   int           // the machine whose container it is; 0 if it is none
 	work     chan func()   // run on the machine's thread
 	ended    chan struct{} // closed when process 1 has been reaped
 }
@@ -48,7 +49,7 @@ func runWarden(args []string) int {
 	if err := closeOnExec(); err != nil {
 		return 1
 	}
-	w := &warden{pipe: &pipe{fd: control}, machines: map[int]*machine{}, views: map[string]string{}, opens: make(chan *frame), owner: -1}
+	w := &warden{pipe: &pipe{fd: control}, machines: map[int]*machine{}, views: map[string]string{}, opens: make(chan *opening), owner: -1}
 	unsettled := w.settle(args)
 	if unsettled == nil {
 		w.count(0, 0)
@@ -116,10 +117,26 @@ func (w *warden) handle(f *frame) {
 
 // request gives f to a machine that waits, or to a new one.
 func (w *warden) request(f *frame) {
-	own := *f
-	f.files = nil
-	w.count(0, 1)
-	w.opens <- &own
+	var req Open
+	err := decode(f.body, &req)
+	if err == nil && len(req.Mounts) == 0 {
+		err = errFrame
+	}
+	switch {
+	case err != nil:
+		w.answer(f, nil, err)
+	case req.Beside != 0:
+		go w.serveBeside(&opening{f.id, &req})
+	default:
+		w.count(0, 1)
+		w.opens <- &opening{f.id, &req}
+	}
+}
+
+// opening is a request for a machine.
+type opening struct {
+	id  int
+	req *Open
 }
 
 // count keeps the numbers of machines in advance and of requests, and has one machine more than is asked for.
@@ -146,39 +163,75 @@ func (w *warden) answer(f *frame, m Message, err error) {
 // thread of its own: the thread's end would kill the machine (PR_SET_PDEATHSIG), as the warden's does.
 func (w *warden) serve() {
 	runtime.LockOSThread() // never unlocked: the thread's namespaces are changed
-	m, err := w.fork()
-	f := <-w.opens
-	defer f.closeFiles()
+	m, err := w.fork(w.six, unix.CLONE_NEWNET)
+	o := <-w.opens
 	w.count(-1, -1)
 	if err != nil {
-		m, err = w.fork() // what stood in the way may have passed
+		m, err = w.fork(w.six, unix.CLONE_NEWNET) // what stood in the way may have passed
 	}
+	w.finish(o, m, err, func() { w.count(0, 0) })
+}
+
+// serveBeside makes a container.
+func (w *warden) serveBeside(o *opening) {
+	runtime.LockOSThread() // never unlocked, as in serve
+	m, err := w.forkBeside(o.req.Beside)
+	w.finish(o, m, err, func() {})
+}
+
+// forkBeside starts an agent in the network of another machine.
+func (w *warden) forkBeside(pid int) (*machine, error) {
+	network, err := w.space(pid, "net")
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(network)
+	if err := unix.Setns(network, unix.CLONE_NEWNET); err != nil {
+		return nil, wrap("enter the network of the machine", err)
+	}
+	m, err := w.fork(contained, 0)
 	if err == nil {
-		err = w.open(m, f)
+		m.beside = pid
+	}
+	return m, err
+}
+
+// space opens a namespace of a machine.
+func (w *warden) space(pid int, kind string) (int, error) {
+	ns, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/ns/"+kind, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	w.mu.Lock()
+	m := w.machines[pid]
+	w.mu.Unlock()
+	if err == nil && m == nil { // the number may be another process's by now
+		unix.Close(ns)
+	}
+	if err != nil || m == nil {
+		return -1, ErrGone
+	}
+	return ns, nil
+}
+
+// finish makes a machine what a request asks for, and lives with it.
+func (w *warden) finish(o *opening, m *machine, err error, opened func()) {
+	if err == nil {
+		err = w.open(m, o.req)
 	}
 	if err != nil {
-		w.answer(f, nil, wrap("make a machine", err))
+		w.answer(&frame{header: header{id: o.id}}, nil, wrap("make a machine", err))
 		return
 	}
 	w.mu.Lock()
 	w.machines[m.pid] = m
 	w.mu.Unlock()
-	_ = w.pipe.write(header{f.id, opAnswer}, &Opened{Machine: m.pid}, m.handOver...)
+	_ = w.pipe.write(header{o.id, opAnswer}, &Opened{Machine: m.pid}, m.handOver...)
 	m.closeHandOver()
-	w.count(0, 0)
-	w.attend(f.id, m)
+	opened()
+	w.attend(o.id, m)
 }
 
 // open makes a waiting machine what a request asks for.
-func (w *warden) open(m *machine, f *frame) error {
-	var req Open
-	err := decode(f.body, &req)
-	if err == nil && len(req.Mounts) == 0 {
-		err = errFrame
-	}
-	if err == nil {
-		err = w.build(m, req.Mounts)
-	}
+func (w *warden) open(m *machine, req *Open) error {
+	err := w.build(m, req.Mounts)
 	if err != nil {
 		_ = unix.Kill(m.pid, unix.SIGKILL)
 		_, _ = retry(func() (int, error) { return unix.Wait4(m.pid, nil, 0, nil) })
@@ -247,8 +300,8 @@ func (w *warden) kill(f *frame) error {
 	return nil
 }
 
-// fork starts an agent in namespaces of its own.
-func (w *warden) fork() (m *machine, err error) {
+// fork starts an agent in namespaces of its own; spaces are those that not all have. arg is for runAgent.
+func (w *warden) fork(arg string, spaces uintptr) (m *machine, err error) {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return nil, err
 	}
@@ -280,7 +333,7 @@ func (w *warden) fork() (m *machine, err error) {
 	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err == nil {
 		fds = append(fds, null)
-		err = w.forkAgent(m, []uintptr{uintptr(null), uintptr(null), uintptr(null), uintptr(control[1]), uintptr(ready[1])})
+		err = w.forkAgent(m, arg, spaces, []uintptr{uintptr(null), uintptr(null), uintptr(null), uintptr(control[1]), uintptr(ready[1])})
 	}
 	if err != nil {
 		unix.Close(control[0])
@@ -290,12 +343,12 @@ func (w *warden) fork() (m *machine, err error) {
 	return m, nil
 }
 
-func (w *warden) forkAgent(m *machine, files []uintptr) (err error) {
+func (w *warden) forkAgent(m *machine, arg string, spaces uintptr, files []uintptr) (err error) {
 	ids := w.ids()
-	m.pid, err = syscall.ForkExec("/proc/self/exe", []string{NameAgent, w.six}, &syscall.ProcAttr{
+	m.pid, err = syscall.ForkExec("/proc/self/exe", []string{NameAgent, arg}, &syscall.ProcAttr{
 		Dir: "/", Env: []string{"GOMAXPROCS=2", "GODEBUG=containermaxprocs=0", "GOTRACEBACK=none"}, Files: files,
 		Sys: &syscall.SysProcAttr{
-			Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET,
+			Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | spaces,
 			UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: w.base > 0,
 			Credential: &syscall.Credential{NoSetGroups: w.base == 0}, // root inside
 			Setsid:     true, Pdeathsig: unix.SIGKILL, PidFD: &m.pidfd,

@@ -83,6 +83,11 @@ func (w *warden) within(m *machine, do func() error) error {
 		return ErrGone
 	}
 	defer unix.Close(ns)
+	return w.withinSpace(ns, do)
+}
+
+// withinSpace runs do in a mount namespace.
+func (w *warden) withinSpace(ns int, do func() error) error {
 	if err := unix.Setns(ns, unix.CLONE_NEWNS); err != nil {
 		return wrap("enter the machine", err)
 	}
@@ -319,6 +324,9 @@ func (w *warden) attach(f *frame) error {
 }
 
 func (w *warden) attachOne(m *machine, mount *Mount) error {
+	if mount.Source != "" {
+		return w.share(m, mount)
+	}
 	beneath := -1
 	if mount.Beneath {
 		err := w.within(m, func() (err error) {
@@ -336,4 +344,34 @@ func (w *warden) attachOne(m *machine, mount *Mount) error {
 	}
 	defer unix.Close(fd)
 	return w.within(m, func() error { return attach(fd, mount.At) })
+}
+
+// share shows a path of a machine in a container of it.
+func (w *warden) share(m *machine, mount *Mount) error {
+	space, err := w.space(m.beside, "mnt")
+	if err != nil {
+		return err
+	}
+	defer unix.Close(space)
+	tree := -1
+	err = w.withinSpace(space, func() error {
+		fd, err := unix.Openat2(unix.AT_FDCWD, mount.Source, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS})
+		if err != nil {
+			return wrap("open "+mount.Source, err)
+		}
+		defer unix.Close(fd)
+		tree, err = unix.OpenTree(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer unix.Close(tree)
+	if mount.ReadOnly {
+		attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+		if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, attr); err != nil {
+			return wrap("make it read-only", err)
+		}
+	}
+	return w.within(m, func() error { return attach(tree, mount.At) })
 }
