@@ -21,7 +21,8 @@ import (
 // Exec implements Sandbox. Docker starts processes in a container but can neither signal nor tell them apart, so a command
 // is started by the image's shell, which says its process id and becomes the command. In an image without a shell, output
 // of a common writer may change its order, and a command is stopped from this host or, if that can not be, with its
-// container. Docker does not say that a signal ended a command: exit codes that mean so are taken for it.
+// container. Docker does not say that a signal ended a command: exit codes that mean so are taken for it. Command.Offline
+// is not heeded: a container has the network that it began with.
 func (c *dockerContainer) Exec(ctx context.Context, cmd Command) error {
 	if len(cmd.Args) == 0 {
 		return errors.New("run a command: no arguments")
@@ -251,20 +252,24 @@ func tick(t *time.Timer) <-chan time.Time {
 }
 
 // climb gives a function that does what comes next of the ladder and says how long to wait then, or that nothing is left.
+// A rung without time is left out: the next signal would overtake it.
 func (e *dockerExec) climb() func(context.Context) (time.Duration, bool) {
-	step := 0
+	ladder := e.c.d.Ladder
+	if e.cmd.Stop != nil {
+		ladder = *e.cmd.Stop
+	}
+	rungs := []struct {
+		signal string
+		wait   time.Duration
+	}{{"INT", ladder.Interrupt}, {"TERM", ladder.Terminate}, {"KILL", dockerPatience}}
 	return func(ctx context.Context) (time.Duration, bool) {
-		step++
-		switch step {
-		case 1:
-			e.signal(ctx, "INT")
-			return e.c.d.Ladder.Interrupt, true
-		case 2:
-			e.signal(ctx, "TERM")
-			return e.c.d.Ladder.Terminate, true
-		case 3:
-			e.signal(ctx, "KILL")
-			return dockerPatience, true
+		for len(rungs) > 0 {
+			rung := rungs[0]
+			rungs = rungs[1:]
+			if rung.wait > 0 {
+				e.signal(ctx, rung.signal)
+				return rung.wait, true
+			}
 		}
 		return 0, false
 	}
