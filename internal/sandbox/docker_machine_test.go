@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -20,7 +21,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/moby/client"
 	"golang.org/x/sys/unix"
+
+	"github.com/penstock-ci/penstock/internal/layer"
 )
 
 // sleepMark is a number of seconds that a test knows its processes by; busybox takes no longer ones.
@@ -104,7 +108,9 @@ func dockerEnvironment(t *testing.T, m Sandbox) {
 // dockerNetwork gives a machine a network of its own, and has it find what this process serves there.
 func dockerNetwork(t *testing.T, d *daemon) {
 	p := d.provider(t, DockerOptions{})
-	m := dockerOpen(t, p, Spec{Name: "one", Repo: "repo"})
+	m := dockerOpen(t, p, Spec{Name: "one", Repo: "repo", Names: []string{"postgres", "my_cache"}})
+	expect(t, m, "grep -c -e '127.0.0.1.postgres' -e '127.0.0.1.my_cache' /etc/hosts", "2\n")
+	dockerLocally(t, m)
 	expect(t, m, "cut() { while read -r l; do echo ${l%%:*}; done; }; tail -n +3 /proc/net/dev | cut", "lo\neth0\n")
 	l, err := m.(Networked).Listen(t.Context(), 0)
 	if err != nil {
@@ -132,6 +138,77 @@ func dockerNetwork(t *testing.T, d *daemon) {
 	}
 	if _, err := m.(Networked).Listen(t.Context(), 0); err == nil {
 		t.Error("a closed machine listens")
+	}
+}
+
+// dockerLocally has this process and a machine meet at a socket and at a port of the machine's.
+func dockerLocally(t *testing.T, m Sandbox) {
+	l, err := m.(LocalListener).ListenLocal("service.sock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		conn, err := l.Accept()
+		if err == nil {
+			_, err = io.WriteString(conn, "by a socket\n")
+			conn.Close()
+		}
+		done <- err
+	}()
+	expect(t, m, "stat -c '%a %u' $FILES/service.sock", "666 0\n")
+	c, err := m.(Hosting).Contain(t.Context(), Container{Name: "client", Image: Image{Ref: busyImage}, Mounts: []Mount{{Target: "/files", Source: m.Info().Files}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	expectPlain(t, c, "", "sh", "-c", "[ -S /files/service.sock ]")
+	got, err := m.(*dockerLocal).d.api.ContainerInspect(t.Context(), m.(*dockerLocal).name, client.ContainerInspectOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	caller, err := net.Dial("unix", fmt.Sprintf("/proc/%d/root%s/service.sock", got.Container.State.Pid, m.Info().Files))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer caller.Close()
+	if text, err := io.ReadAll(caller); err != nil || string(text) != "by a socket\n" {
+		t.Errorf("got %q, %v", text, err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	for _, name := range []string{"../x", "a/b", "/x", "service.sock"} {
+		if l, err := m.(LocalListener).ListenLocal(name); err == nil {
+			l.Close()
+			t.Errorf("%s: listens", name)
+		}
+	}
+	ready := make(chan struct{})
+	go func() {
+		done <- c.Exec(t.Context(), Command{Args: []string{"sh", "-c", "echo ready; echo from inside | nc -l -p 8124 127.0.0.1"}, Env: []string{"PATH=/bin"}, Stdout: &trigger{word: "ready", do: func() { close(ready) }}})
+	}()
+	<-ready
+	var conn net.Conn
+	for range 500 {
+		if conn, err = m.(Dialer).Dial(t.Context(), 8124); err == nil {
+			break
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if text, err := bufio.NewReader(conn).ReadString('\n'); err != nil || text != "from inside\n" {
+		t.Errorf("got %q, %v", text, err)
+	}
+	conn.Close()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if conn, err := m.(Dialer).Dial(t.Context(), 1); err == nil {
+		conn.Close()
+		t.Error("port 1 answers")
 	}
 }
 
@@ -258,19 +335,14 @@ func dockerContain(t *testing.T, d *daemon) {
 		t.Errorf("info: %+v", i)
 	}
 	expectPlain(t, c, "/\n", "sh", "-c", "pwd")
-	ctx, cancel := context.WithCancelCause(t.Context())
 	served := make(chan error, 1)
-	ready := make(chan struct{})
 	go func() {
-		served <- c.Exec(ctx, Command{Args: []string{"sh", "-c", "echo ready; while :; do echo from the container | nc -l -p 8123 127.0.0.1; done"}, Env: []string{"PATH=/bin"},
-			Stdout: &trigger{word: "ready", do: func() { close(ready) }}})
+		served <- c.Exec(t.Context(), Command{Args: []string{"sh", "-c", "echo from the container | nc -l -p 8123 127.0.0.1"}, Env: []string{"PATH=/bin"}})
 	}()
-	<-ready
 	expect(t, m, "for i in $(seq 500); do exec 3<>/dev/tcp/127.0.0.1/8123 && break; sleep 0.01; done 2>/dev/null; cat <&3", "from the container\n")
 	expect(t, m, "ls /proc/[0-9]*/cmdline | wc -l | grep -q '^[1-9]$' && echo own processes", "own processes\n")
-	cancel(errStopped)
-	if err := <-served; !errors.Is(err, errStopped) {
-		t.Errorf("stopped: %v", err)
+	if err := <-served; err != nil {
+		t.Error(err)
 	}
 	if err := c.Close(t.Context()); err != nil {
 		t.Error(err)
@@ -281,7 +353,13 @@ func dockerContain(t *testing.T, d *daemon) {
 	if _, err := plain(t, c, "true"); err == nil {
 		t.Error("a closed container runs commands")
 	}
-	for _, bad := range []Container{{Name: "a b", Image: Image{Ref: busyImage}}, {Name: "a"}, {Name: "a", Image: Image{Ref: busyImage}, Mounts: []Mount{{Target: "relative"}}}, {Name: "a", Image: Image{Ref: busyImage}, Mounts: []Mount{{Target: "/x/.."}}}} {
+	same, err := m.(Hosting).Contain(t.Context(), Container{Name: "same"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	expectPlain(t, same, "worker\n", "bash", "-c", "id -un 1234")
+	dockerAtOnce(t, same)
+	for _, bad := range []Container{{Name: "a b", Image: Image{Ref: busyImage}}, {Name: "a", Image: Image{Layers: []layer.ID{"0123"}}}, {Name: "a", Image: Image{Ref: busyImage}, Mounts: []Mount{{Target: "relative"}}}, {Name: "a", Image: Image{Ref: busyImage}, Mounts: []Mount{{Target: "/x/.."}}}} {
 		if _, err := m.(Hosting).Contain(t.Context(), bad); err == nil {
 			t.Errorf("%+v: accepted", bad)
 		}
@@ -291,6 +369,16 @@ func dockerContain(t *testing.T, d *daemon) {
 	}
 	if _, err := m.(Hosting).Contain(t.Context(), Container{Name: "late", Image: Image{Ref: busyImage}}); err == nil {
 		t.Error("a closed machine starts containers")
+	}
+}
+
+// dockerAtOnce stops a command that would take its time.
+func dockerAtOnce(t *testing.T, c Sandbox) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	out := &trigger{word: "ready", do: func() { cancel(errStopped) }}
+	err := c.Exec(ctx, Command{Args: []string{"bash", "-c", stubborn}, Env: []string{"PATH=" + c.Info().Path}, Stdout: out, Stop: &Ladder{}})
+	if !errors.Is(err, errStopped) || out.String() != "ready\n" {
+		t.Errorf("at once: %q, %v", out.String(), err)
 	}
 }
 
@@ -308,7 +396,6 @@ func dockerMounts(t *testing.T, d *daemon) {
 		{Target: "/all", Source: "/__w"},
 		{Target: "/all-ro", Source: m.Info().Workspace, ReadOnly: true},
 		{Target: "/memory", Size: 1 << 20},
-		{Target: "/evil", Source: m.Info().Temp + "/evil"},
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -317,11 +404,11 @@ func dockerMounts(t *testing.T, d *daemon) {
 	expectPlain(t, c, "ro\nro\nro\nsmall\n", "sh", "-c", `exec 2>/dev/null; cd /; echo x > /part-ro/new || echo ro; echo x > /github/event.json || echo ro; echo x > /all-ro/new || echo ro
 		echo new > /github/workspace/new; echo new > /part/new; echo new > /made/new; /bin/busybox head -c 2000000 /dev/zero > /memory/f || echo small`)
 	expect(t, m, "cat new $TMP/part/new $HOME/made/new/new; ls /memory 2>/dev/null; true", "new\nnew\nnew\n")
-	if p.hasSubpath() {
-		t.Error("the daemon here was thought to be older") // then /evil is refused by it
-	}
-	if got, err := plain(t, c, "cat", "/evil/etc/passwd"); err == nil {
-		t.Errorf("a link of the job's was followed out of the machine: %q", got)
+	evil := Container{Name: "tool", Image: Image{Ref: busyImage}, Mounts: []Mount{{Target: "/evil", Source: m.Info().Temp + "/evil"}}}
+	if c, err = m.(Hosting).Contain(t.Context(), evil); err == nil { // newer daemons refuse
+		if got, err := plain(t, c, "cat", "/evil/etc/hostname"); err == nil && got != "one\n" {
+			t.Errorf("a link of the job's was followed out of the container: %q", got)
+		}
 	}
 	for _, source := range []string{"/etc", "/", "/__w/../etc/passwd", "relative"} {
 		if _, err := m.(Hosting).Contain(t.Context(), Container{Name: "tool", Image: Image{Ref: busyImage}, Mounts: []Mount{{Target: "/x", Source: source}}}); err == nil || !strings.Contains(err.Error(), "/__w") {
