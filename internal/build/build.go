@@ -6,25 +6,15 @@ package build
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"maps"
 	"os"
 	"path"
-	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
-	"time"
 
 	"github.com/containerd/platforms"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/moby/buildkit/client/llb"
-	"github.com/moby/buildkit/frontend/dockerfile/dockerfile2llb"
-	"github.com/moby/buildkit/frontend/dockerui"
 	"github.com/moby/buildkit/solver/pb"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -33,50 +23,74 @@ import (
 	"github.com/penstock-ci/penstock/internal/sandbox"
 )
 
-// Builder builds images. The fields must not change after the first use.
+// Builder builds images. The fields must not change after the first use. Several processes may build on the same stores
+// at once.
 type Builder struct {
 	Images *image.Store
 	Layers *layer.Store
 	// Provider opens the machine that a build's steps run beside; its machines must be sandbox.Hosting.
 	Provider sandbox.Provider
+	// Dir is where processes lock cache mounts against each other; empty locks within this process alone.
+	Dir string
 	// Parallel is how many steps run at once; 0 takes one for each core.
 	Parallel int
+	// Private lets ADD fetch from this machine's own services: from loopback and link-local addresses.
+	Private bool
 
 	mu    sync.Mutex
-	locks map[string]*sync.Mutex // of cache mounts
+	locks map[string]chan struct{} // of cache mounts: one token each
 }
 
 // Request is one build.
 type Request struct {
-	// Context is the directory that COPY and ADD take files from; nil is an empty one. It is read, never written.
+	// Context is the directory that COPY and ADD take files from; nil is an empty one. It is read, never written, and
+	// nothing is followed out of it.
 	Context *os.Root
-	// Dockerfile is the text; Name is what errors call it.
+	// Address is a context elsewhere, instead: a Git repository, or an archive or a Dockerfile (https://…).
+	Address string
+	// Dockerfile is the text; nil reads Name in the context. Name is also what errors call it; empty is "Dockerfile".
 	Dockerfile []byte
 	Name       string
-	// Ignore is the text of .dockerignore; nil reads the context's own.
+	// Ignore is the text of .dockerignore; nil reads Name.dockerignore or .dockerignore in the context.
 	Ignore []byte
-	// Contexts are further ones by name: a directory, or docker-image://NAME.
+	// Contexts are further ones by name: docker-image://NAME, or an address. Dirs are those that are directories.
 	Contexts map[string]string
+	Dirs     map[string]*os.Root
 
 	Target   string
 	Args     map[string]string
 	Labels   map[string]string
-	Secrets  map[string][]byte
+	Secrets  map[string][]byte // by id, for RUN --mount=type=secret; they are never kept
 	Hosts    map[string]string // further names, with their addresses
-	Platform string            // os/arch; empty is this machine's, and no other can be built
+	Ulimits  []string          // NAME=SOFT[:HARD]
+	Shm      int64             // bytes of /dev/shm in RUN; 0 takes 64 MiB
 	Offline  bool              // RUN has no network
+	Platform string            // os/arch; empty is this machine's, and no other can be built
 	NoCache  bool              // nothing is taken from earlier builds
-	Stale    []string          // stages of which nothing is
+	Stale    []string          // stages of which nothing is taken
 	Pull     bool              // registries are asked even for what is here
-	Names    []string          // of the image
-	Login    func(registry string) *image.Credentials
+
+	// Names are the image's; it has none else, until Prune.
+	Names []string
+	// TreeOnly makes no image: the result is for Export.
+	TreeOnly bool
+
+	// CacheFrom are steps of builds elsewhere that are taken in before this one, as WriteCache wrote them.
+	CacheFrom []CacheSource
+	// Login gives the credentials for a registry's host; nil takes the usual places.
+	Login func(registry string) *image.Credentials
 }
 
 // Result is what a build made.
 type Result struct {
+	// Image is zero for TreeOnly.
 	Image image.Image
-	// Warnings are the frontend's, one line each.
+	Names []string // full
+	// Warnings are those of BuildKit's linter, one line each.
 	Warnings []string
+
+	tree  []layer.ID
+	steps []cachedStep
 }
 
 // limits of what is taken of a request.
@@ -85,9 +99,12 @@ const (
 	maxSteps      = 5000
 )
 
-// Build builds an image. What it does goes to p as it happens. The error of a Dockerfile's mistake, or of a step that
-// failed, shows the lines it comes from. What was built until then is there again the next time; no image is made.
+// Build builds an image. What it does goes to p as it happens. The error is an *Error if a line of the Dockerfile is to
+// blame. Steps that went well are there again the next time; nothing else stays of a build that fails.
 func (b *Builder) Build(ctx context.Context, r Request, p *Progress) (*Result, error) {
+	if r.Name == "" {
+		r.Name = "Dockerfile"
+	}
 	if len(r.Dockerfile) > maxDockerfile {
 		return nil, fmt.Errorf("%s: more than %d bytes", r.Name, maxDockerfile)
 	}
@@ -95,32 +112,32 @@ func (b *Builder) Build(ctx context.Context, r Request, p *Progress) (*Result, e
 	if err != nil {
 		return nil, err
 	}
-	files, err := openContext(r.Context, r.Ignore, r.Name)
-	if err != nil {
-		return nil, fmt.Errorf("read the build context: %w", err)
+	names := make([]string, 0, len(r.Names))
+	for _, name := range r.Names {
+		full, err := image.FullName(name)
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, full)
 	}
-	w := &work{b: b, r: &r, p: p, platform: platform, results: map[edge]*result{}, contexts: map[string]*contextDir{"context": files}}
+	w := newWork(b, &r, p, platform)
 	defer w.close()
-	meant, err := w.read(ctx)
+	if err := w.openContexts(); err != nil {
+		return nil, err
+	}
+	for _, from := range r.CacheFrom {
+		w.takeCache(ctx, from)
+	}
+	meant, root, err := w.solve(ctx)
 	if err != nil {
 		return nil, err
 	}
-	definition, err := meant.State.Marshal(ctx, llb.Platform(platform))
-	if err != nil {
-		return nil, w.explain(err)
+	res := &Result{Names: names, Warnings: w.warnings, tree: root.layers(), steps: w.cachedSteps()}
+	if r.TreeOnly {
+		return res, nil
 	}
-	if err := w.load(definition); err != nil {
-		return nil, err
-	}
-	root, err := w.solve(ctx)
-	if err != nil {
-		return nil, err
-	}
-	img, err := w.commit(ctx, root, meant)
-	if err != nil {
-		return nil, err
-	}
-	return &Result{Image: img, Warnings: w.warnings}, nil
+	res.Image, err = w.commit(ctx, root, meant, names)
+	return res, err
 }
 
 // platform is what is built for.
@@ -145,84 +162,60 @@ type work struct {
 	r        *Request
 	p        *Progress
 	platform ocispecs.Platform
-	contexts map[string]*contextDir
-
-	ops      map[string]*vertex // by digest
-	order    []*vertex
-	root     edge
-	source   *pb.Source
+	locals   map[string]*local // build contexts by the name that the graph has for them
 	slots    chan struct{}
+
+	source *pb.Source
+	text   []byte // the Dockerfile
+
+	mu       sync.Mutex
+	vertices map[string]*vertex // by digest
+	scratch  *layer.Scratch     // keeps what the build uses
+	machine  func() (sandbox.Sandbox, error)
+	ended    []func()
+	places   int
+	shown    map[string]*shown
+	caches   map[string]*sharedCache
+	steps    []cachedStep
+	pulled   map[string]func() (image.Image, error)
 	warnings []string
-
-	mu      sync.Mutex
-	results map[edge]*result
-	machine func() (sandbox.Sandbox, error)
-	ended   []func()
-	mounted int
 }
 
-// read has BuildKit's frontend say what the Dockerfile means.
-func (w *work) read(ctx context.Context) (*dockerfile2llb.Result, error) {
-	r := w.r
-	caps := pb.Caps.CapSet(pb.Caps.All())
-	main := llb.Local("context")
-	source := llb.NewSourceMap(&main, r.Name, "Dockerfile", r.Dockerfile)
-	config := dockerui.Config{BuildArgs: r.Args, Labels: r.Labels, Target: r.Target}
-	for _, name := range slices.Sorted(maps.Keys(r.Hosts)) {
-		config.ExtraHosts = append(config.ExtraHosts, llb.HostIP{Host: name, IP: parseIP(r.Hosts[name])})
+func newWork(b *Builder, r *Request, p *Progress, platform ocispecs.Platform) *work {
+	parallel := b.Parallel
+	if parallel <= 0 {
+		parallel = runtime.NumCPU()
 	}
-	if r.Offline {
-		config.NetworkMode = pb.NetMode_NONE
+	return &work{
+		b: b, r: r, p: p, platform: platform, slots: make(chan struct{}, parallel), locals: map[string]*local{}, vertices: map[string]*vertex{},
+		shown: map[string]*shown{}, caches: map[string]*sharedCache{}, pulled: map[string]func() (image.Image, error){},
 	}
-	text := r.Dockerfile
-	if len(r.Contexts) > 0 {
-		var err error
-		if text, err = w.nameContexts(text); err != nil {
-			return nil, err
-		}
-	}
-	meant, err := dockerfile2llb.Dockerfile2LLB(ctx, text, dockerfile2llb.ConvertOpt{
-		Config: config, MainContext: &main, SourceMap: source, TargetPlatform: &w.platform, MetaResolver: (*resolver)(w), LLBCaps: &caps,
-		Warn: w.warn,
-	})
-	if err != nil {
-		return nil, w.explain(err)
-	}
-	return meant, nil
 }
 
-// commit makes the image.
-func (w *work) commit(ctx context.Context, root *result, meant *dockerfile2llb.Result) (image.Image, error) {
-	text, err := json.Marshal(meant.Image)
-	if err != nil {
-		return image.Image{}, err
-	}
-	var config v1.ConfigFile
-	if err := json.Unmarshal(text, &config); err != nil {
-		return image.Image{}, err
-	}
-	created := time.Now().UTC()
-	if meant.Epoch != nil {
-		created = *meant.Epoch
-	}
-	for i := range config.History {
-		if config.History[i].Created.IsZero() {
-			config.History[i].Created = v1.Time{Time: created}
+// use keeps layers from being collected until the build ends.
+func (w *work) use(ids ...layer.ID) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.scratch == nil {
+		scratch, err := w.b.Layers.Scratch()
+		if err != nil {
+			return err
 		}
+		w.scratch = scratch
+		w.ended = append(w.ended, func() { _ = scratch.Release() }) // removed by whoever opens the store next, at the latest
 	}
-	step := w.p.begin("exporting to image")
-	base, above := root.base, root.above
-	img, err := w.b.Images.Commit(ctx, image.Commit{Base: base, Config: config, Layers: above, Names: w.r.Names, Created: created})
-	if err != nil {
-		step.fail(err)
-		return img, err
+	return w.scratch.Use(ids...)
+}
+
+// scratchDir makes a new directory for a layer.
+func (w *work) scratchDir() (string, error) {
+	if err := w.use(); err != nil {
+		return "", err
 	}
-	step.say("writing image %s", img.ID)
-	for _, name := range w.r.Names {
-		step.say("naming to %s", name)
-	}
-	step.done()
-	return img, nil
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.places++
+	return makeDir(path.Join(w.scratch.Dir(), fmt.Sprint(w.places)))
 }
 
 // open gives the machine of the build, which is opened for the first step that needs one.
@@ -230,17 +223,16 @@ func (w *work) open(ctx context.Context) (sandbox.Sandbox, error) {
 	w.mu.Lock()
 	if w.machine == nil {
 		w.machine = sync.OnceValues(func() (sandbox.Sandbox, error) {
-			m, err := w.b.Provider.Open(context.WithoutCancel(ctx), sandbox.Spec{Name: "build", Repo: "build"})
+			m, err := w.b.Provider.Open(ctx, sandbox.Spec{Name: "build", Repo: "build"})
 			if err != nil {
 				return nil, err
 			}
 			if _, ok := m.(sandbox.Hosting); !ok {
-				m.Close(context.WithoutCancel(ctx))
-				return nil, fmt.Errorf("build: %w", sandbox.ErrNoImages)
+				return nil, errors.Join(fmt.Errorf("build: %w", sandbox.ErrNoImages), m.Close(context.WithoutCancel(ctx)))
 			}
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			w.ended = append(w.ended, func() { m.Close(context.WithoutCancel(ctx)) })
+			w.ended = append(w.ended, func() { _ = m.Close(context.WithoutCancel(ctx)) }) // what it would tell is of no use any more
 			return m, nil
 		})
 	}
@@ -253,8 +245,8 @@ func (w *work) open(ctx context.Context) (sandbox.Sandbox, error) {
 func (w *work) place(m sandbox.Sandbox) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.mounted++
-	return path.Join(m.Info().Temp, "build", fmt.Sprint(w.mounted))
+	w.places++
+	return path.Join(m.Info().Temp, "build", fmt.Sprint(w.places))
 }
 
 func (w *work) close() {
@@ -266,27 +258,4 @@ func (w *work) close() {
 	}
 }
 
-// nameContexts puts a stage before the Dockerfile for each further context that is an image, by which its name is found;
-// directories are not supported.
-func (w *work) nameContexts(text []byte) ([]byte, error) {
-	var head strings.Builder
-	for _, name := range slices.Sorted(maps.Keys(w.r.Contexts)) {
-		ref, ok := strings.CutPrefix(w.r.Contexts[name], "docker-image://")
-		if !ok {
-			return nil, fmt.Errorf("build context %s=%s: only images (docker-image://NAME) can be further contexts here", name, w.r.Contexts[name])
-		}
-		fmt.Fprintf(&head, "FROM %s AS %s\n", ref, name)
-	}
-	return append([]byte(head.String()), text...), nil
-}
-
 var errUnsupported = errors.New("is not supported here")
-
-// Discard is where progress goes that nobody reads.
-var Discard = NewProgress(io.Discard)
-
-// cacheName is the reference under which the layers of a step are kept.
-func cacheName(key string) string { return "build/" + key }
-
-// contextPath is a slash-separated path as the context's own.
-func contextPath(name string) string { return filepath.ToSlash(path.Clean("/" + name))[1:] }

@@ -1,10 +1,10 @@
 package build
 
 import (
-	"archive/tar"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,274 +12,350 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
+	"time"
 
-	"github.com/moby/patternmatcher"
-	"github.com/moby/patternmatcher/ignorefile"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/tonistiigi/fsutil"
+	"github.com/tonistiigi/fsutil/types"
 
+	"github.com/penstock-ci/penstock/internal/layer"
 	"github.com/penstock-ci/penstock/internal/sandbox"
 )
 
-// Limits of a build context.
-const (
-	maxContextFiles = 2_000_000
-	maxIgnoreFile   = 1 << 20
-)
+// maxContextFiles bounds what a build context may have.
+const maxContextFiles = 2_000_000
 
-// contextDir is a directory of this host that a build may see, without what .dockerignore names. Nothing is followed out
-// of it.
-type contextDir struct {
-	root  *os.Root
-	files []contextFile // parents before what is in them
+// local is a build context: a directory of this host, out of which nothing is followed, and files that are given as
+// text.
+type local struct {
+	root   *os.Root  // nil if it is empty
+	fs     fsutil.FS // root's
+	memory map[string][]byte
+}
 
-	mu   sync.Mutex
-	sums map[string]string // content by path
+func newLocal(root *os.Root) *local {
+	if root == nil {
+		return &local{}
+	}
+	return &local{root: root, fs: contextFS{fsutil.NewRootFS(fsutil.NewRoot(root)), root}}
+}
 
-	once sync.Once
-	at   string // in the machine
-	err  error
+// contextFS is a directory as fsutil sees it, with links that are looked at themselves, wherever they lead.
+type contextFS struct {
+	fsutil.FS
+	root *os.Root
+}
+
+// Walk implements fsutil.FS.
+func (c contextFS) Walk(ctx context.Context, target string, fn fs.WalkDirFunc) error {
+	name := contextPath(target)
+	if name == "" {
+		return c.FS.Walk(ctx, target, fn)
+	}
+	info, err := c.root.Lstat(name)
+	if err != nil || info.Mode()&fs.ModeSymlink == 0 {
+		return c.FS.Walk(ctx, target, fn)
+	}
+	to, err := c.root.Readlink(name)
+	if err != nil {
+		return err
+	}
+	return fn(name, &fsutil.DirEntryInfo{Stat: &types.Stat{Path: name, Mode: uint32(info.Mode()), Linkname: to, Size: int64(len(to)), ModTime: info.ModTime().UnixNano()}}, nil)
+}
+
+// readFile reads one file, at most so many bytes; cut cuts a larger one, which is an error else.
+func (l *local) readFile(name string, cut bool, most int) ([]byte, error) {
+	name = contextPath(name)
+	if data, ok := l.memory[name]; ok {
+		return data[:min(len(data), most)], nil
+	}
+	if l.root == nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+	}
+	return readRegular(l.root, name, cut, most)
+}
+
+func readRegular(root *os.Root, name string, cut bool, most int) ([]byte, error) {
+	f, err := openRegular(root, name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, int64(most)+1))
+	if err == nil && len(data) > most {
+		if data = data[:most]; !cut {
+			err = fmt.Errorf("%s: more than %d bytes", name, most)
+		}
+	}
+	return data, err
+}
+
+// readFile reads one file of a tree for the frontend.
+func (w *work) readFile(ctx context.Context, r *result, name string, cut bool, most int) ([]byte, error) {
+	if r.files != nil {
+		return r.files.from.readFile(name, cut, most)
+	}
+	layers := r.layers()
+	for i := len(layers) - 1; i >= 0; i-- {
+		root, err := w.b.Layers.Open(layers[i])
+		if err != nil {
+			return nil, err
+		}
+		data, err := readRegular(root, contextPath(name), cut, most)
+		root.Close()
+		if !errors.Is(err, fs.ErrNotExist) {
+			return data, err
+		}
+	}
+	return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+}
+
+// contextPath is a slash-separated path, relative to the root that it starts from.
+func contextPath(name string) string { return path.Clean("/" + filepath.ToSlash(name))[1:] }
+
+// tree is what a step sees of a build context: what .dockerignore leaves of it, and that just so far as any step asks
+// for it.
+type tree struct {
+	from   *local
+	filter *fsutil.FilterOpt
+
+	listed func(context.Context) ([]contextFile, error)
+	layer  func(context.Context) (layer.ID, error)
+
+	mu    sync.Mutex
+	files []contextFile
+	sums  map[string]string // content by path
 }
 
 type contextFile struct {
 	name   string // slash-separated, relative
 	mode   fs.FileMode
 	size   int64
+	time   int64  // nanoseconds
 	target string // of a link
 }
 
-// openContext lists a build context. ignore is the text of .dockerignore; nil reads the context's own: the Dockerfile's
-// (Dockerfile.dockerignore) or the common one.
-func openContext(root *os.Root, ignore []byte, dockerfile string) (*contextDir, error) {
-	c := &contextDir{root: root, sums: map[string]string{}}
-	if root == nil {
-		return c, nil
-	}
-	for _, name := range []string{path.Base(dockerfile) + ".dockerignore", ".dockerignore"} {
-		if ignore != nil {
-			break
-		}
-		f, err := root.Open(name)
-		if err != nil {
-			continue
-		}
-		ignore, err = io.ReadAll(io.LimitReader(f, maxIgnoreFile))
-		f.Close()
-		if err != nil {
-			return nil, err
+// tree gives what a source of the graph names.
+func (w *work) tree(l *local, attrs map[string]string) (*tree, error) {
+	t := &tree{from: l, filter: &fsutil.FilterOpt{}, sums: map[string]string{}}
+	for key, to := range map[string]*[]string{
+		pb.AttrIncludePatterns: &t.filter.IncludePatterns, pb.AttrExcludePatterns: &t.filter.ExcludePatterns, pb.AttrFollowPaths: &t.filter.FollowPaths,
+	} {
+		if text := attrs[key]; text != "" {
+			if err := json.Unmarshal([]byte(text), to); err != nil {
+				return nil, fmt.Errorf("read the build graph: %w", err)
+			}
 		}
 	}
-	patterns, err := ignorefile.ReadAll(strings.NewReader(string(ignore)))
-	if err != nil {
-		return nil, fmt.Errorf("read .dockerignore: %w", err)
-	}
-	matcher, err := patternmatcher.New(patterns)
-	if err != nil {
-		return nil, fmt.Errorf("read .dockerignore: %w", err)
-	}
-	if err := c.list(".", matcher, patternmatcher.MatchInfo{}); err != nil {
-		return nil, err
-	}
-	return c, nil
+	t.listed = onceWith(t.list)
+	t.layer = onceWith(func(ctx context.Context) (layer.ID, error) { return t.write(ctx, w) })
+	return t, nil
 }
 
-func (c *contextDir) list(dir string, ignored *patternmatcher.PatternMatcher, above patternmatcher.MatchInfo) error {
-	f, err := c.root.Open(dir)
-	if err != nil {
-		return err
+// list reads the directory, parents before what is in them.
+func (t *tree) list(ctx context.Context) ([]contextFile, error) {
+	if t.from.fs == nil {
+		return nil, nil
 	}
-	entries, err := f.ReadDir(-1)
-	f.Close()
+	filtered, err := fsutil.NewFilterFS(t.from.fs, t.filter)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("read the build context: %w", err)
 	}
-	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
-	for _, e := range entries {
-		name := path.Join(dir, e.Name())
-		out, match, err := ignored.MatchesUsingParentResults(filepath.FromSlash(name), above)
+	var files []contextFile
+	err = filtered.Walk(ctx, "", func(name string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
 		info, err := e.Info()
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
 		if err != nil {
 			return err
 		}
-		if !out {
-			if err := c.add(name, info); err != nil {
-				return err
-			}
+		st, ok := info.Sys().(*types.Stat)
+		if !ok {
+			return fmt.Errorf("%s: what it is is not known", name)
 		}
-		if info.IsDir() && (!out || ignored.Exclusions()) {
-			at := len(c.files)
-			if err := c.list(name, ignored, match); err != nil {
-				return err
-			}
-			if out && len(c.files) > at { // something in it is taken back in: so is the way to it
-				c.files = slices.Insert(c.files, at, contextFile{name: name, mode: info.Mode()})
-			}
+		f := contextFile{name: filepath.ToSlash(name), mode: fs.FileMode(st.Mode), size: st.Size, time: st.ModTime, target: st.Linkname}
+		switch {
+		case f.mode.IsRegular():
+			f.target = "" // of a hard link: each name is a file of its own here
+		case f.mode.IsDir(), f.mode&fs.ModeSymlink != 0:
+		default:
+			return nil // devices, pipes and sockets are left out
 		}
-	}
-	return nil
-}
-
-func (c *contextDir) add(name string, info fs.FileInfo) error {
-	if len(c.files) >= maxContextFiles {
-		return fmt.Errorf("more than %d files", maxContextFiles)
-	}
-	f := contextFile{name: name, mode: info.Mode(), size: info.Size()}
-	switch {
-	case f.mode.IsRegular(), f.mode.IsDir():
-	case f.mode&fs.ModeSymlink != 0:
-		var err error
-		if f.target, err = c.root.Readlink(name); err != nil {
-			return err
+		if files = append(files, f); len(files) > maxContextFiles {
+			return fmt.Errorf("more than %d files", maxContextFiles)
 		}
-	default:
-		return nil // devices, pipes and sockets are left out, as BuildKit's transfer does with sockets
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the build context: %w", err)
 	}
-	c.files = append(c.files, f)
-	return nil
+	t.files = files
+	return files, nil
 }
 
 // sum is the content of what the paths name, wildcards included: names, modes, links, bytes. Times do not count. A path
-// through a link, or one that is not there, takes everything in: it may lead anywhere in the context.
-func (c *contextDir) sum(paths []string) (string, error) {
+// through a link takes everything in: it may lead anywhere in the context.
+func (t *tree) sum(paths []string) (string, error) {
 	all := len(paths) == 0
-	var picked []contextFile
+	sum := sha256.New()
 	for _, p := range paths {
-		some, whole := c.pick(contextPath(p))
+		picked, whole := pick(t.files, contextPath(p))
 		all = all || whole
-		picked = append(picked, some...)
+		fmt.Fprintf(sum, "%q %d\n", p, len(picked))
+		if err := t.sumFiles(sum, picked); err != nil {
+			return "", err
+		}
 	}
 	if all {
-		picked = c.files
+		if err := t.sumFiles(sum, t.files); err != nil {
+			return "", err
+		}
 	}
-	sum := sha256.New()
-	for _, f := range picked {
+	return hex.EncodeToString(sum.Sum(nil)), nil
+}
+
+func (t *tree) sumFiles(sum io.Writer, files []contextFile) error {
+	for _, f := range files {
 		fmt.Fprintf(sum, "%q %v %q", f.name, f.mode, f.target)
 		if f.mode.IsRegular() {
-			content, err := c.content(f.name)
+			content, err := t.content(f.name)
 			if err != nil {
-				return "", err
+				return err
 			}
 			fmt.Fprintf(sum, " %s", content)
 		}
 		fmt.Fprintln(sum)
 	}
-	return hex.EncodeToString(sum.Sum(nil)), nil
+	return nil
 }
 
-// pick gives the files at and below a path; whole says that they can not be told.
-func (c *contextDir) pick(p string) (picked []contextFile, whole bool) {
+// content is the hash of a file's bytes.
+func (t *tree) content(name string) (string, error) {
+	t.mu.Lock()
+	known, ok := t.sums[name]
+	t.mu.Unlock()
+	if ok {
+		return known, nil
+	}
+	text, err := hashFile(t.from.root, name)
+	if err != nil {
+		return "", err
+	}
+	t.mu.Lock()
+	t.sums[name] = text
+	t.mu.Unlock()
+	return text, nil
+}
+
+// pick gives the files at and below a path; whole says that they can not be told from the names.
+func pick(files []contextFile, p string) (picked []contextFile, whole bool) {
 	if p == "" || p == "." {
 		return nil, true
 	}
 	parts := strings.Split(p, "/")
-	for _, f := range c.files {
-		have := strings.Split(f.name, "/")
+	for _, f := range files {
+		have := strings.SplitN(f.name, "/", len(parts)+1)
+		n := min(len(parts), len(have))
 		match := true
-		for i, part := range parts {
-			if i >= len(have) {
-				match = false
-				if f.mode&fs.ModeSymlink != 0 {
-					return nil, true // a directory on the way is a link
-				}
-				break
-			}
-			if ok, err := path.Match(part, have[i]); err != nil || !ok {
-				match = false
+		for i := range n {
+			ok, err := path.Match(parts[i], have[i])
+			if match = ok && err == nil; !match {
 				break
 			}
 		}
-		if match {
-			if f.mode&fs.ModeSymlink != 0 {
-				return nil, true
-			}
+		if match && f.mode&fs.ModeSymlink != 0 {
+			return nil, true // what is asked for, or a directory on the way to it, is a link
+		}
+		if match && len(have) >= len(parts) {
 			picked = append(picked, f)
 		}
 	}
 	return picked, false
 }
 
-// content is the hash of a file's bytes.
-func (c *contextDir) content(name string) (string, error) {
-	c.mu.Lock()
-	known, ok := c.sums[name]
-	c.mu.Unlock()
-	if ok {
-		return known, nil
-	}
-	f, err := c.root.Open(name)
+// write makes a layer of the tree. All belongs to root, as in BuildKit.
+func (t *tree) write(ctx context.Context, w *work) (layer.ID, error) {
+	dir, err := w.scratchDir()
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
-	sum := sha256.New()
-	if _, err := io.Copy(sum, f); err != nil {
+	if err := t.writeFiles(ctx, dir); err != nil {
+		return "", fmt.Errorf("copy the build context: %w", err)
+	}
+	id, err := w.b.Layers.Add(dir, layer.Layer{Owner: sandbox.Owner()})
+	if err != nil {
 		return "", err
 	}
-	text := hex.EncodeToString(sum.Sum(nil))
-	c.mu.Lock()
-	c.sums[name] = text
-	c.mu.Unlock()
-	return text, nil
+	return id, w.use(id)
 }
 
-// bring copies the context into the build's machine, once; it gives where it is there. All belongs to root, as in
-// BuildKit.
-func (c *contextDir) bring(ctx context.Context, w *work, m sandbox.Sandbox) (string, error) {
-	c.once.Do(func() {
-		at := w.place(m)
-		r, out := io.Pipe()
-		go func() { out.CloseWithError(c.write(out)) }()
-		c.err = m.Put(ctx, at, r)
-		r.Close()
-		c.at = at
-	})
-	return c.at, c.err
-}
-
-func (c *contextDir) write(to io.Writer) error {
-	out := tar.NewWriter(to)
-	for _, f := range c.files {
-		info, err := c.root.Lstat(f.name)
+func (t *tree) writeFiles(ctx context.Context, dir string) error {
+	var dirs []contextFile
+	for _, f := range t.files {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		to := filepath.Join(dir, filepath.FromSlash(f.name))
+		var err error
+		switch {
+		case f.mode.IsDir():
+			err = os.Mkdir(to, 0o700)
+			dirs = append(dirs, f)
+		case f.mode&fs.ModeSymlink != 0:
+			err = os.Symlink(f.target, to)
+		default:
+			err = t.copyFile(f, to)
+		}
+		if err == nil && !f.mode.IsDir() {
+			err = f.finish(to)
+		}
 		if err != nil {
 			return err
-		}
-		h, err := tar.FileInfoHeader(info, f.target)
-		if err != nil {
-			return err
-		}
-		h.Name, h.Uid, h.Gid, h.Uname, h.Gname = f.name, 0, 0, "", ""
-		if info.IsDir() {
-			h.Name += "/"
-		}
-		if err := out.WriteHeader(h); err != nil {
-			return err
-		}
-		if info.Mode().IsRegular() {
-			if err := c.copyTo(out, f.name, info.Size()); err != nil {
-				return err
-			}
 		}
 	}
-	return out.Close()
+	for i := len(dirs) - 1; i >= 0; i-- { // what is in them is there
+		if err := dirs[i].finish(filepath.Join(dir, filepath.FromSlash(dirs[i].name))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// copyTo copies as much of a file as its header has said.
-func (c *contextDir) copyTo(out io.Writer, name string, size int64) error {
-	f, err := c.root.Open(name)
+func (t *tree) copyFile(f contextFile, to string) error {
+	in, err := openRegular(t.from.root, f.name)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	n, err := io.Copy(out, io.LimitReader(f, size))
-	if err == nil && n != size {
-		err = fmt.Errorf("%s: it was changed while it was read", name)
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
 	}
-	return err
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
+}
+
+// finish gives a file that was made its owner, mode and time.
+func (f *contextFile) finish(name string) error {
+	if err := ownByRoot(name); err != nil {
+		return err
+	}
+	if f.mode&fs.ModeSymlink == 0 {
+		mode := f.mode & (fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky)
+		if err := os.Chmod(name, mode); err != nil {
+			return err
+		}
+	}
+	return setTime(name, time.Unix(0, f.time))
+}
+
+// makeDir makes a directory that is root's inside machines.
+func makeDir(name string) (string, error) {
+	if err := os.Mkdir(name, 0o755); err != nil {
+		return "", err
+	}
+	return name, ownByRoot(name)
 }

@@ -4,141 +4,164 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"net"
-	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/moby/buildkit/solver/pb"
 
 	"github.com/penstock-ci/penstock/internal/layer"
 	"github.com/penstock-ci/penstock/internal/sandbox"
-	"github.com/penstock-ci/penstock/internal/sandbox/agent"
 )
 
 // buildRef is the name of the trees that are being built, for messages.
 const buildRef = "the image being built"
 
-// exec carries out RUN: a container of the machine on the tree so far, whose writes become a layer.
-func (w *work) exec(ctx context.Context, op *pb.ExecOp, inputs []*result, step *Step) (*result, layer.ID, error) {
-	m, err := w.open(ctx)
-	if err != nil {
-		return nil, "", err
-	}
-	on := rootOf(op, inputs)
-	e := &execution{w: w, m: m, op: op, inputs: inputs}
-	defer e.release()
-	if err := e.mounts(ctx); err != nil {
-		return nil, "", err
-	}
-	name := op.Meta.Hostname
-	if name == "" {
-		name = "buildkitsandbox" // BuildKit's
-	}
-	c, err := m.(sandbox.Hosting).Contain(ctx, sandbox.Container{Name: name, Image: sandbox.Image{Ref: buildRef, Layers: on.layers()}, Mounts: e.list})
-	if err != nil {
-		return nil, "", err
-	}
-	defer c.Close(context.WithoutCancel(ctx))
-	env, err := e.env()
-	if err != nil {
-		return nil, "", err
-	}
-	err = c.Exec(ctx, sandbox.Command{
-		Args: op.Meta.Args, Env: env, Dir: op.Meta.Cwd, User: op.Meta.User, Offline: op.Network == pb.NetMode_NONE,
-		Stdout: step, Stderr: step, Stop: &sandbox.Ladder{},
-	})
-	step.flush()
-	var exit *sandbox.ExitError
-	if errors.As(err, &exit) && ctx.Err() == nil {
-		if slices.Contains(op.Meta.ValidExitCodes, int32(exit.Code)) {
-			err = nil
-		} else {
-			return nil, "", fmt.Errorf("process %q did not complete successfully: %w", strings.Join(op.Meta.Args, " "), err)
-		}
-	}
-	if err != nil {
-		return nil, "", err
-	}
-	id, err := w.changes(ctx, c)
-	if err != nil {
-		return nil, "", err
-	}
-	return on, id, e.keep(ctx)
-}
+// sandboxName is the host name of RUN, BuildKit's.
+const sandboxName = "buildkitsandbox"
 
-func rootOf(op *pb.ExecOp, inputs []*result) *result {
-	return root(&pb.Op{Op: &pb.Op_Exec{Exec: op}}, inputs)
-}
-
-// execOutputs puts the one tree that RUN makes where the graph looks for it.
-func execOutputs(op *pb.ExecOp, out *result) []*result {
-	var all []*result
-	for _, m := range op.Mounts {
-		if m.Output < 0 {
-			continue
-		}
-		for len(all) <= int(m.Output) {
-			all = append(all, nil)
-		}
-		if m.Dest == "/" {
-			all[m.Output] = out
-		}
-	}
-	return all
-}
-
-// changes takes what was written as a layer, an empty one too: each step has one. What a step left running is ended.
-func (w *work) changes(ctx context.Context, c sandbox.Sandbox) (layer.ID, error) {
-	id, err := c.(sandbox.Builder).Changes(ctx)
-	if errors.Is(err, sandbox.ErrBusy) {
-		return "", errors.New("it left a process running: end it before the step does")
-	}
-	if err != nil || id != "" {
-		return id, err
-	}
-	scratch, err := w.b.Layers.Scratch()
-	if err != nil {
-		return "", err
-	}
-	defer scratch.Release()
-	dir := filepath.Join(scratch.Dir(), "empty")
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return "", err
-	}
-	if os.Getuid() == 0 {
-		if err := os.Lchown(dir, sandbox.Owner(), sandbox.Owner()); err != nil {
-			return "", err
-		}
-	}
-	return w.b.Layers.Add(dir, layer.Layer{Owner: sandbox.Owner()})
-}
-
-// execution is what one RUN has beside its root.
+// execution is one RUN.
 type execution struct {
 	w      *work
 	m      sandbox.Sandbox
 	op     *pb.ExecOp
 	inputs []*result
 	list   []sandbox.Mount
-	caches []*cache
+	caches map[string]*cacheUse // by id
+	ended  []func()
 }
 
-// cache is a `--mount=type=cache`.
-type cache struct {
-	id     string
-	at     string // in the machine
-	unlock func()
+// exec carries out RUN: a container of the machine on the tree so far, whose writes become a layer.
+func (w *work) exec(ctx context.Context, op *pb.ExecOp, inputs []*result, step *Step) (layer.ID, error) {
+	m, err := w.open(ctx)
+	if err != nil {
+		return "", err
+	}
+	on, err := w.layered(ctx, root(&pb.Op{Op: &pb.Op_Exec{Exec: op}}, inputs))
+	if err != nil {
+		return "", err
+	}
+	e := &execution{w: w, m: m, op: op, inputs: inputs, caches: map[string]*cacheUse{}}
+	defer e.release()
+	if err := e.mounts(ctx); err != nil {
+		return "", err
+	}
+	id, err := e.run(ctx, on, step)
+	for _, c := range e.caches { // what a step that failed has put there is of use all the same
+		err = errors.Join(err, c.keep(context.WithoutCancel(ctx), w))
+	}
+	return id, err
+}
+
+func (e *execution) run(ctx context.Context, on *result, step *Step) (layer.ID, error) {
+	env, err := e.env()
+	if err != nil {
+		return "", err
+	}
+	name := e.op.Meta.Hostname
+	if name == "" {
+		name = sandboxName
+	}
+	c, err := e.m.(sandbox.Hosting).Contain(ctx, sandbox.Container{Name: name, Image: sandbox.Image{Ref: buildRef, Layers: on.layers()}, Mounts: e.list})
+	if err != nil {
+		return "", err
+	}
+	defer c.Close(context.WithoutCancel(ctx))
+	args := limited(e.op.Meta.Args, e.op.Meta.Ulimit)
+	err = c.Exec(ctx, sandbox.Command{
+		Args: args, Env: env, Dir: e.op.Meta.Cwd, User: e.op.Meta.User, Offline: e.op.Network == pb.NetMode_NONE,
+		Stdout: step, Stderr: step, Stop: &sandbox.Ladder{},
+	})
+	tail := step.flush()
+	var exit *sandbox.ExitError
+	if errors.As(err, &exit) && ctx.Err() == nil {
+		if !slices.Contains(e.op.Meta.ValidExitCodes, int32(exit.Code)) {
+			return "", &failure{tail, fmt.Errorf("process %q did not complete successfully: exit code: %d", strings.Join(e.op.Meta.Args, " "), exit.Code)}
+		}
+		err = nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return e.w.changes(ctx, c, on)
+}
+
+// changes takes what was written as a layer, an empty one too: each step has one. What a step left running is ended.
+func (w *work) changes(ctx context.Context, c sandbox.Sandbox, on *result) (layer.ID, error) {
+	id, err := c.(sandbox.Builder).Finish(ctx)
+	if err != nil {
+		return "", err
+	}
+	if id == "" {
+		dir, err := w.scratchDir()
+		if err != nil {
+			return "", err
+		}
+		return w.b.Layers.Add(dir, layer.Layer{Owner: sandbox.Owner()})
+	}
+	if len(on.layers()) == 0 {
+		return id, w.b.bare(id)
+	}
+	return id, nil
 }
 
 func (e *execution) release() {
-	for _, c := range e.caches {
-		c.unlock()
+	for _, end := range slices.Backward(e.ended) {
+		end()
 	}
+}
+
+// env is the environment with the secrets that belong into it.
+func (e *execution) env() ([]string, error) {
+	env := slices.Clone(e.op.Meta.Env)
+	if p := e.op.Meta.ProxyEnv; p != nil {
+		for _, v := range [][2]string{{"http_proxy", p.HttpProxy}, {"https_proxy", p.HttpsProxy}, {"ftp_proxy", p.FtpProxy}, {"no_proxy", p.NoProxy}, {"all_proxy", p.AllProxy}} {
+			if v[1] != "" {
+				env = append(env, v[0]+"="+v[1], strings.ToUpper(v[0])+"="+v[1])
+			}
+		}
+	}
+	for _, s := range e.op.Secretenv {
+		value, ok := e.w.r.Secrets[s.ID]
+		if !ok && !s.Optional {
+			return nil, fmt.Errorf("secret %s: not found", s.ID)
+		}
+		if ok {
+			env = append(env, s.Name+"="+string(value))
+		}
+	}
+	return env, nil
+}
+
+// flags are the options of the shell's ulimit for Docker's names, with the unit that it counts in, bytes.
+var flags = map[string]struct {
+	option string
+	unit   int64
+}{
+	"core": {"c", 512}, "cpu": {"t", 1}, "data": {"d", 1024}, "fsize": {"f", 512}, "memlock": {"l", 1024}, "nofile": {"n", 1}, "stack": {"s", 1024}, "rss": {"m", 1024},
+}
+
+// limited has a shell set the limits that are asked for, before it becomes the command: the image must have one. Of
+// names that shells do not know nothing is set.
+func limited(args []string, limits []*pb.Ulimit) []string {
+	var script strings.Builder
+	for _, l := range limits {
+		f, ok := flags[l.Name]
+		if !ok {
+			continue
+		}
+		value := func(n int64) string {
+			if n < 0 {
+				return "unlimited"
+			}
+			return fmt.Sprint(n / f.unit)
+		}
+		fmt.Fprintf(&script, "ulimit -S -%s %s && ulimit -H -%s %s && ", f.option, value(l.Soft), f.option, value(l.Hard))
+	}
+	if script.Len() == 0 {
+		return args
+	}
+	return append([]string{"/bin/sh", "-c", script.String() + `exec "$@"`, "sh"}, args...)
 }
 
 // mounts prepares everything that is mounted.
@@ -148,6 +171,9 @@ func (e *execution) mounts(ctx context.Context) error {
 	}
 	if e.op.Security == pb.SecurityMode_INSECURE {
 		return fmt.Errorf("RUN --security=insecure %w", errUnsupported)
+	}
+	if err := e.lockCaches(ctx); err != nil {
+		return err
 	}
 	for _, m := range e.op.Mounts {
 		if m.Dest == "/" {
@@ -186,116 +212,21 @@ func (e *execution) mount(ctx context.Context, m *pb.Mount) (*sandbox.Mount, err
 	case pb.MountType_CACHE:
 		return e.cache(ctx, m)
 	}
-	at, err := e.show(ctx, e.input(m.Input))
+	on, err := e.w.layered(ctx, input(e.inputs, m.Input))
 	if err != nil {
 		return nil, err
 	}
-	return &sandbox.Mount{Source: path.Join(at, m.Selector), ReadOnly: m.Readonly}, nil
-}
-
-func (e *execution) input(i int64) *result {
-	if i < 0 || int(i) >= len(e.inputs) {
-		return &result{key: "scratch"}
+	var at string
+	if m.Readonly {
+		at, err = e.w.show(ctx, e.m, on)
+	} else { // what is written is thrown away: nobody else may see it
+		at = e.w.place(e.m)
+		err = e.m.(sandbox.Layered).Mount(ctx, at, on.layers()...)
 	}
-	return e.inputs[i]
-}
-
-func (e *execution) show(ctx context.Context, r *result) (string, error) {
-	return e.w.show(ctx, e.m, r)
-}
-
-// show puts a tree somewhere into the machine.
-func (w *work) show(ctx context.Context, m sandbox.Sandbox, r *result) (string, error) {
-	if r.local != nil {
-		return r.local.bring(ctx, w, m)
-	}
-	at := w.place(m)
-	return at, m.(sandbox.Layered).Mount(ctx, at, r.layers()...)
-}
-
-// secret brings a secret into the machine's memory.
-func (e *execution) secret(ctx context.Context, o *pb.SecretOpt) (*sandbox.Mount, error) {
-	value, ok := e.w.r.Secrets[o.ID]
-	if !ok {
-		if o.Optional {
-			return nil, nil
-		}
-		return nil, fmt.Errorf("secret %s: not found", o.ID)
-	}
-	e.w.mu.Lock()
-	e.w.mounted++
-	name := path.Join(e.m.Info().Files, fmt.Sprintf("secret-%d", e.w.mounted))
-	e.w.mu.Unlock()
-	mode := fs.FileMode(o.Mode) & 0o777
-	if o.Uid != 0 || o.Gid != 0 {
-		mode |= 0o444 // the file is root's: whoever it is meant for reads it all the same
-	}
-	if err := sandbox.WriteFile(ctx, e.m, name, value, mode); err != nil {
-		return nil, err
-	}
-	return &sandbox.Mount{Source: name, ReadOnly: true}, nil
-}
-
-// env is the environment with the secrets that belong into it.
-func (e *execution) env() ([]string, error) {
-	env := slices.Clone(e.op.Meta.Env)
-	for _, s := range e.op.Secretenv {
-		value, ok := e.w.r.Secrets[s.ID]
-		if !ok && !s.Optional {
-			return nil, fmt.Errorf("secret %s: not found", s.ID)
-		}
-		if ok {
-			env = append(env, s.Name+"="+string(value))
-		}
-	}
-	return env, nil
-}
-
-// cacheRef is the reference that keeps a cache mount's content.
-func cacheRef(id string) string { return "build-cache/" + id }
-
-// cache mounts what earlier builds left in a cache. One build at a time has it, whatever its sharing: the content is a
-// layer, and the last writer's stays.
-func (e *execution) cache(ctx context.Context, m *pb.Mount) (*sandbox.Mount, error) {
-	id := m.CacheOpt.GetID()
-	lock := e.w.b.lock(id)
-	lock.Lock()
-	c := &cache{id: id, at: e.w.place(e.m), unlock: lock.Unlock}
-	e.caches = append(e.caches, c)
-	ids, err := e.w.b.Layers.Ref(cacheRef(id))
 	if err != nil {
-		ids = e.input(m.Input).layers()
-	}
-	if err := e.m.(sandbox.Layered).Mount(ctx, c.at, ids...); err != nil {
 		return nil, err
 	}
-	return &sandbox.Mount{Source: path.Join(c.at, m.Selector), ReadOnly: m.Readonly}, nil
-}
-
-func (b *Builder) lock(id string) *sync.Mutex {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.locks == nil {
-		b.locks = map[string]*sync.Mutex{}
-	}
-	if b.locks[id] == nil {
-		b.locks[id] = &sync.Mutex{}
-	}
-	return b.locks[id]
-}
-
-// keep captures the caches of a step that went well.
-func (e *execution) keep(ctx context.Context) error {
-	for _, c := range e.caches {
-		id, err := e.m.(sandbox.Layered).Capture(ctx, c.at)
-		if err == nil {
-			err = e.w.b.Layers.SetRef(cacheRef(c.id), id)
-		}
-		if err != nil {
-			return fmt.Errorf("keep cache %s: %w", c.id, err)
-		}
-	}
-	return nil
+	return &sandbox.Mount{Source: path.Join(at, path.Join("/", m.Selector)), ReadOnly: m.Readonly}, nil
 }
 
 // hosts gives the step an /etc/hosts of its own.
@@ -315,89 +246,34 @@ func (e *execution) hosts(ctx context.Context) error {
 	return nil
 }
 
-func parseIP(s string) net.IP { return net.ParseIP(s) }
-
-// changeFiles carries out COPY, ADD and WORKDIR.
-func (w *work) changeFiles(ctx context.Context, op *pb.FileOp, inputs []*result) (*result, layer.ID, error) {
-	m, err := w.open(ctx)
-	if err != nil {
-		return nil, "", err
-	}
-	on := root(&pb.Op{Op: &pb.Op_File{File: op}}, inputs)
-	var actions []agent.FileAction
-	var mounts []sandbox.Mount
-	for i, a := range op.Actions {
-		if i > 0 && int(a.Input) != len(inputs)+i-1 {
-			return nil, "", fmt.Errorf("a step that changes several trees at once %w", errUnsupported)
-		}
-		action, err := fileAction(a)
-		if err != nil {
-			return nil, "", err
-		}
-		if a.GetCopy() != nil {
-			if a.SecondaryInput < 0 || int(a.SecondaryInput) >= len(inputs) {
-				return nil, "", fmt.Errorf("a copy of nothing %w", errUnsupported)
-			}
-			from := inputs[a.SecondaryInput]
-			at, err := w.show(ctx, m, from)
-			if err != nil {
-				return nil, "", err
-			}
-			action.Root = fmt.Sprintf("/.penstock-build/%d", i)
-			mounts = append(mounts, sandbox.Mount{Target: action.Root, Source: at, ReadOnly: true})
-		}
-		actions = append(actions, action)
-	}
-	c, err := m.(sandbox.Hosting).Contain(ctx, sandbox.Container{Name: "build", Image: sandbox.Image{Ref: buildRef, Layers: on.layers()}, Mounts: mounts})
-	if err != nil {
-		return nil, "", err
-	}
-	defer c.Close(context.WithoutCancel(ctx))
-	if err := c.(sandbox.Builder).Files(ctx, actions); err != nil {
-		return nil, "", err
-	}
-	id, err := w.changes(ctx, c)
-	return on, id, err
+// shown is a tree at a path of the machine.
+type shown struct {
+	at func(context.Context) (string, error)
 }
 
-// fileAction translates an action.
-func fileAction(a *pb.FileAction) (agent.FileAction, error) {
-	switch a := a.Action.(type) {
-	case *pb.FileAction_Copy:
-		c := a.Copy
-		return agent.FileAction{
-			Kind: agent.FileCopy, Path: c.Dest, From: c.Src, Mode: int(c.Mode), ModeText: c.ModeStr, Owner: owner(c.Owner), Time: c.Timestamp,
-			Parents: c.CreateDestPath, Wildcard: c.AllowWildcard, EmptyOK: c.AllowEmptyWildcard, Contents: c.DirCopyContents, Follow: c.FollowSymlink,
-			Unpack: c.AttemptUnpackDockerCompatibility, Replace: c.AlwaysReplaceExistingDestPaths, Include: c.IncludePatterns, Exclude: c.ExcludePatterns,
-		}, nil
-	case *pb.FileAction_Mkdir:
-		d := a.Mkdir
-		return agent.FileAction{Kind: agent.FileMkdir, Path: d.Path, Mode: int(d.Mode), Owner: owner(d.Owner), Time: d.Timestamp, Parents: d.MakeParents}, nil
-	case *pb.FileAction_Mkfile:
-		f := a.Mkfile
-		return agent.FileAction{Kind: agent.FileMkfile, Path: f.Path, Data: string(f.Data), Mode: int(f.Mode), Owner: owner(f.Owner), Time: f.Timestamp}, nil
-	case *pb.FileAction_Rm:
-		return agent.FileAction{Kind: agent.FileRemove, Path: a.Rm.Path, NotFoundOK: a.Rm.AllowNotFound, Wildcard: a.Rm.AllowWildcard}, nil
-	case *pb.FileAction_Symlink:
-		return agent.FileAction{Kind: agent.FileLink, Path: a.Symlink.Newpath, From: a.Symlink.Oldpath, Owner: owner(a.Symlink.Owner), Time: a.Symlink.Timestamp}, nil
+// show puts a tree somewhere into the machine, once, to be read.
+func (w *work) show(ctx context.Context, m sandbox.Sandbox, r *result) (string, error) {
+	w.mu.Lock()
+	s := w.shown[r.id]
+	if s == nil {
+		s = &shown{onceWith(func(ctx context.Context) (string, error) {
+			at := w.place(m)
+			return at, m.(sandbox.Layered).Mount(ctx, at, r.layers()...)
+		})}
+		w.shown[r.id] = s
 	}
-	return agent.FileAction{}, fmt.Errorf("a change of files of this kind %w", errUnsupported)
+	w.mu.Unlock()
+	return s.at(ctx)
 }
 
-// owner writes an owner as user:group.
-func owner(o *pb.ChownOpt) string {
-	text := func(u *pb.UserOpt) string {
-		switch u := u.GetUser().(type) {
-		case *pb.UserOpt_ByName:
-			return u.ByName.GetName()
-		case *pb.UserOpt_ByID:
-			return fmt.Sprint(u.ByID)
-		}
-		return ""
+// layered makes layers of a tree that is files of a build context; others are that already.
+func (w *work) layered(ctx context.Context, r *result) (*result, error) {
+	if r.files == nil {
+		return r, nil
 	}
-	user, group := text(o.GetUser()), text(o.GetGroup())
-	if group != "" {
-		return user + ":" + group
+	id, err := r.files.layer(ctx)
+	if err != nil {
+		return nil, err
 	}
-	return user
+	return nothing.with(id), nil
 }

@@ -8,20 +8,26 @@ import (
 	"time"
 )
 
-// Progress tells of a build as `docker buildx build --progress=plain` does: #5 [2/4] RUN make.
+// Progress tells of a build as `docker buildx build --progress=plain` does: each step by a number, its output by lines.
 type Progress struct {
-	mu   sync.Mutex
-	out  io.Writer
-	last int
+	mu      sync.Mutex
+	out     io.Writer
+	last    int
+	current int // the step that the last line was of
+	begun   bool
 }
 
-// NewProgress gives a progress that writes whole lines to out.
+// NewProgress gives a progress that writes whole lines to out. Errors of out are not looked at.
 func NewProgress(out io.Writer) *Progress { return &Progress{out: out} }
+
+// Discard is a progress that nobody reads.
+var Discard = NewProgress(io.Discard)
 
 // Step is one step of a build that is under way. Its Write takes the output of what it runs.
 type Step struct {
 	p      *Progress
 	number int
+	name   string
 	began  time.Time
 
 	mu   sync.Mutex
@@ -39,53 +45,85 @@ func (p *Progress) begin(name string) *Step {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.last++
-	s := &Step{p: p, number: p.last, began: time.Now()}
-	fmt.Fprintf(p.out, "#%d %s\n", s.number, name)
+	s := &Step{p: p, number: p.last, name: name, began: time.Now()}
+	p.turn(s)
 	return s
 }
 
-func (s *Step) line(format string, args ...any) {
-	s.p.mu.Lock()
-	defer s.p.mu.Unlock()
-	fmt.Fprintf(s.p.out, "#%d %s\n", s.number, fmt.Sprintf(format, args...))
+// turn makes a step the one that lines are of: after those of another one there is its name again.
+func (p *Progress) turn(s *Step) {
+	if p.current == s.number {
+		return
+	}
+	if p.begun && p.current != 0 {
+		fmt.Fprintln(p.out)
+	}
+	p.current, p.begun = s.number, true
+	fmt.Fprintf(p.out, "#%d %s\n", s.number, s.name)
 }
 
-func (s *Step) say(format string, args ...any) { s.line(format, args...) }
-func (s *Step) cached()                        { s.line("CACHED") }
-func (s *Step) done()                          { s.line("DONE %.1fs", time.Since(s.began).Seconds()) }
-func (s *Step) fail(err error)                 { s.line("ERROR: %v", err) }
+func (p *Progress) note(text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.current != 0 {
+		fmt.Fprintln(p.out)
+		p.current = 0
+	}
+	fmt.Fprintf(p.out, "note: %s\n", text)
+}
+
+func (s *Step) line(last bool, format string, args ...any) {
+	s.p.mu.Lock()
+	defer s.p.mu.Unlock()
+	s.p.turn(s)
+	fmt.Fprintf(s.p.out, "#%d %s\n", s.number, fmt.Sprintf(format, args...))
+	if last {
+		fmt.Fprintln(s.p.out)
+		s.p.current = 0
+	}
+}
+
+func (s *Step) say(format string, args ...any) { s.line(false, format, args...) }
+func (s *Step) cached()                        { s.line(true, "CACHED") }
+func (s *Step) done()                          { s.line(true, "DONE %.1fs", time.Since(s.began).Seconds()) }
+func (s *Step) fail(err error)                 { s.line(true, "ERROR: %v", err) }
 
 // Write implements io.Writer.
 func (s *Step) Write(b []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.rest = append(s.rest, b...)
+	data := append(s.rest, b...)
 	for {
-		i := bytes.IndexByte(s.rest, '\n')
-		if i < 0 && len(s.rest) < maxLine {
+		i := bytes.IndexByte(data, '\n')
+		switch {
+		case i >= 0:
+			s.print(bytes.TrimRight(data[:i], "\r"))
+			data = data[i+1:]
+		case len(data) >= maxLine:
+			s.print(data[:maxLine])
+			data = data[maxLine:]
+		default:
+			s.rest = append(s.rest[:0], data...)
 			return len(b), nil
 		}
-		if i < 0 {
-			i = maxLine - 1
-		}
-		s.print(string(bytes.TrimRight(s.rest[:i], "\r")))
-		s.rest = append(s.rest[:0], s.rest[i+1:]...)
 	}
 }
 
-func (s *Step) print(text string) {
-	s.line("%.3f %s", time.Since(s.began).Seconds(), text)
-	if s.tail = append(s.tail, text); len(s.tail) > tailLines {
+func (s *Step) print(text []byte) {
+	line := fmt.Sprintf("%.3f %s", time.Since(s.began).Seconds(), text)
+	s.line(false, "%s", line)
+	if s.tail = append(s.tail, line); len(s.tail) > tailLines {
 		s.tail = s.tail[1:]
 	}
 }
 
-// flush prints a last line that has no end.
-func (s *Step) flush() {
+// flush prints a last line that has no end, and gives the last lines.
+func (s *Step) flush() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.rest) > 0 {
-		s.print(string(s.rest))
+		s.print(s.rest)
 		s.rest = nil
 	}
+	return s.tail
 }

@@ -2,16 +2,12 @@ package build
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"runtime"
 	"slices"
-	"strings"
 	"sync"
 
-	"github.com/moby/buildkit/client/llb"
+	"github.com/moby/buildkit/frontend/dockerfile/dockerfile2llb"
 	"github.com/moby/buildkit/solver/pb"
 	digest "github.com/opencontainers/go-digest"
 
@@ -36,64 +32,98 @@ type edge struct {
 
 // result is a file tree.
 type result struct {
-	key   string      // what it was made of
-	base  string      // digest of the image below; empty for none
-	below []layer.ID  // that image's layers
-	above []layer.ID  // what was made on it, the lowest first
-	local *contextDir // instead of all that: a build context
+	id    string     // what it is, among all results of this store: see cachedStep
+	base  string     // digest of the image below; empty for none
+	below []layer.ID // that image's layers
+	above []layer.ID // what was made on it, the lowest first
+	files *tree      // instead of all that: what a build context has
 }
+
+// nothing is the tree of FROM scratch.
+var nothing = result{id: "scratch"}
 
 func (r *result) layers() []layer.ID { return append(slices.Clip(r.below), r.above...) }
 
-// on gives a tree with one layer more.
-func (r *result) on(key string, id layer.ID) *result {
-	return &result{key: key, base: r.base, below: r.below, above: append(slices.Clip(r.above), id)}
+// with gives a tree with one layer more.
+func (r *result) with(id layer.ID) *result {
+	return &result{id: layerID(id), base: r.base, below: r.below, above: append(slices.Clip(r.above), id)}
 }
 
-// load reads the graph.
-func (w *work) load(d *llb.Definition) error {
-	if len(d.Def) > maxSteps {
-		return fmt.Errorf("%s: more than %d steps", w.r.Name, maxSteps)
+func layerID(id layer.ID) string { return "layer:" + string(id) }
+
+// solve gives the tree that the build is for.
+func (w *work) solve(ctx context.Context) (*dockerfile2llb.Result, *result, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	meant, definition, err := w.read(ctx)
+	if err != nil {
+		return nil, nil, err
 	}
-	parallel := w.b.Parallel
-	if parallel <= 0 {
-		parallel = runtime.NumCPU()
+	w.source = definition.Source
+	graph := definition.ToPB()
+	root, err := w.load(graph.Def, graph.Metadata)
+	if err != nil {
+		return nil, nil, err
 	}
-	w.slots = make(chan struct{}, parallel)
-	w.ops, w.source = map[string]*vertex{}, d.Source
-	for _, text := range d.Def {
+	for _, v := range w.vertices {
+		v.solved = stopping(cancel, v.solved)
+	}
+	if root.digest == "" {
+		return meant, &nothing, nil // FROM scratch and nothing else
+	}
+	tree, err := w.result(ctx, root)
+	if err == nil && tree.files != nil {
+		tree, err = w.layered(ctx, tree)
+	}
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause // the first that failed, not one that was stopped for it
+	}
+	return meant, tree, err
+}
+
+// stopping stops the whole build when a step fails.
+func stopping(cancel context.CancelCauseFunc, solve func(context.Context) ([]*result, error)) func(context.Context) ([]*result, error) {
+	return func(ctx context.Context) ([]*result, error) {
+		out, err := solve(ctx)
+		if err != nil {
+			cancel(err)
+		}
+		return out, err
+	}
+}
+
+// load reads a graph and gives what it is for.
+func (w *work) load(def [][]byte, metadata map[string]*pb.OpMetadata) (edge, error) {
+	if len(def) > maxSteps {
+		return edge{}, fmt.Errorf("%s: more than %d steps", w.r.Name, maxSteps)
+	}
+	if len(def) == 0 {
+		return edge{}, nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var last *vertex
+	for _, text := range def {
 		var op pb.Op
 		if err := op.UnmarshalVT(text); err != nil {
-			return fmt.Errorf("read the build graph: %w", err)
+			return edge{}, fmt.Errorf("read the build graph: %w", err)
 		}
-		id := digest.FromBytes(text)
-		v := &vertex{digest: string(id), op: &op}
-		meta := d.Metadata[id]
-		v.name, v.fresh = meta.Description["llb.customname"], meta.IgnoreCache || w.r.NoCache || w.stale(meta.Description["com.docker.dockerfile.v1.command"], meta.Description["llb.customname"])
+		v := &vertex{digest: digest.FromBytes(text).String(), op: &op}
+		meta := metadata[v.digest]
+		v.name, v.fresh = meta.GetDescription()["llb.customname"], meta.GetIgnoreCache()
 		for _, in := range op.Inputs {
 			v.inputs = append(v.inputs, edge{in.Digest, int(in.Index)})
 		}
-		w.ops[v.digest] = v
-		w.order = append(w.order, v)
-	}
-	if len(w.order) == 0 {
-		return nil // FROM scratch and nothing else
-	}
-	last := w.order[len(w.order)-1] // names the result, and is nothing itself
-	if last.op.Op != nil || len(last.inputs) != 1 {
-		return errors.New("read the build graph: it has no result")
-	}
-	w.root = last.inputs[0]
-	w.order = w.order[:len(w.order)-1]
-	for _, v := range w.order {
 		v.solved = onceWith(func(ctx context.Context) ([]*result, error) { return w.run(ctx, v) })
+		last = v
+		if known := w.vertices[v.digest]; known == nil && op.Op != nil {
+			w.vertices[v.digest] = v
+		}
 	}
-	return nil
-}
-
-// stale says whether a step belongs to a stage that is to be built anew: [stage 2/4] RUN ...
-func (w *work) stale(_, name string) bool {
-	return slices.ContainsFunc(w.r.Stale, func(stage string) bool { return strings.HasPrefix(name, "["+stage+" ") })
+	if last.op.Op != nil || len(last.inputs) != 1 { // the last names the result, and is nothing itself
+		return edge{}, errors.New("read the build graph: it has no result")
+	}
+	return last.inputs[0], nil
 }
 
 // onceWith runs do once, for whoever asks first; all get what it gave.
@@ -107,19 +137,11 @@ func onceWith[T any](do func(ctx context.Context) (T, error)) func(ctx context.C
 	}
 }
 
-// solve gives the tree that the build is for.
-func (w *work) solve(ctx context.Context) (*result, error) {
-	if w.root.digest == "" {
-		return &result{key: "scratch"}, nil
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	return w.result(ctx, w.root)
-}
-
 func (w *work) result(ctx context.Context, e edge) (*result, error) {
-	v := w.ops[e.digest]
-	if v == nil || v.solved == nil {
+	w.mu.Lock()
+	v := w.vertices[e.digest]
+	w.mu.Unlock()
+	if v == nil {
 		return nil, errors.New("the build graph names a step that it does not have")
 	}
 	out, err := v.solved(ctx)
@@ -143,141 +165,93 @@ func (w *work) run(ctx context.Context, v *vertex) ([]*result, error) {
 	all.Wait()
 	for _, err := range errs {
 		if err != nil {
-			return nil, err // the first says why; the others may only have been stopped
+			return nil, err
 		}
 	}
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
+	out, err := w.carryOut(ctx, v, inputs)
+	return out, w.at(v, err)
+}
+
+func (w *work) carryOut(ctx context.Context, v *vertex, inputs []*result) ([]*result, error) {
 	switch op := v.op.Op.(type) {
 	case *pb.Op_Source:
 		out, err := w.fetch(ctx, v, op.Source)
-		return []*result{out}, w.at(v, err)
+		return []*result{out}, err
 	case *pb.Op_Merge:
-		return []*result{merge(inputs)}, nil
+		out, err := w.merge(ctx, inputs)
+		return []*result{out}, err
 	case *pb.Op_Diff:
 		out, err := diff(op.Diff, inputs)
-		return []*result{out}, w.at(v, err)
+		return []*result{out}, err
 	case *pb.Op_File:
-		out, err := w.cached(ctx, v, inputs, func(ctx context.Context, step *Step) (*result, layer.ID, error) {
+		out, err := w.cached(ctx, v, inputs, func(ctx context.Context, step *Step) (layer.ID, error) {
 			return w.changeFiles(ctx, op.File, inputs)
 		})
-		return []*result{out}, w.at(v, err)
+		return []*result{out}, err
 	case *pb.Op_Exec:
-		out, err := w.cached(ctx, v, inputs, func(ctx context.Context, step *Step) (*result, layer.ID, error) {
+		out, err := w.cached(ctx, v, inputs, func(ctx context.Context, step *Step) (layer.ID, error) {
 			return w.exec(ctx, op.Exec, inputs, step)
 		})
-		return execOutputs(op.Exec, out), w.at(v, err)
+		return execOutputs(op.Exec, out), err
 	}
-	return nil, w.at(v, fmt.Errorf("a step of this kind %w", errUnsupported))
+	return nil, fmt.Errorf("a step of this kind %w", errUnsupported)
+}
+
+// execOutputs puts the one tree that RUN makes where the graph looks for it.
+func execOutputs(op *pb.ExecOp, out *result) []*result {
+	var all []*result
+	for _, m := range op.Mounts {
+		if m.Output < 0 || m.Output > maxSteps {
+			continue
+		}
+		for len(all) <= int(m.Output) {
+			all = append(all, nil)
+		}
+		if m.Dest == "/" {
+			all[m.Output] = out
+		}
+	}
+	return all
 }
 
 // merge puts trees on top of each other: the first brings its image, the others what was made on nothing.
-func merge(inputs []*result) *result {
-	sum := sha256.New()
-	out := &result{}
+func (w *work) merge(ctx context.Context, inputs []*result) (*result, error) {
+	out := &result{id: "merge("}
 	for i, in := range inputs {
-		fmt.Fprintf(sum, "merge %s\n", in.key)
+		in, err := w.layered(ctx, in)
+		if err != nil {
+			return nil, err
+		}
+		out.id += in.id + ","
 		if i == 0 {
 			out.base, out.below, out.above = in.base, in.below, slices.Clone(in.above)
 			continue
 		}
 		out.above = append(out.above, in.layers()...)
 	}
-	out.key = hex.EncodeToString(sum.Sum(nil))
-	return out
+	out.id += ")"
+	return out, nil
 }
 
 // diff gives what the upper tree has on the lower one that it was made of.
 func diff(op *pb.DiffOp, inputs []*result) (*result, error) {
-	pick := func(i int64) *result {
-		if i < 0 || int(i) >= len(inputs) {
-			return &result{key: "scratch"}
-		}
-		return inputs[i]
-	}
-	lower, upper := pick(op.GetLower().GetInput()), pick(op.GetUpper().GetInput())
+	lower, upper := input(inputs, op.GetLower().GetInput()), input(inputs, op.GetUpper().GetInput())
 	low, up := lower.layers(), upper.layers()
-	if len(low) > len(up) || !slices.Equal(low, up[:len(low)]) {
+	if lower.files != nil || upper.files != nil || len(low) > len(up) || !slices.Equal(low, up[:len(low)]) {
 		return nil, fmt.Errorf("the difference of trees of which one was not made of the other %w", errUnsupported)
 	}
-	sum := sha256.Sum256(fmt.Appendf(nil, "diff %s %s", lower.key, upper.key))
-	return &result{key: hex.EncodeToString(sum[:]), above: slices.Clone(up[len(low):])}, nil
+	return &result{id: "diff(" + lower.id + "," + upper.id + ")", above: slices.Clone(up[len(low):])}, nil
 }
 
-// cached takes the layer that a step made from an earlier build, or has it made. do gives the tree that the layer lies on.
-func (w *work) cached(ctx context.Context, v *vertex, inputs []*result, do func(ctx context.Context, step *Step) (on *result, id layer.ID, err error)) (*result, error) {
-	key, err := w.key(v, inputs)
-	if err != nil {
-		return nil, err
+// input is one of a step's inputs; an index below zero stands for nothing.
+func input(inputs []*result, i int64) *result {
+	if i < 0 || int(i) >= len(inputs) {
+		return &nothing
 	}
-	step := w.p.begin(v.name)
-	on := root(v.op, inputs)
-	if ids, err := w.b.Layers.Ref(cacheName(key)); err == nil && len(ids) == 1 && !v.fresh {
-		if _, err := w.b.Layers.Layer(ids[0]); err == nil {
-			step.cached()
-			return on.on(key, ids[0]), nil
-		}
-	}
-	select {
-	case w.slots <- struct{}{}:
-		defer func() { <-w.slots }()
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-	on, id, err := do(ctx, step)
-	if err == nil {
-		err = w.b.Layers.SetRef(cacheName(key), id)
-	}
-	if err != nil {
-		step.fail(err)
-		return nil, err
-	}
-	step.done()
-	return on.on(key, id), nil
-}
-
-// key names what a step makes: by the step and by what it is made of. Of a build context just the files count that it
-// may see, by their content.
-func (w *work) key(v *vertex, inputs []*result) (string, error) {
-	sum := sha256.New()
-	op := v.op.CloneVT()
-	op.Inputs = nil
-	text, err := op.MarshalVT()
-	if err != nil {
-		return "", err
-	}
-	fmt.Fprintf(sum, "penstock build 1\n%d\n", len(text))
-	sum.Write(text)
-	for i, in := range inputs {
-		key := in.key
-		if in.local != nil {
-			if key, err = in.local.sum(seen(v.op, i)); err != nil {
-				return "", err
-			}
-		}
-		fmt.Fprintf(sum, "input %s\n", key)
-	}
-	return hex.EncodeToString(sum.Sum(nil)), nil
-}
-
-// seen are the paths of an input that a step looks at; none is all.
-func seen(op *pb.Op, input int) (paths []string) {
-	switch op := op.Op.(type) {
-	case *pb.Op_File:
-		for _, a := range op.File.Actions {
-			if c := a.GetCopy(); c != nil && int(a.SecondaryInput) == input {
-				paths = append(paths, c.Src)
-			}
-		}
-	case *pb.Op_Exec:
-		for _, m := range op.Exec.Mounts {
-			if int(m.Input) == input {
-				paths = append(paths, m.Selector)
-			}
-		}
-	}
-	return paths
+	return inputs[i]
 }
 
 // root is the tree that a step changes.
@@ -295,8 +269,5 @@ func root(op *pb.Op, inputs []*result) *result {
 			}
 		}
 	}
-	if at < 0 || int(at) >= len(inputs) {
-		return &result{key: "scratch"}
-	}
-	return inputs[at]
+	return input(inputs, at)
 }

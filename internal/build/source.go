@@ -8,19 +8,21 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 
-	"github.com/distribution/reference"
-	"github.com/moby/buildkit/client/llb/sourceresolver"
+	dockerref "github.com/distribution/reference"
 	"github.com/moby/buildkit/solver/pb"
-	digest "github.com/opencontainers/go-digest"
 
 	"github.com/penstock-ci/penstock/internal/image"
 	"github.com/penstock-ci/penstock/internal/layer"
@@ -31,33 +33,49 @@ import (
 const (
 	maxDownload  = 16 << 30
 	downloadTime = 30 * time.Minute
+	answerTime   = time.Minute // until a server answers
 )
 
-// resolver tells BuildKit's frontend of base images.
-type resolver work
+// maxConfig bounds the configuration of an image, bytes.
+const maxConfig = 8 << 20
 
-// ResolveImageConfig implements llb.ImageMetaResolver.
-func (r *resolver) ResolveImageConfig(ctx context.Context, ref string, _ sourceresolver.Opt) (string, digest.Digest, []byte, error) {
-	img, err := (*work)(r).pull(ctx, ref)
+// resolve gives a base image and its configuration.
+func (w *work) resolve(ctx context.Context, ref string) (image.Image, []byte, error) {
+	img, err := w.pull(ctx, ref)
 	if err != nil {
-		return "", "", nil, err
+		return img, nil, err
 	}
-	f, size, err := r.b.Images.OpenBlob(img.ID)
+	f, size, err := w.b.Images.OpenBlob(img.ID)
 	if err != nil {
-		return "", "", nil, err
+		return img, nil, err
 	}
 	defer f.Close()
+	if size > maxConfig {
+		return img, nil, fmt.Errorf("%s: a configuration of %d bytes is too large", ref, size)
+	}
 	text := make([]byte, size)
 	_, err = io.ReadFull(f, text)
-	return ref, digest.Digest(img.Digest), text, err
+	return img, text, err
 }
 
+// pull gets an image once in a build.
 func (w *work) pull(ctx context.Context, ref string) (image.Image, error) {
+	w.mu.Lock()
+	get := w.pulled[ref]
+	if get == nil {
+		get = sync.OnceValues(func() (image.Image, error) { return w.pullNow(ctx, ref) })
+		w.pulled[ref] = get
+	}
+	w.mu.Unlock()
+	return get()
+}
+
+func (w *work) pullNow(ctx context.Context, ref string) (image.Image, error) {
 	step := w.p.begin("[internal] load metadata for " + ref)
 	o := image.PullOptions{Always: w.r.Pull, Platform: w.platform.OS + "/" + w.platform.Architecture}
 	if w.r.Login != nil {
-		if named, err := reference.ParseNormalizedNamed(ref); err == nil {
-			o.Credentials = w.r.Login(reference.Domain(named))
+		if named, err := dockerref.ParseNormalizedNamed(ref); err == nil {
+			o.Credentials = w.r.Login(dockerref.Domain(named))
 		}
 	}
 	img, err := w.b.Images.Pull(ctx, ref, o)
@@ -74,62 +92,90 @@ func (w *work) fetch(ctx context.Context, v *vertex, op *pb.SourceOp) (*result, 
 	scheme, rest, _ := strings.Cut(op.Identifier, "://")
 	switch scheme {
 	case "local":
-		c := w.contexts[rest]
-		if c == nil {
-			return nil, fmt.Errorf("there is no build context %s", rest)
-		}
-		return &result{key: "local", local: c}, nil
+		return w.fetchLocal(ctx, v, op, rest)
 	case "docker-image":
-		img, err := w.b.Images.Pull(ctx, rest, image.PullOptions{Platform: w.platform.OS + "/" + w.platform.Architecture})
-		if err != nil {
-			return nil, err
-		}
-		layers, err := w.b.Images.Layers(ctx, img)
-		return &result{key: img.Digest, base: img.Digest, below: layers}, err
+		return w.fetchImage(ctx, v, rest)
 	case "http", "https":
 		return w.download(ctx, v, op)
+	case "git":
+		return w.clone(ctx, v, op)
 	}
 	return nil, fmt.Errorf("a source like %s %w", op.Identifier, errUnsupported)
+}
+
+func (w *work) fetchLocal(ctx context.Context, v *vertex, op *pb.SourceOp, name string) (*result, error) {
+	l := w.locals[name]
+	if l == nil {
+		return nil, fmt.Errorf("there is no build context %s", name)
+	}
+	t, err := w.tree(l, op.Attrs)
+	if err != nil || l.memory != nil || len(t.filter.FollowPaths) == 1 && t.filter.FollowPaths[0] == ".dockerignore" {
+		return &result{id: "local", files: t}, err // the frontend reads a file, and nothing is listed
+	}
+	step := w.p.begin(v.name)
+	files, err := t.listed(ctx)
+	if err != nil {
+		step.fail(err)
+		return nil, err
+	}
+	var size int64
+	for _, f := range files {
+		if f.mode.IsRegular() {
+			size += f.size
+		}
+	}
+	step.say("transferring context: %d files, %d bytes", len(files), size)
+	step.done()
+	return &result{id: "local", files: t}, nil
+}
+
+func (w *work) fetchImage(ctx context.Context, v *vertex, ref string) (*result, error) {
+	img, err := w.b.Images.Pull(ctx, ref, image.PullOptions{Platform: w.platform.OS + "/" + w.platform.Architecture})
+	if err != nil {
+		return nil, err
+	}
+	layers, err := w.b.Images.Layers(ctx, img)
+	if err != nil {
+		return nil, err
+	}
+	w.p.begin(v.name).cached()
+	return &result{id: "image:" + img.Digest, base: img.Digest, below: layers}, w.use(layers...)
 }
 
 // download gets a file for ADD. What it is named after is its content: the step is never taken from an earlier build,
 // what is made of it is.
 func (w *work) download(ctx context.Context, v *vertex, op *pb.SourceOp) (*result, error) {
 	step := w.p.begin(v.name)
-	scratch, err := w.b.Layers.Scratch()
-	if err != nil {
-		return nil, err
-	}
-	defer scratch.Release()
-	dir := filepath.Join(scratch.Dir(), "download")
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return nil, err
-	}
-	sum, err := w.get(ctx, op, dir)
-	if err != nil {
-		step.fail(err)
-		return nil, err
-	}
-	if os.Getuid() == 0 {
-		err = filepath.WalkDir(dir, func(name string, _ fs.DirEntry, err error) error {
-			return errors.Join(err, os.Lchown(name, sandbox.Owner(), sandbox.Owner()))
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	id, err := w.b.Layers.Add(dir, layer.Layer{Owner: sandbox.Owner()})
-	if err == nil {
-		err = w.b.Layers.SetRef(cacheName(sum), id)
-	}
+	out, err := w.downloadInto(ctx, op)
 	if err != nil {
 		step.fail(err)
 		return nil, err
 	}
 	step.done()
-	return &result{key: sum, above: []layer.ID{id}}, nil
+	return out, nil
 }
 
+func (w *work) downloadInto(ctx context.Context, op *pb.SourceOp) (*result, error) {
+	dir, err := w.scratchDir()
+	if err != nil {
+		return nil, err
+	}
+	name, err := w.get(ctx, op, dir)
+	if err != nil {
+		return nil, err
+	}
+	content, err := w.settle(op, name)
+	if err != nil {
+		return nil, err
+	}
+	id, err := w.b.Layers.Add(dir, layer.Layer{Owner: sandbox.Owner()})
+	if err != nil {
+		return nil, err
+	}
+	return &result{id: content, above: []layer.ID{id}}, w.use(id)
+}
+
+// get downloads a file into a directory and gives its name there.
 func (w *work) get(ctx context.Context, op *pb.SourceOp, dir string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, downloadTime)
 	defer cancel()
@@ -137,44 +183,91 @@ func (w *work) get(ctx context.Context, op *pb.SourceOp, dir string) (string, er
 	if err != nil {
 		return "", err
 	}
-	res, err := http.DefaultClient.Do(req)
+	for key, value := range op.Attrs {
+		if header, ok := strings.CutPrefix(key, pb.AttrHTTPHeaderPrefix); ok {
+			req.Header.Set(header, value)
+		}
+	}
+	client := w.b.client()
+	defer client.CloseIdleConnections()
+	res, err := client.Do(req)
 	if err != nil {
 		return "", err
 	}
 	defer res.Body.Close()
 	if res.StatusCode < 200 || res.StatusCode > 299 {
-		return "", fmt.Errorf("%s: the server answered %s", op.Identifier, res.Status)
-	}
-	mode := fs.FileMode(0o600)
-	if perm, err := strconv.ParseInt(op.Attrs[pb.AttrHTTPPerm], 0, 32); err == nil && op.Attrs[pb.AttrHTTPPerm] != "" {
-		mode = fs.FileMode(perm) & 0o777
+		return "", fmt.Errorf("%s: the server answered %s", redacted(req.URL), res.Status)
 	}
 	name := filepath.Join(dir, fileName(op, req.URL))
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
-	sum := sha256.New()
-	n, err := io.Copy(io.MultiWriter(f, sum), io.LimitReader(res.Body, maxDownload+1))
+	n, err := io.Copy(f, io.LimitReader(res.Body, maxDownload+1))
 	if err == nil && n > maxDownload {
-		err = fmt.Errorf("%s: more than %d bytes", op.Identifier, int64(maxDownload))
+		err = fmt.Errorf("%s: more than %d bytes", redacted(req.URL), int64(maxDownload))
 	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return "", err
+	}
+	at := time.Unix(0, 0) // BuildKit's, if the server says none: the same bytes are the same layer
+	if t, err := http.ParseTime(res.Header.Get("Last-Modified")); err == nil {
+		at = t
+	}
+	return name, setTime(name, at)
+}
+
+func redacted(u *url.URL) string { return u.Redacted() }
+
+// settle checks a download and gives it its owner and mode; it gives what identifies it.
+func (w *work) settle(op *pb.SourceOp, name string) (string, error) {
+	root, err := os.OpenRoot(filepath.Dir(name))
 	if err != nil {
 		return "", err
 	}
-	if err := f.Chmod(mode); err != nil {
+	defer root.Close()
+	content, err := hashFile(root, filepath.Base(name))
+	if err != nil {
 		return "", err
 	}
-	if t, err := http.ParseTime(res.Header.Get("Last-Modified")); err == nil {
-		_ = os.Chtimes(name, t, t) // the time is a courtesy
-	}
-	content := hex.EncodeToString(sum.Sum(nil))
 	if want := op.Attrs[pb.AttrHTTPChecksum]; want != "" && want != "sha256:"+content {
 		return "", fmt.Errorf("%s: its digest is sha256:%s, and %s was asked for", op.Identifier, content, want)
 	}
-	key := sha256.Sum256(fmt.Appendf(nil, "download %s %s %o", filepath.Base(name), content, mode))
-	return hex.EncodeToString(key[:]), f.Close()
+	number := func(attr string, otherwise int64) int64 {
+		if n, err := strconv.ParseInt(op.Attrs[attr], 0, 32); err == nil && n >= 0 {
+			return n
+		}
+		return otherwise
+	}
+	mode := fs.FileMode(number(pb.AttrHTTPPerm, 0o600)) & fs.ModePerm
+	if err := ownByRoot(name); err != nil {
+		return "", err
+	}
+	if err := os.Chmod(name, mode); err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %s %o", filepath.Base(name), content, mode))
+	return "file:" + hex.EncodeToString(sum[:]), nil
+}
+
+// client is how ADD fetches. A Dockerfile may be anybody's: what listens on this machine alone is none of its business.
+func (b *Builder) client() *http.Client {
+	d := &net.Dialer{Timeout: answerTime}
+	if !b.Private {
+		d.Control = func(_, address string, _ syscall.RawConn) error {
+			at, err := netip.ParseAddrPort(address)
+			if err != nil {
+				return err
+			}
+			if ip := at.Addr().Unmap(); ip.IsLoopback() || ip.IsLinkLocalUnicast() || ip.IsUnspecified() || ip.IsMulticast() {
+				return fmt.Errorf("%s is this machine's own, which ADD has no access to: fetch it in a RUN step or before the build", ip)
+			}
+			return nil
+		}
+	}
+	return &http.Client{Transport: &http.Transport{
+		Proxy: http.ProxyFromEnvironment, DialContext: d.DialContext, TLSHandshakeTimeout: answerTime, ResponseHeaderTimeout: answerTime, ForceAttemptHTTP2: true,
+	}}
 }
 
 // fileName is what a download is called.
@@ -183,7 +276,7 @@ func fileName(op *pb.SourceOp, u *url.URL) string {
 	if name == "" {
 		name = path.Base(u.Path)
 	}
-	if name = filepath.Base(name); name == "." || name == "/" || name == ".." {
+	if name = path.Base(path.Clean("/" + name)); name == "/" || strings.ContainsRune(name, 0) || len(name) > 255 {
 		return "download"
 	}
 	return name

@@ -11,6 +11,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/penstock-ci/penstock/internal/config"
 	"github.com/penstock-ci/penstock/internal/docker"
 	"github.com/penstock-ci/penstock/internal/imagetest"
 	"github.com/penstock-ci/penstock/internal/layer"
@@ -46,7 +47,7 @@ func makeImages(ts *testscript.TestScript, neg bool, args []string) {
 	layers, err := layer.Open(filepath.Join(data, "layers"))
 	ts.Check(err)
 	defer layers.Close()
-	store, err := openImages(data, layers)
+	store, err := openImages(data, layers, config.Images{})
 	ts.Check(err)
 	made := map[string]func() (*imagetest.Tree, v1.Config){"busybox": imagetest.Busybox, "postgres:15": imagetest.Postgres, "redis:7": imagetest.Redis}
 	for _, name := range args {

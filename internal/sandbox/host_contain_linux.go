@@ -272,25 +272,42 @@ func (c *hostContainer) Files(ctx context.Context, actions []agent.FileAction) e
 
 // Changes implements Changed.
 func (c *hostContainer) Changes(ctx context.Context) (layer.ID, error) {
-	id, err := c.changes(ctx)
+	return c.take(ctx, c.idle)
+}
+
+// Finish implements Builder.
+func (c *hostContainer) Finish(ctx context.Context) (layer.ID, error) {
+	return c.take(ctx, func(ctx context.Context) error { return context.Cause(ctx) })
+}
+
+func (c *hostContainer) take(ctx context.Context, ready func(context.Context) error) (layer.ID, error) {
+	id, err := c.changes(ctx, ready)
 	if err != nil {
 		return "", fmt.Errorf("take the changes of container %s: %w", c.spec.Name, err)
 	}
 	return id, nil
 }
 
-func (c *hostContainer) changes(ctx context.Context) (layer.ID, error) {
+// idle returns ErrBusy while a process is alive.
+func (c *hostContainer) idle(ctx context.Context) error {
+	var idle agent.Flags
+	if _, err := c.agent.Do(ctx, agent.OpIdle, nil, &idle); err != nil {
+		return err
+	}
+	if len(idle.Flags) != 1 || !idle.Flags[0] {
+		return ErrBusy
+	}
+	return nil
+}
+
+func (c *hostContainer) changes(ctx context.Context, ready func(context.Context) error) (layer.ID, error) {
 	c.disk.Lock()
 	defer c.disk.Unlock()
 	if c.changed {
 		return "", errors.New("they have been taken")
 	}
-	var idle agent.Flags
-	if _, err := c.agent.Do(ctx, agent.OpIdle, nil, &idle); err != nil {
+	if err := ready(ctx); err != nil {
 		return "", err
-	}
-	if len(idle.Flags) != 1 || !idle.Flags[0] {
-		return "", ErrBusy
 	}
 	c.changed = true
 	if err := c.stop(); err != nil { // with its mount namespace the overlay goes

@@ -169,6 +169,8 @@ type Builder interface {
 	// Files changes files, one action after the other, as BuildKit's FileOp has them. Sources are paths of the container:
 	// mounts.
 	Files(ctx context.Context, actions []agent.FileAction) error
+	// Finish is Changes, but ends what still runs: of a step of a build only the files stay.
+	Finish(ctx context.Context) (layer.ID, error)
 }
 
 // Direct is what a machine on this host can also do: reach the runner's own files (Info.Files) without a copy.
