@@ -286,7 +286,8 @@ func (e *dockerExec) signal(ctx context.Context, name string) {
 	if err == nil {
 		return
 	}
-	if got, bad := e.c.d.api.ExecInspect(ctx, e.id, client.ExecInspectOptions{}); bad == nil && e.c.here && killHere(got.ContainerID, got.PID, name) {
+	got, err := e.c.d.api.ExecInspect(ctx, e.id, client.ExecInspectOptions{})
+	if err == nil && (!got.Running || e.c.here && killHere(got.ContainerID, got.PID, name)) {
 		return
 	}
 	if name == "KILL" { // there is no finer way
@@ -294,10 +295,10 @@ func (e *dockerExec) signal(ctx context.Context, name string) {
 	}
 }
 
-// signalScript sends signal $1 to process $2. KILL goes to all in its session and below any of those, until none is left.
+// signalScript sends signal $1 to process $2. KILL goes to all in its session and below any of those, until no new one turns up.
 const signalScript = `[ "$1" = KILL ] || { kill -"$1" "$2"; exit 0; }
-root=$2
-for round in 1 2 3 4 5 6 7 8; do
+root=$2 before=
+for round in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do
 	all=" $root " grew=1
 	while [ "$grew" ]; do
 		grew=
@@ -311,9 +312,13 @@ for round in 1 2 3 4 5 6 7 8; do
 			all="$all$pid " grew=1
 		done
 	done
-	[ $round = 1 ] || [ "$all" != " $root " ] || exit 0
 	kill -KILL $all
-done 2>/dev/null`
+	for pid in $all; do
+		case $before in *" $pid "*) ;; *) before=" $pid $before" grew=1 ;; esac
+	done
+	[ "$grew" ] || exit 0
+done 2>/dev/null
+exit 0`
 
 // shell runs a script of ours in the container, as root.
 func (c *dockerContainer) shell(ctx context.Context, script string, args ...string) error {

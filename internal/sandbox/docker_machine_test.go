@@ -32,7 +32,7 @@ func sleepMark(n int) string { return fmt.Sprintf("%d%08d", n, time.Now().UnixNa
 
 func dockerOpen(t *testing.T, p *Docker, spec Spec) Sandbox {
 	t.Helper()
-	return suite{p}.open(t, spec)
+	return suite{provider: p}.open(t, spec)
 }
 
 // plain runs a script in a container that knows nothing of a job.
@@ -297,7 +297,7 @@ func dockerLimits(t *testing.T, d *daemon) {
 func dockerRemote(t *testing.T, d *daemon) {
 	p := d.provider(t, DockerOptions{Network: "none"})
 	p.remote = true
-	s := suite{p}
+	s := suite{provider: p}
 	m := s.machine(t)
 	_, direct := m.(Direct)
 	_, networked := m.(Networked)

@@ -189,7 +189,7 @@ func TestDocker(t *testing.T) {
 			name string
 			test func(*testing.T, *daemon)
 		}{
-			{"suite", func(t *testing.T, d *daemon) { suite{d.provider(t, DockerOptions{Network: "none"})}.run(t) }},
+			{"suite", func(t *testing.T, d *daemon) { suite{d.provider(t, DockerOptions{Network: "none"}), true}.run(t) }},
 			{"contain", dockerContain}, {"machine", dockerMachines}, {"network", dockerNetwork}, {"terminal", dockerTerminal}, {"limits", dockerLimits},
 			{"remote", dockerRemote}, {"mounts", dockerMounts}, {"no shell", dockerNoShell}, {"other shell", dockerOtherShell}, {"sweep", dockerSweep},
 			{"pull", dockerPull}, {"close", dockerClose},

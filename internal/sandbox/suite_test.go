@@ -17,7 +17,10 @@ import (
 )
 
 // suite is what every provider must do.
-type suite struct{ provider Provider }
+type suite struct {
+	provider Provider
+	parallel bool // the tests wait for something else most of the time
+}
 
 func (s suite) run(t *testing.T) {
 	for _, c := range []struct {
@@ -30,7 +33,12 @@ func (s suite) run(t *testing.T) {
 		{"close ends all", s.closeEndsAll}, {"put and get", s.putAndGet}, {"hostile archives", s.hostileArchives},
 		{"files", s.files}, {"hostile files", s.hostileFiles}, {"bad specs", s.badSpecs}, {"long output", s.longOutput}, {"big environment", s.bigEnvironment},
 	} {
-		t.Run(c.name, c.test)
+		t.Run(c.name, func(t *testing.T) {
+			if s.parallel {
+				t.Parallel()
+			}
+			c.test(t)
+		})
 	}
 }
 
