@@ -155,6 +155,21 @@ func (t *Tree) Libraries(names ...string) *Tree {
 	return t
 }
 
+// C adds what programs load of the C library besides what they are linked with: downloaded ones expect it.
+func (t *Tree) C() *Tree {
+	out, err := exec.Command("ldd", "/usr/bin/env").Output()
+	t.note(err)
+	for _, word := range strings.Fields(string(out)) {
+		if path.Base(word) != "libc.so.6" || !path.IsAbs(word) {
+			continue
+		}
+		for _, name := range []string{"libc.so.6", "librt.so.1", "libpthread.so.0", "libdl.so.2", "libm.so.6", "libutil.so.1", "libresolv.so.2", "libnss_files.so.2", "libnss_dns.so.2"} {
+			t.host(path.Join(path.Dir(word), name), path.Join(path.Dir(word), name))
+		}
+	}
+	return t
+}
+
 func (t *Tree) host(name, from string) {
 	info, err := os.Stat(from)
 	if err != nil {

@@ -77,7 +77,7 @@ func Python() (*Tree, v1.Config) {
 	t.Remove(lib + "/EXTERNALLY-MANAGED")
 	libraries, err := filepath.Glob(lib + "/lib-dynload/*.so")
 	t.note(err)
-	t.Libraries(libraries...)
+	t.Libraries(libraries...).C()
 	t.host(certificates, certificates)
 	return t, v1.Config{Cmd: []string{"python3"}, Env: []string{"SSL_CERT_FILE=" + certificates, "PIP_CERT=" + certificates, "PIP_ROOT_USER_ACTION=ignore", "LANG=C.UTF-8"}}
 }
@@ -87,7 +87,7 @@ func Node() (*Tree, v1.Config) {
 	t := New().Link("/usr/bin/env", "/bin/busybox").Dir("/root", 0o700, 0)
 	node, err := exec.LookPath("node")
 	t.note(err)
-	t.Programs(node).Link("/usr/local/bin/node", node)
+	t.C().Programs(node).Link("/usr/local/bin/node", node)
 	npm, err := exec.LookPath("npm")
 	t.note(err)
 	npm, err = filepath.EvalSymlinks(npm) // .../npm/bin/npm-cli.js
