@@ -70,6 +70,9 @@ type Request struct {
 	Stale    []string          // stages of which nothing is taken
 	Pull     bool              // registries are asked even for what is here
 
+	// Scope is whose cache mounts RUN has: builds of another one share none of them.
+	Scope string
+
 	// Names are the image's; it has none else, until Prune.
 	Names []string
 	// TreeOnly makes no image: the result is for Export.
@@ -177,6 +180,7 @@ type work struct {
 	shown    map[string]*shown
 	caches   map[string]*sharedCache
 	steps    []cachedStep
+	imported map[string]layer.ID // steps of elsewhere, by reference
 	pulled   map[string]func() (image.Image, error)
 	warnings []string
 }
@@ -188,7 +192,7 @@ func newWork(b *Builder, r *Request, p *Progress, platform ocispecs.Platform) *w
 	}
 	return &work{
 		b: b, r: r, p: p, platform: platform, slots: make(chan struct{}, parallel), locals: map[string]*local{}, vertices: map[string]*vertex{},
-		shown: map[string]*shown{}, caches: map[string]*sharedCache{}, pulled: map[string]func() (image.Image, error){},
+		shown: map[string]*shown{}, caches: map[string]*sharedCache{}, imported: map[string]layer.ID{}, pulled: map[string]func() (image.Image, error){},
 	}
 }
 

@@ -40,6 +40,17 @@ func (s *cachedStep) ref() string {
 	return stepRefs + hex.EncodeToString(sum.Sum(nil))
 }
 
+// earlier gives the layer of a step that was made before, here or where an imported cache comes from.
+func (w *work) earlier(ref string) (layer.ID, bool) {
+	if id, ok := w.kept(ref); ok {
+		return id, true
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	id, ok := w.imported[ref]
+	return id, ok
+}
+
 // kept gives the layer that a reference names, if it is there, and keeps it while the build lasts.
 func (w *work) kept(ref string) (layer.ID, bool) {
 	ids, err := w.b.Layers.Ref(ref)
@@ -61,7 +72,7 @@ func (w *work) cached(ctx context.Context, v *vertex, inputs []*result, do func(
 		return nil, err
 	}
 	if !v.fresh {
-		if id, ok := w.kept(c.ref()); ok {
+		if id, ok := w.earlier(c.ref()); ok {
 			w.p.begin(v.name).cached()
 			c.Layer = id
 			w.noteStep(c)

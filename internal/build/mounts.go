@@ -37,7 +37,7 @@ func (e *execution) secret(ctx context.Context, o *pb.SecretOpt) (*sandbox.Mount
 	e.w.mu.Unlock()
 	var b bytes.Buffer
 	t := tar.NewWriter(&b)
-	err := t.WriteHeader(&tar.Header{Name: "value", Mode: int64(o.Mode & 0o777), Uid: int(o.Uid), Gid: int(o.Gid), Size: int64(len(value)), ModTime: time.Now()})
+	err := t.WriteHeader(&tar.Header{Name: "value", Mode: int64(o.Mode & 0o777), Size: int64(len(value)), ModTime: time.Now()})
 	if err == nil {
 		_, err = t.Write(value)
 	}
@@ -46,6 +46,12 @@ func (e *execution) secret(ctx context.Context, o *pb.SecretOpt) (*sandbox.Mount
 	}
 	if err := e.m.Put(ctx, dir, &b); err != nil {
 		return nil, err
+	}
+	if o.Uid != 0 || o.Gid != 0 {
+		err := e.m.Exec(ctx, sandbox.Command{Args: []string{"chown", fmt.Sprintf("%d:%d", o.Uid, o.Gid), path.Join(dir, "value")}, Env: []string{"PATH=" + e.m.Info().Path}, Dir: "/"})
+		if err != nil {
+			return nil, fmt.Errorf("give it to user %d: %w", o.Uid, err)
+		}
 	}
 	e.ended = append(e.ended, func() { // it is gone with the machine at the latest
 		if d, ok := e.m.(sandbox.Direct); ok && d.Files() != nil {
@@ -71,6 +77,12 @@ type cacheUse struct {
 	unlock  func()
 }
 
+// mountRef is where the content of a cache mount is kept.
+func (w *work) mountRef(id string) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q", w.r.Scope, id))
+	return mountRefs + hex.EncodeToString(sum[:])
+}
+
 // lockCaches takes the caches that one step at a time may have, always in the same order.
 func (e *execution) lockCaches(ctx context.Context) error {
 	ids := map[string]pb.CacheSharingOpt{}
@@ -85,7 +97,7 @@ func (e *execution) lockCaches(ctx context.Context) error {
 	for _, id := range slices.Sorted(maps.Keys(ids)) {
 		c := &cacheUse{id: id, sharing: ids[id], unlock: func() {}}
 		if c.sharing == pb.CacheSharingOpt_LOCKED {
-			unlock, err := e.w.b.lock(ctx, id)
+			unlock, err := e.w.b.lock(ctx, e.w.mountRef(id))
 			if err != nil {
 				return fmt.Errorf("wait for cache %s: %w", id, err)
 			}
@@ -126,7 +138,7 @@ func (e *execution) share(c *cacheUse, on *result) {
 	}
 	if known == nil {
 		known = &sharedCache{at: at, ready: onceWith1(func(ctx context.Context) error {
-			ids, err := w.b.Layers.Ref(mountRefs + c.id)
+			ids, err := w.b.Layers.Ref(w.mountRef(c.id))
 			if err != nil || c.own {
 				ids = on.layers()
 			}
@@ -169,7 +181,7 @@ func (c *cacheUse) keep(ctx context.Context, w *work) error {
 	}
 	var id layer.ID
 	if id, err = m.(sandbox.Layered).Capture(ctx, c.shared.at); err == nil {
-		err = w.b.Layers.SetRef(mountRefs+c.id, id)
+		err = w.b.Layers.SetRef(w.mountRef(c.id), id)
 	}
 	if err != nil {
 		return fmt.Errorf("keep cache %s: %w", c.id, err)
@@ -181,15 +193,15 @@ func (c *cacheUse) keep(ctx context.Context, w *work) error {
 const lockPoll = 50 * time.Millisecond
 
 // lock takes a cache for one step alone, in this process and, if there is a directory for that, in all.
-func (b *Builder) lock(ctx context.Context, id string) (unlock func(), err error) {
+func (b *Builder) lock(ctx context.Context, ref string) (unlock func(), err error) {
 	b.mu.Lock()
 	if b.locks == nil {
 		b.locks = map[string]chan struct{}{}
 	}
-	token := b.locks[id]
+	token := b.locks[ref]
 	if token == nil {
 		token = make(chan struct{}, 1)
-		b.locks[id] = token
+		b.locks[ref] = token
 	}
 	b.mu.Unlock()
 	select {
@@ -205,8 +217,7 @@ func (b *Builder) lock(ctx context.Context, id string) (unlock func(), err error
 		free()
 		return nil, err
 	}
-	sum := sha256.Sum256([]byte(id))
-	file := flock.New(filepath.Join(b.Dir, "cache-"+hex.EncodeToString(sum[:])))
+	file := flock.New(filepath.Join(b.Dir, path.Base(ref)))
 	if _, err := file.TryLockContext(ctx, lockPoll); err != nil {
 		free()
 		return nil, err

@@ -44,6 +44,17 @@ var nothing = result{id: "scratch"}
 
 func (r *result) layers() []layer.ID { return append(slices.Clip(r.below), r.above...) }
 
+// distinct gives the layers of an image each once, the topmost of those that it has several times.
+func distinct(ids []layer.ID) []layer.ID {
+	var once []layer.ID
+	for i, id := range ids {
+		if !slices.Contains(ids[i+1:], id) {
+			once = append(once, id)
+		}
+	}
+	return once
+}
+
 // with gives a tree with one layer more.
 func (r *result) with(id layer.ID) *result {
 	return &result{id: layerID(id), base: r.base, below: r.below, above: append(slices.Clip(r.above), id)}
@@ -219,21 +230,40 @@ func execOutputs(op *pb.ExecOp, out *result) []*result {
 
 // merge puts trees on top of each other: the first brings its image, the others what was made on nothing.
 func (w *work) merge(ctx context.Context, inputs []*result) (*result, error) {
-	out := &result{id: "merge("}
+	var out *result
 	for i, in := range inputs {
 		in, err := w.layered(ctx, in)
 		if err != nil {
 			return nil, err
 		}
-		out.id += in.id + ","
 		if i == 0 {
-			out.base, out.below, out.above = in.base, in.below, slices.Clone(in.above)
+			out = in
 			continue
 		}
-		out.above = append(out.above, in.layers()...)
+		layers := in.layers()
+		if slices.ContainsFunc(layers, func(id layer.ID) bool { return slices.Contains(out.layers(), id) }) {
+			if out, err = w.copyOnto(ctx, out, in); err != nil { // a stack has no layer twice
+				return nil, err
+			}
+			continue
+		}
+		out = &result{id: "merge(" + out.id + "," + in.id + ")", base: out.base, below: out.below, above: append(slices.Clip(out.above), layers...)}
 	}
-	out.id += ")"
 	return out, nil
+}
+
+// copyOnto gives a tree with a copy of another on top.
+func (w *work) copyOnto(ctx context.Context, on, from *result) (*result, error) {
+	all := &pb.FileActionCopy{Src: "/", Dest: "/", DirCopyContents: true, CreateDestPath: true, AlwaysReplaceExistingDestPaths: true, Mode: -1, Timestamp: -1}
+	op := &pb.FileOp{Actions: []*pb.FileAction{{Input: 0, SecondaryInput: 1, Action: &pb.FileAction_Copy{Copy: all}}}}
+	id, err := w.changeFiles(ctx, op, []*result{on, from})
+	if err != nil {
+		return nil, err
+	}
+	if id, err = w.same(on, id); err != nil {
+		return nil, err
+	}
+	return on.with(id), w.use(id)
 }
 
 // diff gives what the upper tree has on the lower one that it was made of.

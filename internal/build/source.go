@@ -139,7 +139,7 @@ func (w *work) fetchImage(ctx context.Context, v *vertex, ref string) (*result, 
 		return nil, err
 	}
 	w.p.begin(v.name).cached()
-	return &result{id: "image:" + img.Digest, base: img.Digest, below: layers}, w.use(layers...)
+	return &result{id: "image:" + img.Digest, base: img.Digest, below: distinct(layers)}, w.use(layers...)
 }
 
 // download gets a file for ADD. What it is named after is its content: the step is never taken from an earlier build,

@@ -189,7 +189,7 @@ func (c *hostContainer) roots() ([]agent.Mount, error) {
 	for i, b := range places {
 		p := &place{at: b.at, lowers: b.lowers, nest: b.nest, like: b.like}
 		if b.at == "/" {
-			p.layers = c.spec.Image.Layers
+			p.layers = distinct(c.spec.Image.Layers)
 		}
 		mount, err := c.m.overlayOf(p, c.scratch.Dir(), i)
 		if err != nil {

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/penstock-ci/penstock/internal/layer"
@@ -43,7 +44,7 @@ func (m *machine) layOut(saved map[string][]layer.ID) ([]agent.Mount, error) {
 	for _, b := range m.basePlaces() {
 		p := &place{at: b.at, lowers: b.lowers, nest: b.nest, like: b.like, layers: saved[b.at]}
 		if b.at == "/" && len(p.layers) == 0 {
-			p.layers = m.spec.Image.Layers
+			p.layers = distinct(m.spec.Image.Layers)
 		}
 		mount, err := m.mount(p)
 		if err != nil {
@@ -73,6 +74,18 @@ func (m *machine) basePlaces() []*basePlace {
 func (m *machine) mount(p *place) (agent.Mount, error) {
 	m.next++
 	return m.overlayOf(p, m.scratch.Dir(), m.next)
+}
+
+// distinct gives the layers of an image each once, where it has one several times: the kernel takes none twice, and what
+// the topmost has is seen.
+func distinct(ids []layer.ID) []layer.ID {
+	var once []layer.ID
+	for i, id := range ids {
+		if !slices.Contains(ids[i+1:], id) {
+			once = append(once, id)
+		}
+	}
+	return once
 }
 
 // overlayOf prepares the n-th overlay with its writes in a scratch directory.
