@@ -39,6 +39,7 @@ var cases = []struct {
 	{"workspace", measureWorkspace},
 	{"jobs", measureJobs},
 	{"image", measureImage},
+	{"docker", measureDocker},
 }
 
 // bench is what all cases share.

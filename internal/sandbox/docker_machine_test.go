@@ -71,8 +71,9 @@ func dockerMachines(t *testing.T, d *daemon) {
 	dockerEnvironment(t, m)
 	expect(t, m, "grep -c ' /run/runner tmpfs ' /proc/mounts", "1\n")
 	for spec, want := range map[*Spec]string{
-		{Name: "a", Repo: "r", From: "0123"}:                  "snapshot",
-		{Name: "a", Repo: "r", Image: Image{Ref: "no image"}}: "no image",
+		{Name: "a", Repo: "r", From: "0123"}:                             "snapshot",
+		{Name: "a", Repo: "r", Image: Image{Layers: []layer.ID{"0123"}}}: ErrNoImages.Error(),
+		{Name: "a", Repo: "r", Image: Image{Ref: "no image"}}:            "no image",
 	} {
 		if sb, err := p.Open(t.Context(), *spec); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v, %v", spec, sb, err)
