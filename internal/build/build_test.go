@@ -49,8 +49,11 @@ func newBench(t *testing.T) *bench {
 			t.Error(err)
 		}
 	})
-	tree, config := imagetest.Busybox()
-	tree.File("/etc/motd", "base\n", 0o644)
+	_, config := imagetest.Busybox()
+	tree := imagetest.New("nobody:65534", "app:1000").File("/etc/motd", "base\n", 0o644)
+	for _, name := range []string{"/dev", "/proc", "/sys", "/mnt", "/mnt/tmp", "/mnt/cache", "/mnt/bind"} { // where others mount, and leave it
+		tree.Dir(name, 0o755, 0)
+	}
 	config.Env = []string{"FROM_BASE=yes"}
 	if _, err := tree.Load(t.Context(), images, "busybox:latest", config); err != nil {
 		t.Fatal(err)

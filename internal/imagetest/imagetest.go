@@ -81,6 +81,12 @@ func (t *Tree) Link(name, target string) *Tree {
 	return t
 }
 
+// Remove takes a file away.
+func (t *Tree) Remove(name string) *Tree {
+	delete(t.files, path.Clean(name))
+	return t
+}
+
 // Dir adds a directory that belongs to a user.
 func (t *Tree) Dir(name string, mode fs.FileMode, uid int) *Tree {
 	t.files[path.Clean(name)] = file{mode: mode | fs.ModeDir, uid: uid}
