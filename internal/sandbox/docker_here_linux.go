@@ -122,7 +122,7 @@ func (l *dockerLocal) writeDirect(rel string, data []byte, mode os.FileMode) err
 	return writeDirect(l.files, rel, data, mode, func(f *os.File) error { return f.Chown(l.uid, l.gid) })
 }
 
-// inNetwork runs f in the machine's network, on a thread that ends with it. What f opens by an address, not a name, is open
+// inNetwork runs f in the machine's network, on a thread of its own. What f opens by an address, not a name, is open
 // there.
 func inNetwork[T any](l *dockerLocal, f func() (T, error)) (T, error) {
 	type answer struct {
@@ -131,12 +131,21 @@ func inNetwork[T any](l *dockerLocal, f func() (T, error)) (T, error) {
 	}
 	answers := make(chan answer, 1)
 	go func() {
-		runtime.LockOSThread() // for good, since the thread's network is another's
-		if err := unix.Setns(int(l.space.Fd()), unix.CLONE_NEWNET); err != nil {
+		runtime.LockOSThread()
+		own, err := os.Open("/proc/thread-self/ns/net")
+		if err == nil {
+			defer own.Close()
+			err = unix.Setns(int(l.space.Fd()), unix.CLONE_NEWNET)
+		}
+		if err != nil {
+			runtime.UnlockOSThread()
 			answers <- answer{err: err}
 			return
 		}
 		v, err := f()
+		if unix.Setns(int(own.Fd()), unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread() // else the thread ends with this function: nobody may have it
+		}
 		answers <- answer{v, err}
 	}()
 	got := <-answers
