@@ -139,7 +139,7 @@ func TestContainerSharesTheNetwork(t *testing.T) {
 	web := contain(t, m, Container{Name: "web", Image: image})
 	done := make(chan error, 1)
 	ctx, stop := context.WithCancel(t.Context())
-	go func() { done <- web.Exec(ctx, Command{Args: []string{"/bin/httpd", "-f", "-p", "80", "-h", "/www"}}) }()
+	go func() { done <- web.Exec(ctx, Command{Args: []string{"/bin/httpd", "-f", "-p", "80", "-h", "/www"}, Stop: &Ladder{}}) }()
 	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, addr string) (c net.Conn, err error) {
 		for range 500 {
 			if c, err = m.Dial(ctx, 80); err == nil {
@@ -161,7 +161,6 @@ func TestContainerSharesTheNetwork(t *testing.T) {
 	other := contain(t, m, Container{Name: "other", Image: image})
 	in(t, other, Command{}, "wget -q -O - http://web/; wget -q -O - http://127.0.0.1:80/", "hello\nhello\n")
 	expect(t, m, "python3 -c 'import urllib.request as r; print(r.urlopen(\"http://localhost/\").read().decode(), end=\"\")'", "hello\n")
-	h.Ladder = Ladder{}
 	stop()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("the server: %v", err)
