@@ -117,7 +117,7 @@ func usePython(ctx context.Context, s *Step, spec string) (string, error) {
 	}
 	t, ok := newest(tools, fits)
 	if !ok {
-		return "", pythonSearch.missing(s, "Python", spec, tools, fmt.Sprintf("`pyenv install %s`, `uv python install %[1]s`, or the system's packages",
+		return "", pythonSearch.missing(s, "Python", spec, errors.New("nothing is downloaded"), tools, fmt.Sprintf("`pyenv install %s`, `uv python install %[1]s`, or the system's packages",
 			cmpOr(regexp.MustCompile(`\d+(\.\d+)*`).FindString(spec), spec)))
 	}
 	if err := s.show(ctx, t); err != nil {
