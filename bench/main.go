@@ -40,6 +40,7 @@ var cases = []struct {
 	{"jobs", measureJobs},
 	{"image", measureImage},
 	{"build", measureBuild},
+	{"docker", measureDocker},
 }
 
 // bench is what all cases share.

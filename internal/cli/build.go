@@ -18,11 +18,12 @@ import (
 type dockerServices struct {
 	images  *image.Store
 	builder *build.Builder
+	send    bool
 }
 
 // Serve implements job.Docker.
 func (d dockerServices) Serve(l net.Listener, sb sandbox.Sandbox) func() []string {
-	s := &docker.Service{Images: d.images, Builder: d.builder, Machine: sb}
+	s := &docker.Service{Images: d.images, Builder: d.builder, Machine: sb, Send: d.send}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { s.Serve(ctx, l); close(done) }()

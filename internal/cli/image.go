@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/penstock-ci/penstock/internal/config"
 	"github.com/penstock-ci/penstock/internal/image"
 	"github.com/penstock-ci/penstock/internal/layer"
 )
@@ -58,7 +59,11 @@ func openImageStore() (*imageStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	images, err := openImages(data, layers)
+	c, err := config.Read(".") // its mirrors hold for commands too
+	if err != nil {
+		return nil, err
+	}
+	images, err := openImages(data, layers, c.Images)
 	if err != nil {
 		layers.Close()
 		return nil, err

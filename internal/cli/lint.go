@@ -13,6 +13,7 @@ import (
 	"github.com/rhysd/actionlint"
 	"github.com/spf13/cobra"
 
+	"github.com/penstock-ci/penstock/internal/config"
 	"github.com/penstock-ci/penstock/internal/forge"
 	"github.com/penstock-ci/penstock/internal/workflow"
 )
@@ -32,9 +33,10 @@ func lintCommand() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "lint [FILE...]",
-		Short: "Check workflow and action files",
-		Long: `Check workflow files, or action.yml files, all of the repository's workflows if none is named: first with the parser
-that runs them, whose errors are GitHub's, then with actionlint, which knows much more about good style.
+		Short: "Check workflow and action files and penstock.yaml",
+		Long: `Check workflow files, action.yml files and penstock.yaml, all of the repository's workflows and its penstock.yaml if
+none is named: first with the parser that reads them for a run, whose errors are GitHub's, then workflows with actionlint,
+which knows much more about good style.
 
 The exit code is 1 if there is an error.`,
 		Example: "  penstock lint\n  penstock lint .github/workflows/ci.yml --json",
@@ -65,7 +67,15 @@ func lintFiles(c *cobra.Command, dir string, args []string) ([]forge.File, error
 		if err != nil {
 			return nil, err
 		}
-		return (&triggerFlags{dir: dir}).read(tree)
+		data, err := config.ReadFile(tree.Root)
+		if err != nil {
+			return nil, err
+		}
+		files, err := (&triggerFlags{dir: dir}).read(tree)
+		if data != nil && err == nil {
+			files = append(files, forge.File{Path: config.Name, Data: data})
+		}
+		return files, err
 	}
 	var files []forge.File
 	for _, name := range args {
@@ -91,6 +101,9 @@ func lint(f forge.File) ([]lintFinding, error) {
 		}
 	}
 	base := filepath.Base(f.Path)
+	if base == config.Name {
+		return lintConfig(f), nil
+	}
 	isAction := base == "action.yml" || base == "action.yaml"
 	var mistakes workflow.Errors
 	if isAction {
@@ -122,6 +135,17 @@ func lint(f forge.File) ([]lintFinding, error) {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 	})
 	return out, nil
+}
+
+func lintConfig(f forge.File) []lintFinding {
+	_, err := config.Parse(f.Path, f.Data)
+	var mistakes config.Errors
+	errors.As(err, &mistakes)
+	var out []lintFinding
+	for _, m := range mistakes {
+		out = append(out, lintFinding{f.Path, m.Line, m.Column, "error", m.Message, "parser"})
+	}
+	return out
 }
 
 func actionlintFindings(f forge.File) ([]lintFinding, error) {

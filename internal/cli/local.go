@@ -17,6 +17,7 @@ import (
 	"github.com/penstock-ci/penstock/internal/api"
 	"github.com/penstock-ci/penstock/internal/build"
 	"github.com/penstock-ci/penstock/internal/ci"
+	"github.com/penstock-ci/penstock/internal/config"
 	"github.com/penstock-ci/penstock/internal/container"
 	"github.com/penstock-ci/penstock/internal/engine"
 	"github.com/penstock-ci/penstock/internal/forge"
@@ -34,6 +35,7 @@ import (
 type local struct {
 	*machines
 	tree     *forge.WorkTree
+	config   *config.Config
 	history  *history
 	store    *store.Store
 	engine   *engine.Engine
@@ -106,8 +108,8 @@ func (m *machines) close() {
 }
 
 // open makes everything ready that runs stand on.
-func (f *runFlags) open(ctx context.Context, c *cobra.Command, m *machines, tree *forge.WorkTree, actions *forge.ActionSource) (*local, error) {
-	l := &local{machines: m, tree: tree, parallel: f.parallel}
+func (f *runFlags) open(ctx context.Context, c *cobra.Command, m *machines, tr *triggered) (*local, error) {
+	l := &local{machines: m, tree: tr.tree, config: tr.config, parallel: f.parallel}
 	if f.parallel < 1 {
 		return nil, withHint(fmt.Errorf("--parallel %d: at least one job must run", f.parallel), "leave it out for one job a core")
 	}
@@ -142,24 +144,25 @@ func (f *runFlags) open(ctx context.Context, c *cobra.Command, m *machines, tree
 		l.close()
 		return nil, err
 	}
-	images, err := openImages(m.data, m.layers)
+	images, err := openImages(m.data, m.layers, l.config.Images)
 	if err != nil {
 		l.close()
 		return nil, err
 	}
 	builder := &build.Builder{Images: images, Layers: m.layers, Provider: m.provider(), Parallel: f.parallel}
 	l.executor = &job.Executor{
-		Pick: pick, Actions: actions, Host: host, Native: !f.noNative, Env: env, State: l.history,
-		Images: container.Images{Store: images}, Builder: actionBuilder{builder}, Docker: dockerServices{images, builder},
-		Services:  api.NewRuntime(l.history.blobs, host.Artifacts, tree.Root),
+		Pick: pick, Actions: tr.actions, Host: host, Native: !f.noNative, Env: env, State: l.history,
+		Images: container.Images{Store: images}, Builder: actionBuilder{builder}, Docker: dockerServices{images, builder, l.config.Images.Push == config.Send},
+		Limits:    sandbox.Limits{Memory: l.config.Limits.Memory, CPUs: l.config.Limits.CPUs, Processes: l.config.Limits.Processes},
+		Services:  api.NewRuntime(l.history.blobs, host.Artifacts, l.tree.Root),
 		WriteBack: f.writeBack,
 	}
 	return l, nil
 }
 
 // openImages opens the images that machines of this host run.
-func openImages(data string, layers *layer.Store) (*image.Store, error) {
-	return image.Open(filepath.Join(data, "images"), layers, image.Options{Owner: sandbox.Owner()})
+func openImages(data string, layers *layer.Store, c config.Images) (*image.Store, error) {
+	return image.Open(filepath.Join(data, "images"), layers, image.Options{Owner: sandbox.Owner(), Mirrors: c.Mirrors, Insecure: c.Insecure})
 }
 
 // nativeHost is what the native actions may use of this machine.
@@ -175,66 +178,104 @@ func (l *local) nativeHost(f *runFlags) (*native.Host, error) {
 	return &native.Host{
 		WorkTree: &native.WorkTree{Dir: l.tree.Root, Repository: l.tree.Repository}, CloneURL: f.actionsURL,
 		Cache: cache, Artifacts: native.OpenArtifacts(l.history.blobs), Home: home,
+		Coverage: filepath.Join(l.data, "coverage"),
 	}, nil
 }
 
-// sandboxes says which sandbox a job gets, by its labels.
-func (l *local) sandboxes(f *runFlags) (func(labels []string) (sandbox.Provider, error), error) {
+// dockerImage is what begins an image where a kind of sandbox is asked for.
+const dockerImage = "docker://"
+
+// sandboxes says where a job runs, by its labels: what -P says of them, else penstock.yaml.
+func (l *local) sandboxes(f *runFlags) (func(labels []string) (job.Place, error), error) {
 	byLabel := map[string]string{}
 	for _, p := range f.platforms {
 		label, kind, ok := strings.Cut(p, "=")
 		if !ok || label == "" {
-			return nil, withHint(fmt.Errorf("--platform %s: no sandbox", p), "write it as -P LABEL=host or -P LABEL=none")
+			return nil, withHint(fmt.Errorf("--platform %s: no sandbox", p), "write it as -P LABEL=host, -P LABEL=none, -P LABEL=docker or -P LABEL=docker://IMAGE")
 		}
 		if kind == "-self-hosted" { // act's word for this machine
 			kind = f.sandbox
 		}
 		byLabel[strings.ToLower(label)] = kind
 	}
-	none := sandbox.NewNone(filepath.Join(l.data, "none"))
-	provider := func(kind string) (sandbox.Provider, error) {
-		switch kind {
-		case "auto", "host":
-			host, err := l.host()
-			if err == nil {
-				return host, nil
-			}
-			if kind == "host" {
-				return nil, fmt.Errorf("no host sandbox on this machine: %w", err)
-			}
-			return none, nil
-		case "none":
-			return none, nil
-		}
-		return nil, withHint(fmt.Errorf("no sandbox is called '%s'", kind),
-			"there are auto, host and none; container images come with a later version")
-	}
-	if _, err := provider(f.sandbox); err != nil {
+	place := l.places(f)
+	if _, err := place(f.sandbox); err != nil {
 		return nil, err
 	}
 	for _, kind := range byLabel {
-		if _, err := provider(kind); err != nil {
+		if _, err := place(kind); err != nil {
 			return nil, err
 		}
+	}
+	if slices.ContainsFunc(l.config.RunsOn, func(r config.RunsOn) bool { return r.Machine.Kind == config.Host || r.Machine.Kind == config.Image }) {
+		l.begun = true
 	}
 	if f.sandbox == "auto" {
 		if _, err := l.host(); err != nil {
 			l.notes = append(l.notes, fmt.Sprintf("jobs are not isolated here: %v. They run as plain processes in a temporary directory", err))
 		}
 	}
-	return func(labels []string) (sandbox.Provider, error) {
+	return func(labels []string) (job.Place, error) {
 		for _, label := range labels {
 			if kind, ok := byLabel[strings.ToLower(label)]; ok {
-				return provider(kind)
+				return place(kind)
 			}
+		}
+		if r, ok := l.config.Machine(labels); ok {
+			kind := string(r.Machine.Kind)
+			if r.Machine.Kind == config.Image {
+				kind = dockerImage + r.Machine.Image
+			}
+			p, err := place(kind)
+			if err != nil {
+				err = fmt.Errorf("%s (Line: %d, Col: %d): runs-on %s: %w", config.Name, r.Line, r.Column, r.Label, err)
+			}
+			return p, err
 		}
 		for _, label := range labels {
 			if name, _, _ := strings.Cut(strings.ToLower(label), "-"); name == "windows" || name == "macos" {
-				return nil, fmt.Errorf("runs-on %s is not this machine; -P %s=host runs the job here all the same", label, label)
+				return job.Place{}, fmt.Errorf("runs-on %s is not this machine; -P %s=host runs the job here all the same", label, label)
 			}
 		}
-		return provider(f.sandbox)
+		return place(f.sandbox)
 	}, nil
+}
+
+// places gives the machines of a kind: auto, host, none, docker, or those of an image.
+func (l *local) places(f *runFlags) func(kind string) (job.Place, error) {
+	none := sandbox.NewNone(filepath.Join(l.data, "none"))
+	daemon := sync.OnceValues(func() (*sandbox.Docker, error) { return sandbox.NewDocker(sandbox.DockerOptions{}) })
+	docker := func(image string) (job.Place, error) {
+		d, err := daemon()
+		if err != nil {
+			return job.Place{}, err
+		}
+		return job.Place{Provider: d, Image: image}, nil
+	}
+	return func(kind string) (job.Place, error) {
+		image, of := "", strings.HasPrefix(kind, dockerImage)
+		if of {
+			image = kind[len(dockerImage):]
+		}
+		switch {
+		case kind == "none":
+			return job.Place{Provider: none}, nil
+		case kind == "docker":
+			return docker("")
+		case of && f.sandbox == "docker":
+			return docker(image)
+		case kind != "auto" && kind != "host" && !of:
+			return job.Place{}, withHint(fmt.Errorf("no sandbox is called '%s'", kind), "there are auto, host, none, docker, and docker://IMAGE for a label")
+		}
+		host, err := l.host()
+		switch {
+		case err == nil:
+			return job.Place{Provider: host, Image: image}, nil
+		case kind == "auto":
+			return job.Place{Provider: none}, nil
+		}
+		return job.Place{}, fmt.Errorf("no host sandbox on this machine: %w", err)
+	}
 }
 
 func (l *local) close() {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/penstock-ci/penstock/internal/config"
 	"github.com/penstock-ci/penstock/internal/workflow"
 )
 
@@ -88,6 +89,13 @@ func tell(stderr io.Writer, err error) {
 		}
 		fmt.Fprintf(stderr, "penstock: %d %s in the workflow; nothing was run\n", len(mistakes), noun)
 		return
+	}
+	var settings config.Errors
+	if errors.As(err, &settings) {
+		for _, m := range settings {
+			fmt.Fprintln(stderr, m)
+		}
+		err = withHint(errors.New(config.Name+" can not be used; nothing was run"), "penstock lint checks it")
 	}
 	fmt.Fprintf(stderr, "penstock: %s\n", strings.TrimSpace(err.Error()))
 	var h *hinted

@@ -2,15 +2,19 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/penstock-ci/penstock/internal/config"
 	"github.com/penstock-ci/penstock/internal/docker"
 	"github.com/penstock-ci/penstock/internal/imagetest"
 	"github.com/penstock-ci/penstock/internal/layer"
@@ -36,7 +40,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("GIT_CONFIG_NOSYSTEM", "1")
 			return os.MkdirAll(home, 0o755)
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"repo": makeRepository, "registry": startRegistry, "image": makeImages},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"repo": makeRepository, "registry": startRegistry, "image": makeImages, "example": copyExample},
 	})
 }
 
@@ -46,13 +50,37 @@ func makeImages(ts *testscript.TestScript, neg bool, args []string) {
 	layers, err := layer.Open(filepath.Join(data, "layers"))
 	ts.Check(err)
 	defer layers.Close()
-	store, err := openImages(data, layers)
+	store, err := openImages(data, layers, config.Images{})
 	ts.Check(err)
-	made := map[string]func() (*imagetest.Tree, v1.Config){"busybox": imagetest.Busybox, "postgres:15": imagetest.Postgres, "redis:7": imagetest.Redis}
+	made := map[string]func() (*imagetest.Tree, v1.Config){"busybox": imagetest.Busybox, "postgres:15": imagetest.Postgres, "redis:7": imagetest.Redis,
+		"busybox:1": imagetest.Busybox, "python:3.11-slim": imagetest.Python, "node:18": imagetest.Node}
 	for _, name := range args {
 		tree, config := made[name]()
 		_, err := tree.Load(context.Background(), store, name, config)
 		ts.Check(err)
+	}
+}
+
+// copyExample copies the example application, without its workflows, and the pipeline that it stands for as its only one.
+func copyExample(ts *testscript.TestScript, neg bool, args []string) {
+	const from = "../../examples/prompt-stack"
+	out, err := exec.Command("git", "-C", from, "ls-files", "-z", "--cached", "--others", "--exclude-standard").Output()
+	ts.Check(err)
+	for _, name := range strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00") {
+		if strings.HasPrefix(name, ".github/") {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(from, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // deleted, and not yet committed
+		}
+		ts.Check(err)
+		if name == "pipelines/ci.yml" {
+			name = ".github/workflows/ci.yml"
+		}
+		to := filepath.Join(ts.MkAbs(args[0]), name)
+		ts.Check(os.MkdirAll(filepath.Dir(to), 0o755))
+		ts.Check(os.WriteFile(to, text, 0o644))
 	}
 }
 

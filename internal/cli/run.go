@@ -15,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/penstock-ci/penstock/internal/ci"
+	"github.com/penstock-ci/penstock/internal/config"
 	"github.com/penstock-ci/penstock/internal/forge"
 )
 
@@ -65,15 +66,15 @@ Exit codes: 0 success, 1 the run failed, 2 bad usage or workflow, 130 cancelled.
 	f.StringVar(&flags.secretFile, "secret-file", ".secrets", "dotenv `FILE` with secrets")
 	f.StringArrayVar(&flags.env, "env", nil, "environment of every step, `NAME[=VALUE]`")
 	f.StringVar(&flags.envFile, "env-file", ".env", "dotenv `FILE` with environment of every step")
-	f.StringArrayVarP(&flags.platforms, "platform", "P", nil, "run jobs with this runs-on label in that sandbox, `LABEL=SANDBOX` (host or none)")
-	f.StringVar(&flags.sandbox, "sandbox", "auto", "`KIND` of machine: auto, host (namespaces and layers) or none (plain processes in a temporary directory)")
+	f.StringArrayVarP(&flags.platforms, "platform", "P", nil, "run jobs with this runs-on label in that sandbox, `LABEL=SANDBOX`: host, none, docker, or an image (docker://node:22)")
+	f.StringVar(&flags.sandbox, "sandbox", "auto", "`KIND` of machine: auto, host (namespaces and layers), docker (containers of a Docker daemon) or none (plain processes in a temporary directory)")
 	f.IntVar(&flags.parallel, "parallel", max(runtime.NumCPU(), 2), "at most `N` jobs at a time")
 	f.BoolVar(&flags.asJSON, "json", false, "print one JSON event a line")
 	f.BoolVar(&flags.resume, "resume", false, "go on with the last failed run of this repository, from the step that failed")
 	f.BoolVar(&flags.noNative, "no-native", false, "run the original actions where Penstock has a version of its own")
 	f.StringArrayVar(&flags.writeBack, "write-back", nil, "copy this `PATH` of the workspace back into the working tree when its job succeeds")
 	f.BoolVarP(&flags.verbose, "verbose", "v", false, "show debug messages: as the secret ACTIONS_STEP_DEBUG=true")
-	_ = c.RegisterFlagCompletionFunc("sandbox", cobra.FixedCompletions([]string{"auto", "host", "none"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = c.RegisterFlagCompletionFunc("sandbox", cobra.FixedCompletions([]string{"auto", "host", "docker", "none"}, cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
 
@@ -88,7 +89,7 @@ func (f *runFlags) run(c *cobra.Command, event string) error {
 	if err != nil {
 		return err
 	}
-	l, err := f.open(ctx, c, m, tr.tree, tr.actions)
+	l, err := f.open(ctx, c, m, tr)
 	if err != nil {
 		return err
 	}
@@ -133,7 +134,11 @@ func (f *runFlags) prepare(ctx context.Context, c *cobra.Command, event, actions
 		if err != nil {
 			return nil, err
 		}
-		return &triggered{tree: tree, actions: f.actionSource(c, actionsCache)}, nil
+		settings, err := config.Read(tree.Root)
+		if err != nil {
+			return nil, err
+		}
+		return &triggered{tree: tree, actions: f.actionSource(c, actionsCache, tree, settings), config: settings}, nil
 	}
 	tr, err := f.trigger(ctx, c, event, actionsCache)
 	if err != nil {

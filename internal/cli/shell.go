@@ -10,6 +10,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/penstock-ci/penstock/internal/ci"
+	"github.com/penstock-ci/penstock/internal/config"
 	"github.com/penstock-ci/penstock/internal/forge"
 	"github.com/penstock-ci/penstock/internal/job"
 	"github.com/penstock-ci/penstock/internal/runner"
@@ -54,7 +55,11 @@ func (f *runFlags) shell(c *cobra.Command, id string, command []string) error {
 	if err != nil {
 		return err
 	}
-	l, err := f.open(ctx, c, m, tree, f.actionSource(c, actionsDir(m.data)))
+	settings, err := config.Read(tree.Root)
+	if err != nil {
+		return err
+	}
+	l, err := f.open(ctx, c, m, &triggered{tree: tree, actions: f.actionSource(c, actionsDir(m.data), tree, settings), config: settings})
 	if err != nil {
 		return err
 	}

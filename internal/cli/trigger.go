@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/penstock-ci/penstock/internal/ci"
+	"github.com/penstock-ci/penstock/internal/config"
 	"github.com/penstock-ci/penstock/internal/expr"
 	"github.com/penstock-ci/penstock/internal/forge"
 	"github.com/penstock-ci/penstock/internal/workflow"
@@ -62,6 +63,7 @@ type triggered struct {
 	plans   []*ci.Plan
 	skipped []skipped // workflows that the event does not start
 	actions *forge.ActionSource
+	config  *config.Config
 }
 
 // skipped is a workflow that does not run, and why.
@@ -100,7 +102,11 @@ func (t *triggerFlags) trigger(ctx context.Context, c *cobra.Command, event, act
 	if err != nil {
 		return nil, err
 	}
-	out := &triggered{tree: tree, event: ev, actions: t.actionSource(c, actionsCache)}
+	settings, err := config.Read(tree.Root)
+	if err != nil {
+		return nil, err
+	}
+	out := &triggered{tree: tree, event: ev, actions: t.actionSource(c, actionsCache, tree, settings), config: settings}
 	for _, w := range workflows {
 		reason, err := t.matches(w, ev.Match)
 		if err != nil {
@@ -119,8 +125,10 @@ func (t *triggerFlags) trigger(ctx context.Context, c *cobra.Command, event, act
 	return out, nil
 }
 
-func (t *triggerFlags) actionSource(c *cobra.Command, cache string) *forge.ActionSource {
-	return &forge.ActionSource{CacheDir: cache, URLTemplate: t.actionsURL, Offline: t.offline, Log: c.ErrOrStderr()}
+func (t *triggerFlags) actionSource(c *cobra.Command, cache string, tree *forge.WorkTree, settings *config.Config) *forge.ActionSource {
+	return &forge.ActionSource{
+		CacheDir: cache, URLTemplate: t.actionsURL, Offline: t.offline, Log: c.ErrOrStderr(), Overrides: settings.Overrides(tree.Root),
+	}
 }
 
 // read takes the workflow files that were asked for: those of -W, else all of the repository.

@@ -33,7 +33,8 @@ type ActionSource struct {
 	// Schemes are https, http, ssh, git and file. Empty is DefaultActionsURL.
 	URLTemplate string
 	// Overrides are directories of this machine to take instead of a repository, by "owner/repo" or
-	// "owner/repo@ref", without case.
+	// "owner/repo@ref", without case; or instead of one action of it, by "owner/repo/path" or "owner/repo/path@ref", the
+	// path with its case. What says most counts.
 	Overrides map[string]string
 	// Offline asks no server: what is not in CacheDir is an error.
 	Offline bool
@@ -126,7 +127,10 @@ func (a *ActionSource) Resolve(ctx context.Context, uses string) (Resolved, erro
 		return Resolved{}, err
 	}
 	key := strings.ToLower(ref.Repository) + "@" + ref.Ref
-	if dir := a.override(key); dir != "" {
+	if dir, own := a.override(ref); dir != "" {
+		if own {
+			ref.Path = ""
+		}
 		return fromDirectory(ctx, ref, dir)
 	}
 	a.mu.Lock()
@@ -169,18 +173,28 @@ func (a *ActionSource) share(ctx context.Context, key string, ref Reference) (Re
 	}
 }
 
-func (a *ActionSource) override(key string) string {
-	name, _, _ := strings.Cut(key, "@")
-	found := ""
-	for k, dir := range a.Overrides {
-		switch k = strings.ToLower(k); {
-		case strings.EqualFold(k, key):
-			return dir
-		case k == name:
-			found = dir
+// override is the directory to take instead of a reference, empty for none. own says that it is the action's own and
+// not its repository's.
+func (a *ActionSource) override(ref Reference) (dir string, own bool) {
+	most := -1
+	for key, d := range a.Overrides {
+		name, at, pinned := strings.Cut(key, "@")
+		parts := append(strings.SplitN(name, "/", 3), "", "")
+		if !strings.EqualFold(parts[0]+"/"+parts[1], ref.Repository) || pinned && !strings.EqualFold(at, ref.Ref) || parts[2] != "" && parts[2] != ref.Path {
+			continue
+		}
+		says := 0
+		if pinned {
+			says++
+		}
+		if parts[2] != "" {
+			says += 2
+		}
+		if says > most {
+			most, dir, own = says, d, parts[2] != ""
 		}
 	}
-	return found
+	return dir, own
 }
 
 func fromDirectory(ctx context.Context, ref Reference, dir string) (Resolved, error) {

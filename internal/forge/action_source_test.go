@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -226,6 +227,27 @@ func TestActionSourceTakesOverrides(t *testing.T) {
 		got, err := a.Resolve(t.Context(), uses)
 		if ok != (err == nil) || ok && got.Dir != dir {
 			t.Errorf("%s: got %+v, %v", uses, got, err)
+		}
+	}
+}
+
+func TestActionSourceTakesTheOverrideThatSaysMost(t *testing.T) {
+	root := t.TempDir()
+	a := &ActionSource{CacheDir: t.TempDir(), Offline: true, Overrides: map[string]string{}}
+	for key, dir := range map[string]string{"o/many": "many", "o/many@v1": "many1", "o/many/sub": "sub", "O/Many/sub@v2": "sub2"} {
+		a.Overrides[key] = filepath.Join(root, dir)
+		for _, d := range []string{dir, dir + "/sub", dir + "/other"} {
+			if err := errors.Join(os.MkdirAll(filepath.Join(root, d), 0o755), os.WriteFile(filepath.Join(root, d, "action.yml"), []byte(anAction), 0o644)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for uses, want := range map[string]string{
+		"o/many@v9": "many", "o/many@v1": "many1", "o/many/sub@v1": "sub", "o/many/sub@v2": "sub2", "o/many/other@v1": "many1/other", "o/many/other@v2": "many/other",
+	} {
+		got, err := a.Resolve(t.Context(), uses)
+		if err != nil || got.Dir != filepath.Join(root, want) {
+			t.Errorf("%s: got %s, %v, want %s", uses, got.Dir, err, want)
 		}
 	}
 }

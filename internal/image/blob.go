@@ -96,6 +96,21 @@ func (s *Store) hasSized(digest string, size int64) bool {
 	return err == nil && info.Size() == size
 }
 
+// discardDamaged removes content that is not what its name says, as a loss of power may leave it, and says whether it
+// was so.
+func (s *Store) discardDamaged(digest string) bool {
+	r, _, err := s.OpenBlob(digest)
+	if err != nil {
+		return false
+	}
+	defer r.Close()
+	hash := sha256.New()
+	if _, err := io.Copy(hash, r); err != nil || algorithm+hex.EncodeToString(hash.Sum(nil)) == digest {
+		return false
+	}
+	return os.Remove(s.blobPath(digest[len(algorithm):])) == nil
+}
+
 // readBlob gives content of at most limit bytes and verifies it.
 func (s *Store) readBlob(digest string, limit int64) ([]byte, error) {
 	r, size, err := s.OpenBlob(digest)
@@ -137,7 +152,7 @@ func (s *Store) PutBlob(ctx context.Context, digest string, r io.Reader) error {
 // putData stores data as content and gives its digest.
 func (s *Store) putData(data []byte) (string, error) {
 	digest := digestOf(data)
-	if s.hasSized(digest, int64(len(data))) {
+	if _, err := s.readBlob(digest, int64(len(data))); err == nil && s.HasBlob(digest) {
 		return digest, nil
 	}
 	u, err := s.NewUpload()

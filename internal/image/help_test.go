@@ -226,3 +226,9 @@ func pushTo(t *testing.T, ref string, img v1.Image) {
 		t.Fatal(err)
 	}
 }
+
+// flip changes one byte; at counts from the end if it is negative.
+func flip(data []byte, at int) []byte {
+	data[(at+len(data))%len(data)] ^= 0xff
+	return data
+}

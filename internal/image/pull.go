@@ -178,12 +178,16 @@ func (s *Store) pullLayer(ctx context.Context, r *source, d v1.Descriptor, diff 
 	}
 	defer unlock()
 	if s.hasSized(d.Digest.String(), d.Size) {
-		p.add(d.Size)
-		if !canUnpack {
+		if canUnpack {
+			_, err = s.unpackBlob(ctx, d, diff)
+		}
+		if err == nil {
+			p.add(d.Size)
 			return nil
 		}
-		_, err := s.unpackBlob(ctx, d, diff)
-		return err
+		if !s.discardDamaged(d.Digest.String()) {
+			return err
+		}
 	}
 	up, err := s.NewUpload()
 	if err != nil {

@@ -425,3 +425,55 @@ func TestPrune(t *testing.T) {
 		}
 	}
 }
+
+// A loss of power may leave content that is not what its name says.
+func TestDamageOnTheDisk(t *testing.T) {
+	host := newRegistry(t, nil)
+	data := tarOf(t, file("f", "x"))
+	pushTo(t, host+"/app:1", newImage(t, data))
+	s := openStore(t, Options{})
+	img, err := s.Pull(t.Context(), host+"/app:1", PullOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.layers.SetRef(refPrefix + digestOf(data)); err != nil { // as if it had not been unpacked
+		t.Fatal(err)
+	}
+	blob := s.blobPath(digestOf(gzipped(t, data))[len(algorithm):])
+	if err := os.Truncate(blob, 10); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Layers(t.Context(), img); !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "pull the image again") {
+		t.Errorf("a layer that was cut off: %v", err)
+	}
+	if img, err = s.Pull(t.Context(), img.Name, PullOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Layers(t.Context(), img); err != nil {
+		t.Errorf("after it was pulled again: %v", err)
+	}
+	if err := s.layers.SetRef(refPrefix + digestOf(data)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(blob, flip(gzipped(t, data), 20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Layers(t.Context(), img); err == nil {
+		t.Error("a layer that was changed is unpacked")
+	}
+	if _, err = s.Pull(t.Context(), img.Name, PullOptions{Always: true}); err != nil {
+		t.Errorf("a layer that was changed, pulled again: %v", err)
+	}
+	if err := os.WriteFile(s.blobPath(img.Digest[len(algorithm):]), []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Find(img.Name); !errors.Is(err, ErrDigest) {
+		t.Errorf("a manifest that was changed: %v", err)
+	}
+	if _, err := s.Pull(t.Context(), img.Name, PullOptions{}); err != nil {
+		t.Errorf("pulled again: %v", err)
+	}
+	if _, err := s.Find(img.Name); err != nil {
+		t.Errorf("after that: %v", err)
+	}
+}

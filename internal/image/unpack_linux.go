@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
 	"os"
 	"path"
 	"strconv"
@@ -15,8 +14,6 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/penstock-ci/penstock/internal/layer"
 )
 
 // canUnpack says whether this system has overlays to unpack for.
@@ -47,6 +44,7 @@ const (
 // kernel as if that directory were the root of the system.
 type unpacker struct {
 	root    int
+	rootDir string                 // where it lies on the host
 	owner   int                    // of root in the machine
 	shifted bool                   // files may be given to others
 	max     int64                  // bytes
@@ -54,11 +52,17 @@ type unpacker struct {
 	holes   int64                  // bytes that may still be zeros
 	entries int                    // that may still come
 	names   int                    // bytes that the names of directories may still have
-	dirs    map[string]*tar.Header // whose attributes are set at the end, as entries in them change those
+	dirs    map[string]*tar.Header // by real name; their attributes are set at the end, as entries in them change those
 	order   []string
-	open    map[string]int
+	open    map[string]opened // by the names that entries have
 	buf     []byte
 	res     result
+}
+
+// opened is a directory that entries are made in.
+type opened struct {
+	fd   int
+	name string // its real one, without links, from the root of the image
 }
 
 // unpackTar unpacks a layer to dir as an overlay of the kernel wants it.
@@ -70,10 +74,13 @@ func unpackTar(ctx context.Context, r io.Reader, dir string, o Options) (result,
 	u := &unpacker{
 		root: root, owner: o.Owner, shifted: os.Geteuid() == 0, max: o.MaxUnpacked, left: o.MaxUnpacked,
 		holes: holesFor * o.MaxUnpacked, entries: o.MaxEntries, names: maxDirNames,
-		dirs: map[string]*tar.Header{}, open: map[string]int{}, buf: make([]byte, chunkSize),
+		dirs: map[string]*tar.Header{}, open: map[string]opened{}, buf: make([]byte, chunkSize),
 	}
 	defer unix.Close(root)
 	defer u.forget()
+	if u.rootDir, err = os.Readlink(at(root, "")); err != nil {
+		return result{}, err
+	}
 	if err := u.later(".", &tar.Header{Typeflag: tar.TypeDir, Mode: 0o755}); err != nil {
 		return u.res, err
 	}
@@ -129,14 +136,15 @@ func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
 		}
 		return u.later(".", h)
 	}
-	dir, err := u.parent(path.Dir(name))
+	d, err := u.parent(path.Dir(name))
 	if err != nil {
 		return err
 	}
+	dir := d.fd
 	switch h.Typeflag {
 	case tar.TypeDir:
-		return u.directory(dir, base, name, h)
-	case tar.TypeReg, tar.TypeRegA, tar.TypeCont, tar.TypeGNUSparse: //nolint:staticcheck // old archives have TypeRegA
+		return u.directory(d, base, h)
+	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
 		return u.file(dir, base, h, r)
 	case tar.TypeSymlink:
 		return u.symlink(dir, base, h)
@@ -170,45 +178,59 @@ func inside(name string) (string, error) {
 
 // parent opens the directory called name and makes it, and those above it, if the tar has no entry for them. Symbolic
 // links in it are followed as they would be in the image, never out of it.
-func (u *unpacker) parent(name string) (int, error) {
+func (u *unpacker) parent(name string) (opened, error) {
 	if name == "." {
-		return u.root, nil
+		return opened{u.root, "."}, nil
 	}
-	if fd, ok := u.open[name]; ok {
-		return fd, nil
+	if d, ok := u.open[name]; ok {
+		return d, nil
 	}
-	fd, err := u.openDir(name, 0)
+	fd, err := u.openDir(name)
 	if errors.Is(err, unix.ENOENT) {
-		var above int
-		if above, err = u.parent(path.Dir(name)); err != nil {
-			return -1, err
+		if err := u.implied(name); err != nil {
+			return opened{}, err
 		}
-		if err := u.count(); err != nil {
-			return -1, err
-		}
-		if err = unix.Mkdirat(above, path.Base(name), 0o700); err != nil {
-			return -1, u.failed("make directory", name, err)
-		}
-		if err := u.later(name, &tar.Header{Typeflag: tar.TypeDir, Mode: 0o755}); err != nil {
-			return -1, err
-		}
-		fd, err = u.openDir(name, 0)
+		fd, err = u.openDir(name)
 	}
 	if err != nil {
-		return -1, u.failed("enter directory", name, err)
+		return opened{}, u.failed("enter directory", name, err)
 	}
 	if len(u.open) >= maxOpenDirs {
 		u.forget()
 	}
-	u.open[name] = fd
-	return fd, nil
+	real, err := os.Readlink(at(fd, ""))
+	if err != nil {
+		unix.Close(fd)
+		return opened{}, err
+	}
+	d := opened{fd, "."}
+	if real != u.rootDir {
+		d.name = strings.TrimPrefix(real, u.rootDir+"/")
+	}
+	u.open[name] = d
+	return d, nil
+}
+
+// implied makes a directory that the tar has no entry for, yet.
+func (u *unpacker) implied(name string) error {
+	above, err := u.parent(path.Dir(name))
+	if err != nil {
+		return err
+	}
+	if err := u.count(); err != nil {
+		return err
+	}
+	if err := unix.Mkdirat(above.fd, path.Base(name), 0o700); err != nil {
+		return u.failed("make directory", name, err)
+	}
+	return u.later(path.Join(above.name, path.Base(name)), &tar.Header{Typeflag: tar.TypeDir, Mode: 0o755})
 }
 
 // openDir opens a directory, for looking names up in it alone.
-func (u *unpacker) openDir(name string, flags uint64) (int, error) {
+func (u *unpacker) openDir(name string) (int, error) {
 	for {
 		fd, err := unix.Openat2(u.root, name, &unix.OpenHow{
-			Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC | flags,
+			Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
 			Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
 		})
 		if err != unix.EINTR && err != unix.EAGAIN {
@@ -232,8 +254,8 @@ func (u *unpacker) failed(what, name string, err error) error {
 
 // forget closes the directories that are open.
 func (u *unpacker) forget() {
-	for name, fd := range u.open {
-		unix.Close(fd)
+	for name, d := range u.open {
+		unix.Close(d.fd)
 		delete(u.open, name)
 	}
 }
@@ -263,9 +285,9 @@ func (u *unpacker) clear(dir int, base string) error {
 
 // forgetBut closes all directories but the one that is in use.
 func (u *unpacker) forgetBut(used int) {
-	for name, fd := range u.open {
-		if fd != used {
-			unix.Close(fd)
+	for name, d := range u.open {
+		if d.fd != used {
+			unix.Close(d.fd)
 			delete(u.open, name)
 		}
 	}
@@ -295,285 +317,14 @@ func (u *unpacker) later(name string, h *tar.Header) error {
 	return nil
 }
 
-func (u *unpacker) directory(dir int, base, name string, h *tar.Header) error {
-	err := unix.Mkdirat(dir, base, 0o700)
-	if errors.Is(err, unix.EEXIST) {
-		var st unix.Stat_t
-		if err := unix.Fstatat(dir, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return u.failed("look at", base, err)
-		}
-		switch {
-		case st.Mode&unix.S_IFMT == unix.S_IFDIR:
-			err = nil
-		case isWhiteout(&st): // it was taken away below, and is new here: nothing of the old one shows
-			if err = u.clear(dir, base); err == nil {
-				if err = unix.Mkdirat(dir, base, 0o700); err == nil {
-					err = layer.SetOpaque(at(dir, base))
-				}
-			}
-		default:
-			if err = u.clear(dir, base); err == nil {
-				err = unix.Mkdirat(dir, base, 0o700)
-			}
-		}
+// at gives a path for a name in an open directory, or the link that says where it lies. The last name is not followed by
+// what it is used for.
+func at(dir int, base string) string {
+	link := "/proc/self/fd/" + strconv.Itoa(dir)
+	if base == "" {
+		return link
 	}
-	if err != nil {
-		return u.failed("make directory", base, err)
-	}
-	return u.later(name, h)
-}
-
-// at gives a path for a name in an open directory. The last name is not followed by what it is used for.
-func at(dir int, base string) string { return "/proc/self/fd/" + strconv.Itoa(dir) + "/" + base }
-
-func isWhiteout(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0 }
-
-func (u *unpacker) file(dir int, base string, h *tar.Header, r io.Reader) error {
-	var fd int
-	err := u.replaced(dir, base, func() (err error) {
-		fd, err = unix.Openat(dir, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
-		return err
-	})
-	if err != nil {
-		return u.failed("create", base, err)
-	}
-	err = u.write(fd, h.Size, r)
-	if err == nil {
-		err = u.attributes(fd, h)
-	}
-	if bad := unix.Close(fd); err == nil && bad != nil {
-		err = u.failed("write", base, bad)
-	}
-	if err != nil {
-		return err
-	}
-	return u.times(dir, base, h)
-}
-
-// write writes a file's content. Long runs of zeros become holes: they take no room, and do not count.
-func (u *unpacker) write(fd int, size int64, r io.Reader) error {
-	if u.holes -= size; u.holes < 0 {
-		return fmt.Errorf("it unpacks to too much: %w", ErrTooLarge)
-	}
-	var offset int64
-	hole := false
-	for offset < size {
-		p := u.buf[:min(size-offset, int64(len(u.buf)))]
-		if _, err := io.ReadFull(r, p); err != nil {
-			if err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
-			return damaged(err)
-		}
-		if hole = size > int64(len(u.buf)) && isZero(p); !hole {
-			if u.left -= int64(len(p)); u.left < 0 {
-				return fmt.Errorf("more than %d bytes in this layer: %w", u.max, ErrTooLarge)
-			}
-			if err := writeAt(fd, p, offset); err != nil {
-				return u.failed("write", "file", err)
-			}
-		}
-		offset += int64(len(p))
-	}
-	if hole {
-		return u.failedOr(unix.Ftruncate(fd, size))
-	}
-	return nil
-}
-
-func (u *unpacker) failedOr(err error) error {
-	if err == nil {
-		return nil
-	}
-	return u.failed("write", "file", err)
-}
-
-func writeAt(fd int, p []byte, offset int64) error {
-	for len(p) > 0 {
-		n, err := unix.Pwrite(fd, p, offset)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		p, offset = p[n:], offset+int64(n)
-	}
-	return nil
-}
-
-// isZero compares p with itself, shifted by one.
-func isZero(p []byte) bool {
-	return len(p) > 0 && p[0] == 0 && string(p[1:]) == string(p[:len(p)-1])
-}
-
-func (u *unpacker) symlink(dir int, base string, h *tar.Header) error {
-	if h.Linkname == "" || len(h.Linkname) >= unix.PathMax {
-		return fmt.Errorf("%w: a link to a path of %d bytes", ErrArchive, len(h.Linkname))
-	}
-	err := u.replaced(dir, base, func() error { return unix.Symlinkat(h.Linkname, dir, base) })
-	if err != nil {
-		return u.failed("link", base, err)
-	}
-	return u.named(dir, base, h)
-}
-
-// named sets owner and times of what can not be opened.
-func (u *unpacker) named(dir int, base string, h *tar.Header) error {
-	if u.shifted {
-		if err := unix.Fchownat(dir, base, u.id(h.Uid), u.id(h.Gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return u.failed("change the owner of", base, err)
-		}
-	}
-	return u.times(dir, base, h)
-}
-
-// link makes a hard link to an earlier entry of the same layer.
-func (u *unpacker) link(dir int, base string, h *tar.Header) error {
-	target, err := inside(h.Linkname)
-	if err != nil {
-		return fmt.Errorf("hard link to %.300q: %w", h.Linkname, err)
-	}
-	missing := fmt.Errorf("%w: a hard link to %.300q, which is not in this layer", ErrArchive, h.Linkname)
-	from := u.root
-	if above := path.Dir(target); above != "." {
-		if from, err = u.openDir(above, 0); errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
-			return missing
-		} else if err != nil {
-			return u.failed("enter directory", above, err)
-		}
-		defer unix.Close(from)
-	}
-	var old, now unix.Stat_t
-	if err := unix.Fstatat(from, path.Base(target), &old, unix.AT_SYMLINK_NOFOLLOW); errors.Is(err, unix.ENOENT) || err == nil && isWhiteout(&old) {
-		return missing
-	} else if err != nil {
-		return u.failed("look at", target, err)
-	}
-	if old.Mode&unix.S_IFMT == unix.S_IFDIR {
-		return fmt.Errorf("%w: a hard link to the directory %.300q", ErrArchive, h.Linkname)
-	}
-	if err := unix.Fstatat(dir, base, &now, unix.AT_SYMLINK_NOFOLLOW); err == nil && now.Ino == old.Ino {
-		return nil
-	}
-	err = u.replaced(dir, base, func() error { return unix.Linkat(from, path.Base(target), dir, base, 0) })
-	if errors.Is(err, unix.ENOENT) { // it lay in the directory whose place the link takes
-		return missing
-	}
-	if err != nil {
-		return u.failed("link", base, err)
-	}
-	return nil
-}
-
-func (u *unpacker) fifo(dir int, base string, h *tar.Header) error {
-	mode := uint32(h.Mode & 0o7777)
-	err := u.replaced(dir, base, func() error { return unix.Mknodat(dir, base, unix.S_IFIFO|0o600, 0) })
-	if err == nil {
-		err = unix.Fchmodat(dir, base, mode, 0) // we made it: it is no link
-	}
-	if err != nil {
-		return u.failed("make", base, err)
-	}
-	return u.named(dir, base, h)
-}
-
-// opaque hides what layers below have in a directory.
-func (u *unpacker) opaque(name string) error {
-	if name == "." {
-		u.res.whole = true
-	}
-	fd, err := u.parent(name)
-	if err != nil {
-		return err
-	}
-	return u.failedOr(layer.SetOpaque(at(fd, ".")))
-}
-
-// whiteout hides what layers below have at base. What this layer itself has there stays.
-func (u *unpacker) whiteout(name, base string) error {
-	if base == "" || base == "." || base == ".." {
-		return fmt.Errorf("%w: it takes away nothing", ErrArchive)
-	}
-	dir, err := u.parent(name)
-	if err != nil {
-		return err
-	}
-	var st unix.Stat_t
-	err = unix.Fstatat(dir, base, &st, unix.AT_SYMLINK_NOFOLLOW)
-	switch {
-	case errors.Is(err, unix.ENOENT):
-		return u.failedOr(layer.Whiteout(at(dir, base)))
-	case err != nil:
-		return u.failed("look at", base, err)
-	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
-		return u.failedOr(layer.SetOpaque(at(dir, base)))
-	}
-	return nil
-}
-
-// attributes sets owner, mode and extended attributes of an open file. Their order matters: a change of the owner takes
-// set-user-ID bits and capabilities away.
-func (u *unpacker) attributes(fd int, h *tar.Header) error {
-	if u.shifted {
-		if err := unix.Fchown(fd, u.id(h.Uid), u.id(h.Gid)); err != nil {
-			return u.failed("change the owner of", h.Name, err)
-		}
-	}
-	for key, value := range h.PAXRecords {
-		if name, ok := strings.CutPrefix(key, paxAttribute); ok {
-			if err := u.extended(fd, name, []byte(value)); err != nil {
-				return u.failed("set attribute "+name+" of", h.Name, err)
-			}
-		}
-	}
-	if err := unix.Fchmod(fd, uint32(h.Mode&0o7777)); err != nil {
-		return u.failed("change the mode of", h.Name, err)
-	}
-	return nil
-}
-
-// extended sets one extended attribute, if it is one that a layer may have.
-func (u *unpacker) extended(fd int, name string, value []byte) error {
-	switch {
-	case strings.HasPrefix(name, overlayAttribute):
-		u.res.leftOut++
-		return nil
-	case name == capability && u.shifted:
-		value = ownCapability(value, u.owner)
-	case !strings.HasPrefix(name, userAttribute):
-		value = nil
-	}
-	if value == nil {
-		u.res.leftOut++
-		return nil
-	}
-	err := unix.Fsetxattr(fd, name, value, 0)
-	if errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ERANGE) {
-		u.res.leftOut++ // this file system has none, or not so long ones
-		return nil
-	}
-	return err
-}
-
-// times sets when something was changed; years that the kernel does not know are cut by it.
-func (u *unpacker) times(dir int, base string, h *tar.Header) error {
-	t := unix.Timespec{Sec: h.ModTime.Unix(), Nsec: int64(h.ModTime.Nanosecond())}
-	if h.ModTime.IsZero() {
-		t = unix.Timespec{}
-	}
-	if err := unix.UtimesNanoAt(dir, base, []unix.Timespec{t, t}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return u.failed("set the time of", base, err)
-	}
-	return nil
-}
-
-// id is the host's id of a user or group of the image.
-func (u *unpacker) id(inside int) int {
-	if inside < 0 || inside >= ids || u.owner > math.MaxInt32 {
-		inside = nobody
-	}
-	return u.owner + inside
+	return link + "/" + base
 }
 
 // finish sets the attributes of directories, those below others first: a directory may forbid to enter it.
@@ -591,7 +342,7 @@ func (u *unpacker) finish() error {
 func (u *unpacker) finishDir(name string, h *tar.Header) error {
 	fd, err := unix.Openat2(u.root, name, &unix.OpenHow{
 		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC | unix.O_NOFOLLOW,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
 	})
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP) {
 		return nil // something else took its place

@@ -81,6 +81,12 @@ func (t *Tree) Link(name, target string) *Tree {
 	return t
 }
 
+// Remove takes a file away.
+func (t *Tree) Remove(name string) *Tree {
+	delete(t.files, path.Clean(name))
+	return t
+}
+
 // Dir adds a directory that belongs to a user.
 func (t *Tree) Dir(name string, mode fs.FileMode, uid int) *Tree {
 	t.files[path.Clean(name)] = file{mode: mode | fs.ModeDir, uid: uid}
@@ -144,6 +150,21 @@ func (t *Tree) Libraries(names ...string) *Tree {
 			if real, err := filepath.EvalSymlinks(word); err == nil {
 				t.host(word, real)
 			}
+		}
+	}
+	return t
+}
+
+// C adds what programs load of the C library besides what they are linked with: downloaded ones expect it.
+func (t *Tree) C() *Tree {
+	out, err := exec.Command("ldd", "/usr/bin/env").Output()
+	t.note(err)
+	for _, word := range strings.Fields(string(out)) {
+		if path.Base(word) != "libc.so.6" || !path.IsAbs(word) {
+			continue
+		}
+		for _, name := range []string{"libc.so.6", "librt.so.1", "libpthread.so.0", "libdl.so.2", "libm.so.6", "libutil.so.1", "libresolv.so.2", "libnss_files.so.2", "libnss_dns.so.2"} {
+			t.host(path.Join(path.Dir(word), name), path.Join(path.Dir(word), name))
 		}
 	}
 	return t

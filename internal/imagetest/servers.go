@@ -1,6 +1,8 @@
 package imagetest
 
 import (
+	"os/exec"
+	"path/filepath"
 	"runtime"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -62,3 +64,35 @@ func Redis() (*Tree, v1.Config) {
 
 // Busybox is a shell and its tools.
 func Busybox() (*Tree, v1.Config) { return New(), v1.Config{Cmd: []string{"sh"}} }
+
+// certificates are this machine's, for what is fetched from within an image.
+const certificates = "/etc/ssl/certs/ca-certificates.crt"
+
+// Python is Debian's Python 3.11 with pip, in the shape of the official slim image.
+func Python() (*Tree, v1.Config) {
+	const lib = "/usr/lib/python3.11"
+	t := New().Programs("/usr/bin/python3.11").Link("/usr/bin/python3", "python3.11").Link("/usr/local/bin/python3", "/usr/bin/python3.11").Link("/usr/bin/env", "/bin/busybox").
+		Copy(lib, "/usr/lib/python3/dist-packages/pip", "/usr/share/python-wheels").
+		File("/usr/local/bin/pip", "#!/bin/sh\nexec python3 -m pip \"$@\"\n", 0o755).Dir("/root", 0o700, 0)
+	t.Remove(lib + "/EXTERNALLY-MANAGED")
+	libraries, err := filepath.Glob(lib + "/lib-dynload/*.so")
+	t.note(err)
+	t.Libraries(libraries...).C()
+	t.host(certificates, certificates)
+	return t, v1.Config{Cmd: []string{"python3"}, Env: []string{"SSL_CERT_FILE=" + certificates, "PIP_CERT=" + certificates, "PIP_ROOT_USER_ACTION=ignore", "LANG=C.UTF-8"}}
+}
+
+// Node is this machine's Node.js with npm, in the shape of the official image.
+func Node() (*Tree, v1.Config) {
+	t := New().Link("/usr/bin/env", "/bin/busybox").Dir("/root", 0o700, 0)
+	node, err := exec.LookPath("node")
+	t.note(err)
+	t.C().Programs(node).Link("/usr/local/bin/node", node)
+	npm, err := exec.LookPath("npm")
+	t.note(err)
+	npm, err = filepath.EvalSymlinks(npm) // .../npm/bin/npm-cli.js
+	t.note(err)
+	t.Copy(filepath.Dir(filepath.Dir(npm))).Link("/usr/local/bin/npm", npm).Link("/usr/local/bin/npx", filepath.Join(filepath.Dir(npm), "npx-cli.js"))
+	t.host(certificates, certificates)
+	return t, v1.Config{Cmd: []string{"node"}, Env: []string{"NODE_EXTRA_CA_CERTS=" + certificates}}
+}

@@ -523,6 +523,9 @@ func (e *execution) useNative(ctx context.Context, r *stepRun, inputs map[string
 		e.setEnv(r, name, value, "Can't store NODE_OPTIONS output parameter using '$GITHUB_ENV' command.")
 	}
 	e.addPaths(r, s.NewPath...)
+	if s.Summary != "" {
+		err = errors.Join(err, e.takeSummary(r, []byte(s.Summary)))
+	}
 	return err
 }
 

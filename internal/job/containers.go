@@ -103,25 +103,37 @@ func (e *execution) volumes() container.Volumes {
 	return container.Volumes(path.Join(e.info.Temp, "_volumes"))
 }
 
-// jobContainer gets the image of `container:`, before there is a machine; nil without one.
-func (e *execution) jobContainer(ctx context.Context) (*container.Image, *wanted, error) {
-	if e.def.Container == nil {
-		return nil, nil, nil
+// jobContainer gets the image of `container:`, or else that of the place, before there is a machine; nil without one.
+func (e *execution) jobContainer(ctx context.Context, in Place) (*container.Image, *wanted, error) {
+	var w *wanted
+	n := e.def.Container
+	if n != nil {
+		var err error
+		if w, err = e.evalContainer(n); err != nil {
+			return nil, nil, err
+		}
 	}
-	w, err := e.evalContainer(e.def.Container)
-	if err != nil || w == nil {
-		return nil, nil, err
-	}
-	if e.x.Images == nil {
-		return nil, nil, e.at(e.def.Container, fmt.Errorf("container %s: %w", w.image, sandbox.ErrNoImages))
+	if w == nil {
+		if in.Image == "" {
+			return nil, nil, nil
+		}
+		w, n = &wanted{image: in.Image, options: &container.Options{}}, nil
 	}
 	e.log.line("##[group]Starting job container")
 	defer e.log.line("##[endgroup]")
-	img, err := e.x.Images.Image(ctx, w.image, w.login, e.log)
-	if err != nil {
-		return nil, nil, e.at(e.def.Container, err)
+	img, err := container.Image{}, sandbox.ErrNoImages
+	if e.x.Images != nil {
+		img, err = e.x.Images.Image(ctx, w.image, w.login, e.log)
 	}
-	return &img, w, nil
+	if err != nil && n != nil {
+		err = e.at(n, fmt.Errorf("container %s: %w", w.image, err))
+	}
+	return &img, w, err
+}
+
+// over gives limits where they say something, else those below.
+func over(limits, below sandbox.Limits) sandbox.Limits {
+	return sandbox.Limits{Memory: cmp.Or(limits.Memory, below.Memory), CPUs: cmp.Or(limits.CPUs, below.CPUs), Processes: cmp.Or(limits.Processes, below.Processes)}
 }
 
 func (e *execution) evalContainer(n *workflow.Node) (*wanted, error) {
@@ -142,10 +154,15 @@ func (e *execution) at(n *workflow.Node, err error) error {
 }
 
 // moveIn makes the job's steps run as docker exec would have them run in the job's container.
-func (e *execution) moveIn(img *container.Image) error {
-	w, err := e.evalContainer(e.def.Container) // again: its `env:` may read what there is only now
-	if err != nil {
-		return err
+func (e *execution) moveIn(img *container.Image, w *wanted) error {
+	if e.def.Container != nil {
+		again, err := e.evalContainer(e.def.Container) // its `env:` may read what there is only now
+		if err != nil {
+			return err
+		}
+		if again != nil {
+			w = again
+		}
 	}
 	e.inImage = true
 	e.user = cmp.Or(w.options.User, img.Config.User)

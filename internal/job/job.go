@@ -49,7 +49,9 @@ type StateStore interface {
 // Executor executes jobs. The fields must not change after the first use.
 type Executor struct {
 	// Pick chooses the machine for a job by its labels. An error says why the job can not run here: it is skipped.
-	Pick func(labels []string) (sandbox.Provider, error)
+	Pick func(labels []string) (Place, error)
+	// Limits are what a job may use that says nothing else.
+	Limits sandbox.Limits
 	// Actions is where actions come from.
 	Actions *forge.ActionSource
 	// Host is what native actions may use of this machine.
@@ -72,6 +74,13 @@ type Executor struct {
 	Services Services
 	// WriteBack are paths of the workspace that are copied into the working tree when a job succeeds.
 	WriteBack []string
+}
+
+// Place is where a job runs.
+type Place struct {
+	Provider sandbox.Provider
+	// Image is what the machine shows to a job without a container of its own; empty is the provider's choice.
+	Image string
 }
 
 // statuses of a job as job.status has them.
@@ -240,23 +249,23 @@ func (e *execution) setUp(ctx context.Context) error {
 		return err
 	}
 	e.makeContexts()
-	provider, err := e.x.Pick(e.t.Labels)
+	place, err := e.x.Pick(e.t.Labels)
 	if err != nil {
 		return &wrongMachine{err}
 	}
 	_, repo, _ := strings.Cut(e.t.Repository, "/")
-	spec := sandbox.Spec{Name: hostName(e.t.Def), Repo: repo, Names: e.serviceNames()}
-	img, wanted, err := e.jobContainer(ctx)
+	spec := sandbox.Spec{Name: hostName(e.t.Def), Repo: repo, Names: e.serviceNames(), Limits: e.x.Limits}
+	img, wanted, err := e.jobContainer(ctx, place)
 	if err != nil {
 		return err
 	}
 	if img != nil {
-		spec.Image, spec.Limits = img.Image, wanted.options.Limits
+		spec.Image, spec.Limits = img.Image, over(wanted.options.Limits, spec.Limits)
 	}
 	if e.t.Resume != nil {
 		spec.From = layer.ID(e.t.Resume.Snapshot)
 	}
-	if e.sb, err = provider.Open(ctx, spec); err != nil {
+	if e.sb, err = place.Provider.Open(ctx, spec); err != nil {
 		return fmt.Errorf("open sandbox for %s: %w", e.t.Name, err)
 	}
 	e.info = e.sb.Info()
@@ -268,7 +277,7 @@ func (e *execution) setUp(ctx context.Context) error {
 		return err
 	}
 	if img != nil {
-		if err := e.moveIn(img); err != nil {
+		if err := e.moveIn(img, wanted); err != nil {
 			return err
 		}
 	}

@@ -19,7 +19,7 @@ func play(ctx context.Context, t testing.TB, workflow string, rec *recorder, cha
 	t.Helper()
 	machines := sandbox.NewNone(t.TempDir())
 	machines.Ladder = sandbox.Ladder{Interrupt: 200 * time.Millisecond, Terminate: 200 * time.Millisecond}
-	x := &Executor{Pick: func([]string) (sandbox.Provider, error) { return machines, nil }}
+	x := &Executor{Pick: func([]string) (Place, error) { return Place{Provider: machines}, nil }}
 	empty := expr.Object()
 	task := &ci.Task{Name: "a", Repository: "acme/repo", File: ci.File{Path: "ci.yml", Text: workflow}, Def: "a", Attempt: 1, Timeout: time.Hour, CancelTimeout: time.Minute,
 		GitHub: empty, Inputs: empty, Vars: empty, Needs: empty, Strategy: empty, Matrix: empty}

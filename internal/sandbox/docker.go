@@ -119,6 +119,9 @@ func (d *Docker) openMachine(ctx context.Context, spec Spec) (Sandbox, error) {
 		return nil, errors.New("a Docker machine can not begin with a snapshot")
 	}
 	ref := spec.Image.Ref
+	if ref == "" && len(spec.Image.Layers) > 0 {
+		return nil, fmt.Errorf("show layers without a name: %w", ErrNoImages)
+	}
 	if ref == "" {
 		ref = d.o.Image
 	}

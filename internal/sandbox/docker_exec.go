@@ -21,7 +21,8 @@ import (
 // Exec implements Sandbox. Docker starts processes in a container but can neither signal nor tell them apart, so a command
 // is started by the image's shell, which says its process id and becomes the command. In an image without a shell, output
 // of a common writer may change its order, and a command is stopped from this host or, if that can not be, with its
-// container. Docker does not say that a signal ended a command: exit codes that mean so are taken for it.
+// container. Docker does not say that a signal ended a command: exit codes that mean so are taken for it. Command.Offline
+// is not heeded: a container has the network that it began with.
 func (c *dockerContainer) Exec(ctx context.Context, cmd Command) error {
 	if len(cmd.Args) == 0 {
 		return errors.New("run a command: no arguments")
@@ -153,7 +154,7 @@ func (e *dockerExec) start(ctx context.Context) error {
 		return err
 	}
 	e.conn = attached.HijackedResponse
-	e.held = &held{conn: e.conn.Conn, from: e.conn.Reader, left: heldBytes}
+	e.held = &held{conn: e.conn.Conn, from: e.conn.Reader, wait: heldWait, bytes: heldBytes}
 	go func() {
 		var err error
 		if e.cmd.TTY {
@@ -251,20 +252,24 @@ func tick(t *time.Timer) <-chan time.Time {
 }
 
 // climb gives a function that does what comes next of the ladder and says how long to wait then, or that nothing is left.
+// A rung without time is left out: the next signal would overtake it.
 func (e *dockerExec) climb() func(context.Context) (time.Duration, bool) {
-	step := 0
+	ladder := e.c.d.Ladder
+	if e.cmd.Stop != nil {
+		ladder = *e.cmd.Stop
+	}
+	rungs := []struct {
+		signal string
+		wait   time.Duration
+	}{{"INT", ladder.Interrupt}, {"TERM", ladder.Terminate}, {"KILL", dockerPatience}}
 	return func(ctx context.Context) (time.Duration, bool) {
-		step++
-		switch step {
-		case 1:
-			e.signal(ctx, "INT")
-			return e.c.d.Ladder.Interrupt, true
-		case 2:
-			e.signal(ctx, "TERM")
-			return e.c.d.Ladder.Terminate, true
-		case 3:
-			e.signal(ctx, "KILL")
-			return dockerPatience, true
+		for len(rungs) > 0 {
+			rung := rungs[0]
+			rungs = rungs[1:]
+			if rung.wait > 0 {
+				e.signal(ctx, rung.signal)
+				return rung.wait, true
+			}
 		}
 		return 0, false
 	}
@@ -281,7 +286,8 @@ func (e *dockerExec) signal(ctx context.Context, name string) {
 	if err == nil {
 		return
 	}
-	if got, bad := e.c.d.api.ExecInspect(ctx, e.id, client.ExecInspectOptions{}); bad == nil && e.c.here && killHere(got.ContainerID, got.PID, name) {
+	got, err := e.c.d.api.ExecInspect(ctx, e.id, client.ExecInspectOptions{})
+	if err == nil && (!got.Running || e.c.here && killHere(got.ContainerID, got.PID, name)) {
 		return
 	}
 	if name == "KILL" { // there is no finer way
@@ -289,10 +295,10 @@ func (e *dockerExec) signal(ctx context.Context, name string) {
 	}
 }
 
-// signalScript sends signal $1 to process $2. KILL goes to all in its session and below any of those, until none is left.
+// signalScript sends signal $1 to process $2. KILL goes to all in its session and below any of those, until no new one turns up.
 const signalScript = `[ "$1" = KILL ] || { kill -"$1" "$2"; exit 0; }
-root=$2
-for round in 1 2 3 4 5 6 7 8; do
+root=$2 before=
+for round in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do
 	all=" $root " grew=1
 	while [ "$grew" ]; do
 		grew=
@@ -306,9 +312,13 @@ for round in 1 2 3 4 5 6 7 8; do
 			all="$all$pid " grew=1
 		done
 	done
-	[ $round = 1 ] || [ "$all" != " $root " ] || exit 0
 	kill -KILL $all
-done 2>/dev/null`
+	for pid in $all; do
+		case $before in *" $pid "*) ;; *) before=" $pid $before" grew=1 ;; esac
+	done
+	[ "$grew" ] || exit 0
+done 2>/dev/null
+exit 0`
 
 // shell runs a script of ours in the container, as root.
 func (c *dockerContainer) shell(ctx context.Context, script string, args ...string) error {
@@ -349,15 +359,15 @@ type opening struct {
 	pid    atomic.Pointer[string]
 }
 
-// maxOpening bounds what is kept of a daemon's message.
+// maxOpening is how much of a daemon's message is enough.
 const maxOpening = 8 << 10
 
 func (o *opening) Write(p []byte) (int, error) {
 	if o.told {
 		return o.to.Write(p)
 	}
-	if room := maxOpening - len(o.buf); room > 0 {
-		o.buf = append(o.buf, p[:min(room, len(p))]...)
+	if len(o.buf) < maxOpening {
+		o.buf = append(o.buf, p...) // all of it: output may follow our line in one piece
 	}
 	if o.nonce == "" {
 		return o.to.Write(p)
@@ -402,39 +412,49 @@ func (o *opening) process() string {
 }
 
 // held reads a command's output. Once the command has ended it reads what is still on its way and no more: descendants
-// that keep the output open may go on writing.
+// that keep the output open may go on writing. How long that takes is seen by the waiting alone, so that a slow writer
+// loses nothing.
 type held struct {
-	conn interface{ SetReadDeadline(time.Time) error }
-	from io.Reader
-	over atomic.Bool
-	left int
+	conn  interface{ SetReadDeadline(time.Time) error }
+	from  io.Reader
+	over  atomic.Bool
+	wait  time.Duration // left
+	bytes int           // left
 }
 
 const (
+	// heldIdle and heldWait are how long is waited after the end for the next of the output, and for all of it. Docker
+	// itself cuts off after two or three seconds.
+	heldIdle = 2 * time.Second
+	heldWait = 5 * time.Second
 	// heldBytes bounds what is read after the end: more than fits into all the pipes on the way.
-	heldBytes = 8 << 20
-	// heldRead is what one read counts for at least, so that a trickle ends too.
-	heldRead = 64 << 10
+	heldBytes = 64 << 20
 )
 
 func (h *held) end() {
 	h.over.Store(true)
-	_ = h.conn.SetReadDeadline(time.Now().Add(outputGrace))
+	_ = h.conn.SetReadDeadline(time.Now().Add(heldIdle))
 }
 
 func (h *held) Read(p []byte) (int, error) {
-	if h.over.Load() {
-		if h.left <= 0 {
-			return 0, io.EOF
-		}
-		_ = h.conn.SetReadDeadline(time.Now().Add(outputGrace))
+	if !h.over.Load() {
+		n, err := h.from.Read(p)
+		return n, h.ended(err)
 	}
+	if h.wait <= 0 || h.bytes <= 0 {
+		return 0, io.EOF
+	}
+	begin := time.Now()
+	_ = h.conn.SetReadDeadline(begin.Add(min(heldIdle, h.wait)))
 	n, err := h.from.Read(p)
-	if h.over.Load() {
-		h.left -= max(n, heldRead)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			err = io.EOF
-		}
+	h.wait -= time.Since(begin)
+	h.bytes -= n
+	return n, h.ended(err)
+}
+
+func (h *held) ended(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return io.EOF
 	}
-	return n, err
+	return err
 }

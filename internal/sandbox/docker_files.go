@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,10 +19,11 @@ import (
 	"github.com/moby/moby/client"
 )
 
-// Limits of what Put takes: those of the other providers.
+// Limits of what Put takes: those of the other providers, and what is kept in memory of names.
 const (
 	maxDockerEntries = 5_000_000
 	maxDockerBytes   = 256 << 30
+	maxDockerNames   = 256 << 20
 )
 
 // Put implements Sandbox. The daemon unpacks, below the container's root, what sift lets through; of links that were in
@@ -43,22 +45,42 @@ func (c *dockerContainer) put(ctx context.Context, dir string, stream io.Reader)
 	if err := c.noLinks(ctx, dir); err != nil {
 		return err
 	}
-	up, err := c.existing(ctx, dir)
-	if err != nil {
+	if err := c.makeDir(ctx, dir); err != nil {
 		return err
 	}
 	r, w := io.Pipe()
 	sifted := make(chan error, 1)
 	go func() {
-		err := sift(stream, strings.TrimPrefix(dir[len(up):], "/"), w)
+		err := sift(stream, w)
 		sifted <- err
 		w.CloseWithError(err)
 	}()
-	_, err = c.d.api.CopyToContainer(ctx, c.name, client.CopyToContainerOptions{DestinationPath: up, Content: r})
+	_, err := c.d.api.CopyToContainer(ctx, c.name, client.CopyToContainerOptions{DestinationPath: dir, Content: r})
 	r.CloseWithError(io.ErrClosedPipe)
 	if bad := <-sifted; bad != nil && !errors.Is(bad, io.ErrClosedPipe) {
 		return bad
 	}
+	return err
+}
+
+// makeDir makes a directory and those above it, unless it is there.
+func (c *dockerContainer) makeDir(ctx context.Context, dir string) error {
+	up, err := c.existing(ctx, dir)
+	if err != nil || up == dir {
+		return err
+	}
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	below := strings.TrimPrefix(dir[len(up):], "/") + "/"
+	for i := range below {
+		if below[i] == '/' {
+			err = errors.Join(err, w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: below[:i+1], Mode: 0o755, ModTime: time.Now()}))
+		}
+	}
+	if err = errors.Join(err, w.Close()); err != nil {
+		return err
+	}
+	_, err = c.d.api.CopyToContainer(ctx, c.name, client.CopyToContainerOptions{DestinationPath: up, Content: &b})
 	return err
 }
 
@@ -96,16 +118,10 @@ var (
 	errNoFile   = errors.New("neither a file, a directory nor a link")
 )
 
-// sift copies a tar stream for Docker to unpack, each name below prefix, whose directories are made: names that lead out,
-// devices and pipes are errors. Owners and extended attributes are left out.
-func sift(in io.Reader, prefix string, out io.Writer) error {
-	s := &sifter{prefix: prefix, in: tar.NewReader(in), out: tar.NewWriter(out), links: map[string]bool{}, left: maxDockerBytes}
-	for i := range len(prefix) {
-		if prefix[i] == '/' {
-			s.prefixDir(prefix[:i])
-		}
-	}
-	s.prefixDir(prefix)
+// sift copies a tar stream for Docker to unpack: names that lead out, devices and pipes are errors. Owners and extended
+// attributes are left out.
+func sift(in io.Reader, out io.Writer) error {
+	s := &sifter{in: tar.NewReader(in), out: tar.NewWriter(out), seen: map[string]passed{}, left: maxDockerBytes, names: maxDockerNames}
 	for range maxDockerEntries {
 		h, err := s.in.Next()
 		if err == io.EOF {
@@ -125,32 +141,32 @@ func sift(in io.Reader, prefix string, out io.Writer) error {
 }
 
 type sifter struct {
-	prefix string
-	in     *tar.Reader
-	out    *tar.Writer
-	links  map[string]bool // names of symbolic links passed on
-	left   int64
-	err    error
+	in    *tar.Reader
+	out   *tar.Writer
+	seen  map[string]passed // files and links passed on
+	left  int64             // bytes
+	names int               // bytes
 }
 
-func (s *sifter) prefixDir(name string) {
-	if name != "" && s.err == nil {
-		s.err = s.out.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: name + "/", Mode: 0o755, ModTime: time.Now()})
-	}
+// passed is what there is to know of an entry that later ones may lead through or link to.
+type passed struct {
+	link bool // a symbolic one
+	mode int64
+	time time.Time
 }
+
+// namePrice is what remembering a name costs beside its own length.
+const namePrice = 128
 
 func (s *sifter) entry(h *tar.Header) error {
-	if s.err != nil {
-		return s.err
-	}
 	name, err := s.local(h.Name)
 	if err != nil {
 		return err
 	}
-	clean := &tar.Header{Typeflag: h.Typeflag, Name: path.Join(s.prefix, name), Mode: h.Mode & 0o777, ModTime: h.ModTime.Truncate(time.Second)}
+	clean := &tar.Header{Typeflag: h.Typeflag, Name: name, Mode: h.Mode & 0o777, ModTime: h.ModTime.Truncate(time.Second)}
 	switch h.Typeflag {
 	case tar.TypeDir:
-		if clean.Name == "" || clean.Name == "." {
+		if name == "." {
 			return nil
 		}
 		clean.Name += "/"
@@ -160,21 +176,25 @@ func (s *sifter) entry(h *tar.Header) error {
 		}
 		s.left -= h.Size
 		clean.Typeflag, clean.Size = tar.TypeReg, h.Size
-		delete(s.links, name)
+		err = s.remember(name, passed{mode: clean.Mode, time: clean.ModTime})
 	case tar.TypeSymlink:
 		clean.Linkname = h.Linkname
-		s.links[name] = true
+		err = s.remember(name, passed{link: true})
 	case tar.TypeLink:
-		old, err := s.local(h.Linkname)
-		if err != nil {
+		var old string
+		if old, err = s.local(h.Linkname); err != nil {
 			return err
 		}
-		clean.Linkname = path.Join(s.prefix, old)
-		if s.links[name] = s.links[old]; !s.links[name] {
-			delete(s.links, name)
+		clean.Linkname = old
+		if to, ok := s.seen[old]; ok { // the daemon gives the file what the link's entry says
+			clean.Mode, clean.ModTime = to.mode, to.time
+			err = s.remember(name, to)
 		}
 	default:
-		return errNoFile
+		err = errNoFile
+	}
+	if err != nil {
+		return err
 	}
 	if name == "." && h.Typeflag != tar.TypeDir {
 		return errLinkOut
@@ -186,6 +206,14 @@ func (s *sifter) entry(h *tar.Header) error {
 	return err
 }
 
+func (s *sifter) remember(name string, p passed) error {
+	if s.names -= len(name) + namePrice; s.names < 0 {
+		return errors.New("too many names")
+	}
+	s.seen[name] = p
+	return nil
+}
+
 // local gives the clean form of a name that stays inside and leads through no link of the archive.
 func (s *sifter) local(given string) (string, error) {
 	name := path.Clean(given)
@@ -193,7 +221,7 @@ func (s *sifter) local(given string) (string, error) {
 		return "", errLinkOut
 	}
 	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
-		if s.links[dir] {
+		if s.seen[dir].link {
 			return "", errLinkOver
 		}
 	}

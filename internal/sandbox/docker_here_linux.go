@@ -122,34 +122,94 @@ func (l *dockerLocal) writeDirect(rel string, data []byte, mode os.FileMode) err
 	return writeDirect(l.files, rel, data, mode, func(f *os.File) error { return f.Chown(l.uid, l.gid) })
 }
 
-// Listen implements Networked.
-func (l *dockerLocal) Listen(ctx context.Context, port int) (net.Listener, error) {
+// inNetwork runs f in the machine's network, on a thread of its own. What f opens by an address, not a name, is open
+// there.
+func inNetwork[T any](l *dockerLocal, f func() (T, error)) (T, error) {
 	type answer struct {
-		l   net.Listener
-		err error
+		value T
+		err   error
 	}
 	answers := make(chan answer, 1)
 	go func() {
-		runtime.LockOSThread() // for good: the thread ends with this function, since its network is another's
-		if err := unix.Setns(int(l.space.Fd()), unix.CLONE_NEWNET); err != nil {
-			answers <- answer{nil, err}
+		runtime.LockOSThread()
+		own, err := os.Open("/proc/thread-self/ns/net")
+		if err == nil {
+			defer own.Close()
+			err = unix.Setns(int(l.space.Fd()), unix.CLONE_NEWNET)
+		}
+		if err != nil {
+			runtime.UnlockOSThread()
+			answers <- answer{err: err}
 			return
 		}
-		n, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-		answers <- answer{n, err}
+		v, err := f()
+		if unix.Setns(int(own.Fd()), unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread() // else the thread ends with this function: nobody may have it
+		}
+		answers <- answer{v, err}
 	}()
 	got := <-answers
-	if got.err != nil {
-		return nil, fmt.Errorf("listen in the machine: %w", got.err)
+	return got.value, got.err
+}
+
+// Listen implements Networked.
+func (l *dockerLocal) Listen(ctx context.Context, port int) (net.Listener, error) {
+	n, err := inNetwork(l, func() (net.Listener, error) {
+		return (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listen in the machine: %w", err)
 	}
+	return l.keep(n)
+}
+
+// Dial implements Dialer.
+func (l *dockerLocal) Dial(ctx context.Context, port int) (net.Conn, error) {
+	c, err := inNetwork(l, func() (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("connect to port %d of the machine: %w", port, err)
+	}
+	return c, nil
+}
+
+// ListenLocal implements LocalListener. The name goes by a descriptor, since those of volumes are longer than a socket's
+// may be, and is a new one: nothing has run in the machine that could have placed a link.
+func (l *dockerLocal) ListenLocal(name string) (net.Listener, error) {
+	fail := func(err error) (net.Listener, error) {
+		return nil, fmt.Errorf("listen on %s of the machine: %w", name, err)
+	}
+	if name != path.Base(name) {
+		return fail(errors.New("not a plain name"))
+	}
+	dir, err := l.files.Open(".")
+	if err != nil {
+		return fail(err)
+	}
+	defer dir.Close()
+	at, err := net.Listen("unix", fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), name))
+	if err != nil {
+		return fail(err)
+	}
+	at.(*net.UnixListener).SetUnlinkOnClose(false)     // its name is good only now; it goes with the machine
+	if err := l.files.Chmod(name, 0o666); err != nil { // whoever runs in the machine may use it
+		at.Close()
+		return fail(err)
+	}
+	return l.keep(at)
+}
+
+// keep has a listener end with the machine.
+func (l *dockerLocal) keep(n net.Listener) (net.Listener, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ended {
-		got.l.Close()
+		n.Close()
 		return nil, errors.New("listen in the machine: it is closed")
 	}
-	l.listeners = append(l.listeners, got.l)
-	return got.l, nil
+	l.listeners = append(l.listeners, n)
+	return n, nil
 }
 
 // inContainer says whether a process of this host is one of the container's.

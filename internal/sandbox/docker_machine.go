@@ -76,6 +76,9 @@ func (m *dockerMachine) start(ctx context.Context, spec Spec) error {
 		}
 	}
 	host := &container.HostConfig{NetworkMode: container.NetworkMode(network), Resources: resources(spec.Limits)}
+	for _, name := range spec.Names {
+		host.ExtraHosts = append(host.ExtraHosts, name+":127.0.0.1")
+	}
 	for _, target := range m.targets {
 		var driver *mount.Driver
 		if target == dockerFiles {
@@ -216,7 +219,7 @@ func (c *dockerContainer) alive() error {
 	return nil
 }
 
-// Contain implements Hosting. The container has the machine's network and with it its host name. What it can share of the
+// Contain implements Hosting. Without Image.Ref the container shows the machine's own image. It has the machine's network and with it its host name. What it can share of the
 // machine's files is what lies on volumes: the directories that Info names, and /__w.
 func (m *dockerMachine) Contain(ctx context.Context, c Container) (Sandbox, error) {
 	sb, err := m.contain(ctx, c)
@@ -233,7 +236,14 @@ func (m *dockerMachine) contain(ctx context.Context, spec Container) (*dockerCon
 	if err := errors.Join(context.Cause(ctx), m.alive()); err != nil {
 		return nil, err
 	}
-	image, err := m.d.image(ctx, spec.Image.Ref)
+	image := m.image
+	var err error
+	switch {
+	case spec.Image.Ref != "":
+		image, err = m.d.image(ctx, spec.Image.Ref)
+	case len(spec.Image.Layers) > 0:
+		err = fmt.Errorf("show layers without a name: %w", ErrNoImages)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -298,7 +308,7 @@ func (s *sharing) volume(ctx context.Context, w Mount) error {
 		return fmt.Errorf("Docker shares only what lies below %s: put it there", strings.Join(s.m.targets, ", "))
 	}
 	if rest != "" {
-		if err := s.m.ensure(ctx, w.Source); err != nil {
+		if err := s.m.makeDir(ctx, w.Source); err != nil {
 			return err
 		}
 	}
@@ -348,13 +358,4 @@ func (m *dockerMachine) volumeOf(name string) (at, rest string) {
 		}
 	}
 	return at, rest
-}
-
-// ensure makes a directory unless something is there.
-func (m *dockerMachine) ensure(ctx context.Context, name string) error {
-	_, err := m.d.api.ContainerStatPath(ctx, m.name, client.ContainerStatPathOptions{Path: name})
-	if errdefs.IsNotFound(err) {
-		return m.Put(ctx, name, strings.NewReader(""))
-	}
-	return err
 }

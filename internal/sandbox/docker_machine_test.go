@@ -10,17 +10,17 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/http/httptest"
+	"net"
 	"os"
-	"os/exec"
 	"path"
-	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/moby/moby/client"
 	"golang.org/x/sys/unix"
+
+	"github.com/penstock-ci/penstock/internal/layer"
 )
 
 // sleepMark is a number of seconds that a test knows its processes by; busybox takes no longer ones.
@@ -28,7 +28,7 @@ func sleepMark(n int) string { return fmt.Sprintf("%d%08d", n, time.Now().UnixNa
 
 func dockerOpen(t *testing.T, p *Docker, spec Spec) Sandbox {
 	t.Helper()
-	return suite{p}.open(t, spec)
+	return suite{provider: p}.open(t, spec)
 }
 
 // plain runs a script in a container that knows nothing of a job.
@@ -67,8 +67,9 @@ func dockerMachines(t *testing.T, d *daemon) {
 	dockerEnvironment(t, m)
 	expect(t, m, "grep -c ' /run/runner tmpfs ' /proc/mounts", "1\n")
 	for spec, want := range map[*Spec]string{
-		{Name: "a", Repo: "r", From: "0123"}:                  "snapshot",
-		{Name: "a", Repo: "r", Image: Image{Ref: "no image"}}: "no image",
+		{Name: "a", Repo: "r", From: "0123"}:                             "snapshot",
+		{Name: "a", Repo: "r", Image: Image{Layers: []layer.ID{"0123"}}}: ErrNoImages.Error(),
+		{Name: "a", Repo: "r", Image: Image{Ref: "no image"}}:            "no image",
 	} {
 		if sb, err := p.Open(t.Context(), *spec); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v, %v", spec, sb, err)
@@ -104,7 +105,9 @@ func dockerEnvironment(t *testing.T, m Sandbox) {
 // dockerNetwork gives a machine a network of its own, and has it find what this process serves there.
 func dockerNetwork(t *testing.T, d *daemon) {
 	p := d.provider(t, DockerOptions{})
-	m := dockerOpen(t, p, Spec{Name: "one", Repo: "repo"})
+	m := dockerOpen(t, p, Spec{Name: "one", Repo: "repo", Names: []string{"postgres", "my_cache"}})
+	expect(t, m, "grep -c -e '127.0.0.1.postgres' -e '127.0.0.1.my_cache' /etc/hosts", "2\n")
+	dockerLocally(t, m)
 	expect(t, m, "cut() { while read -r l; do echo ${l%%:*}; done; }; tail -n +3 /proc/net/dev | cut", "lo\neth0\n")
 	l, err := m.(Networked).Listen(t.Context(), 0)
 	if err != nil {
@@ -132,6 +135,77 @@ func dockerNetwork(t *testing.T, d *daemon) {
 	}
 	if _, err := m.(Networked).Listen(t.Context(), 0); err == nil {
 		t.Error("a closed machine listens")
+	}
+}
+
+// dockerLocally has this process and a machine meet at a socket and at a port of the machine's.
+func dockerLocally(t *testing.T, m Sandbox) {
+	l, err := m.(LocalListener).ListenLocal("service.sock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		conn, err := l.Accept()
+		if err == nil {
+			_, err = io.WriteString(conn, "by a socket\n")
+			conn.Close()
+		}
+		done <- err
+	}()
+	expect(t, m, "stat -c '%a %u' $FILES/service.sock", "666 0\n")
+	c, err := m.(Hosting).Contain(t.Context(), Container{Name: "client", Image: Image{Ref: busyImage}, Mounts: []Mount{{Target: "/files", Source: m.Info().Files}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	expectPlain(t, c, "", "sh", "-c", "[ -S /files/service.sock ]")
+	got, err := m.(*dockerLocal).d.api.ContainerInspect(t.Context(), m.(*dockerLocal).name, client.ContainerInspectOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	caller, err := net.Dial("unix", fmt.Sprintf("/proc/%d/root%s/service.sock", got.Container.State.Pid, m.Info().Files))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer caller.Close()
+	if text, err := io.ReadAll(caller); err != nil || string(text) != "by a socket\n" {
+		t.Errorf("got %q, %v", text, err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	for _, name := range []string{"../x", "a/b", "/x", "service.sock"} {
+		if l, err := m.(LocalListener).ListenLocal(name); err == nil {
+			l.Close()
+			t.Errorf("%s: listens", name)
+		}
+	}
+	ready := make(chan struct{})
+	go func() {
+		done <- c.Exec(t.Context(), Command{Args: []string{"sh", "-c", "echo ready; echo from inside | nc -l -p 8124 127.0.0.1"}, Env: []string{"PATH=/bin"}, Stdout: &trigger{word: "ready", do: func() { close(ready) }}})
+	}()
+	<-ready
+	var conn net.Conn
+	for range 500 {
+		if conn, err = m.(Dialer).Dial(t.Context(), 8124); err == nil {
+			break
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if text, err := bufio.NewReader(conn).ReadString('\n'); err != nil || text != "from inside\n" {
+		t.Errorf("got %q, %v", text, err)
+	}
+	conn.Close()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if conn, err := m.(Dialer).Dial(t.Context(), 1); err == nil {
+		conn.Close()
+		t.Error("port 1 answers")
 	}
 }
 
@@ -220,7 +294,7 @@ func dockerLimits(t *testing.T, d *daemon) {
 func dockerRemote(t *testing.T, d *daemon) {
 	p := d.provider(t, DockerOptions{Network: "none"})
 	p.remote = true
-	s := suite{p}
+	s := suite{provider: p}
 	m := s.machine(t)
 	_, direct := m.(Direct)
 	_, networked := m.(Networked)
@@ -258,19 +332,14 @@ func dockerContain(t *testing.T, d *daemon) {
 		t.Errorf("info: %+v", i)
 	}
 	expectPlain(t, c, "/\n", "sh", "-c", "pwd")
-	ctx, cancel := context.WithCancelCause(t.Context())
 	served := make(chan error, 1)
-	ready := make(chan struct{})
 	go func() {
-		served <- c.Exec(ctx, Command{Args: []string{"sh", "-c", "echo ready; while :; do echo from the container | nc -l -p 8123 127.0.0.1; done"}, Env: []string{"PATH=/bin"},
-			Stdout: &trigger{word: "ready", do: func() { close(ready) }}})
+		served <- c.Exec(t.Context(), Command{Args: []string{"sh", "-c", "echo from the container | nc -l -p 8123 127.0.0.1"}, Env: []string{"PATH=/bin"}})
 	}()
-	<-ready
 	expect(t, m, "for i in $(seq 500); do exec 3<>/dev/tcp/127.0.0.1/8123 && break; sleep 0.01; done 2>/dev/null; cat <&3", "from the container\n")
 	expect(t, m, "ls /proc/[0-9]*/cmdline | wc -l | grep -q '^[1-9]$' && echo own processes", "own processes\n")
-	cancel(errStopped)
-	if err := <-served; !errors.Is(err, errStopped) {
-		t.Errorf("stopped: %v", err)
+	if err := <-served; err != nil {
+		t.Error(err)
 	}
 	if err := c.Close(t.Context()); err != nil {
 		t.Error(err)
@@ -281,7 +350,13 @@ func dockerContain(t *testing.T, d *daemon) {
 	if _, err := plain(t, c, "true"); err == nil {
 		t.Error("a closed container runs commands")
 	}
-	for _, bad := range []Container{{Name: "a b", Image: Image{Ref: busyImage}}, {Name: "a"}, {Name: "a", Image: Image{Ref: busyImage}, Mounts: []Mount{{Target: "relative"}}}, {Name: "a", Image: Image{Ref: busyImage}, Mounts: []Mount{{Target: "/x/.."}}}} {
+	same, err := m.(Hosting).Contain(t.Context(), Container{Name: "same"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	expectPlain(t, same, "worker\n", "bash", "-c", "id -un 1234")
+	dockerAtOnce(t, same)
+	for _, bad := range []Container{{Name: "a b", Image: Image{Ref: busyImage}}, {Name: "a", Image: Image{Layers: []layer.ID{"0123"}}}, {Name: "a", Image: Image{Ref: busyImage}, Mounts: []Mount{{Target: "relative"}}}, {Name: "a", Image: Image{Ref: busyImage}, Mounts: []Mount{{Target: "/x/.."}}}} {
 		if _, err := m.(Hosting).Contain(t.Context(), bad); err == nil {
 			t.Errorf("%+v: accepted", bad)
 		}
@@ -291,6 +366,16 @@ func dockerContain(t *testing.T, d *daemon) {
 	}
 	if _, err := m.(Hosting).Contain(t.Context(), Container{Name: "late", Image: Image{Ref: busyImage}}); err == nil {
 		t.Error("a closed machine starts containers")
+	}
+}
+
+// dockerAtOnce stops a command that would take its time.
+func dockerAtOnce(t *testing.T, c Sandbox) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	out := &trigger{word: "ready", do: func() { cancel(errStopped) }}
+	err := c.Exec(ctx, Command{Args: []string{"bash", "-c", stubborn}, Env: []string{"PATH=" + c.Info().Path}, Stdout: out, Stop: &Ladder{}})
+	if !errors.Is(err, errStopped) || out.String() != "ready\n" {
+		t.Errorf("at once: %q, %v", out.String(), err)
 	}
 }
 
@@ -308,7 +393,6 @@ func dockerMounts(t *testing.T, d *daemon) {
 		{Target: "/all", Source: "/__w"},
 		{Target: "/all-ro", Source: m.Info().Workspace, ReadOnly: true},
 		{Target: "/memory", Size: 1 << 20},
-		{Target: "/evil", Source: m.Info().Temp + "/evil"},
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -317,11 +401,11 @@ func dockerMounts(t *testing.T, d *daemon) {
 	expectPlain(t, c, "ro\nro\nro\nsmall\n", "sh", "-c", `exec 2>/dev/null; cd /; echo x > /part-ro/new || echo ro; echo x > /github/event.json || echo ro; echo x > /all-ro/new || echo ro
 		echo new > /github/workspace/new; echo new > /part/new; echo new > /made/new; /bin/busybox head -c 2000000 /dev/zero > /memory/f || echo small`)
 	expect(t, m, "cat new $TMP/part/new $HOME/made/new/new; ls /memory 2>/dev/null; true", "new\nnew\nnew\n")
-	if p.hasSubpath() {
-		t.Error("the daemon here was thought to be older") // then /evil is refused by it
-	}
-	if got, err := plain(t, c, "cat", "/evil/etc/passwd"); err == nil {
-		t.Errorf("a link of the job's was followed out of the machine: %q", got)
+	evil := Container{Name: "tool", Image: Image{Ref: busyImage}, Mounts: []Mount{{Target: "/evil", Source: m.Info().Temp + "/evil"}}}
+	if c, err = m.(Hosting).Contain(t.Context(), evil); err == nil { // newer daemons refuse
+		if got, err := plain(t, c, "cat", "/evil/etc/hostname"); err == nil && got != "one\n" {
+			t.Errorf("a link of the job's was followed out of the container: %q", got)
+		}
 	}
 	for _, source := range []string{"/etc", "/", "/__w/../etc/passwd", "relative"} {
 		if _, err := m.(Hosting).Contain(t.Context(), Container{Name: "tool", Image: Image{Ref: busyImage}, Mounts: []Mount{{Target: "/x", Source: source}}}); err == nil || !strings.Contains(err.Error(), "/__w") {
@@ -415,107 +499,5 @@ func dockerOdd(t *testing.T, m Sandbox) {
 	err := m.Exec(t.Context(), Command{Args: []string{"env"}, Env: []string{"PATH=/bin", "INPUT_A-B=x y", "IFS=q"}, Stdout: &out})
 	if err != nil || !strings.Contains(out.String(), "INPUT_A-B=x y\n") || !strings.Contains(out.String(), "IFS=q\n") || strings.Contains(out.String(), "PENSTOCK") {
 		t.Errorf("environment: %q, %v", out.String(), err)
-	}
-}
-
-// dockerSweep kills a process that has a machine, then prepares again.
-func dockerSweep(t *testing.T, d *daemon) {
-	living := d.provider(t, DockerOptions{})
-	kept := dockerOpen(t, living, Spec{Name: "kept", Repo: "repo"})
-	cmd := exec.Command("/proc/self/exe", "-test.run=^TestDockerOwnerToKill$")
-	cmd.Env = append(os.Environ(), "PENSTOCK_TEST_DOCKER="+d.host)
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if line, err := bufio.NewReader(stdout).ReadString('\n'); err != nil || line != "ready\n" {
-		t.Errorf("owner: %q, %v", line, err)
-	}
-	if left := d.left(t); strings.Count(left, "dies") != 2 {
-		t.Errorf("it has no machine: %s", left)
-	}
-	_ = cmd.Process.Kill()
-	_ = cmd.Wait()
-	d.provider(t, DockerOptions{})
-	if left := d.left(t); strings.Contains(left, "dies") || !strings.Contains(left, "kept") {
-		t.Errorf("after a sweep: %s", left)
-	}
-	expect(t, kept, "echo alive", "alive\n")
-}
-
-// TestDockerOwnerToKill is not a test of its own: the one above runs it in another process and kills it.
-func TestDockerOwnerToKill(t *testing.T) {
-	host := os.Getenv("PENSTOCK_TEST_DOCKER")
-	if host == "" {
-		return
-	}
-	p := (&daemon{host}).provider(t, DockerOptions{})
-	if _, err := p.Open(t.Context(), Spec{Name: "dies", Repo: "repo"}); err != nil {
-		t.Fatal(err)
-	}
-	fmt.Println("ready")
-	select {}
-}
-
-// dockerPull has the daemon fetch from a registry that wants a password.
-func dockerPull(t *testing.T, d *daemon) {
-	registry := httptest.NewServer(oneImage(t, busyBox(t, "bin/sh", "bin/echo", "bin/tail"), "user", "secret"))
-	defer registry.Close()
-	ref := strings.TrimPrefix(registry.URL, "http://") + "/team/tool:1"
-	o := DockerOptions{Network: "none", Image: ref}
-	if _, err := d.provider(t, o).Open(t.Context(), Spec{Name: "one", Repo: "repo"}); err == nil || !strings.Contains(err.Error(), ref) {
-		t.Errorf("without a password: %v", err)
-	}
-	var done, total atomic.Int64
-	o.Progress = func(_ string, d, n int64) { done.Store(d); total.Store(n) }
-	o.Credentials = func(_ context.Context, asked string) (string, string, error) {
-		if !strings.HasPrefix(asked, strings.TrimPrefix(registry.URL, "http://")+"/team/") {
-			t.Errorf("credentials for %s", asked)
-		}
-		return "user", "secret", nil
-	}
-	p := d.provider(t, o)
-	m := dockerOpen(t, p, Spec{Name: "one", Repo: "repo"})
-	expectPlain(t, m, "pulled\n", "echo", "pulled")
-	if total.Load() == 0 || done.Load() > total.Load() {
-		t.Errorf("progress: %d of %d", done.Load(), total.Load())
-	}
-	if _, err := p.Open(t.Context(), Spec{Name: "one", Repo: "repo", Image: Image{Ref: strings.Replace(ref, "tool", "none", 1)}}); err == nil || !strings.Contains(err.Error(), "team/none") {
-		t.Errorf("an image that is not there: %v", err)
-	}
-	o.Credentials = func(context.Context, string) (string, string, error) { return "", "", errStopped }
-	o.Image = strings.Replace(ref, "tool", "other", 1)
-	if _, err := d.provider(t, o).Open(t.Context(), Spec{Name: "one", Repo: "repo"}); !errors.Is(err, errStopped) {
-		t.Errorf("no credentials: %v", err)
-	}
-}
-
-// dockerClose closes a provider over its machines.
-func dockerClose(t *testing.T, d *daemon) {
-	p, err := NewDocker(DockerOptions{Host: d.host, Image: workImage, Network: "none"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := p.Open(t.Context(), Spec{Name: "one", Repo: "repo"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := m.(Hosting).Contain(t.Context(), Container{Name: "web", Image: Image{Ref: emptyImage}}); err != nil {
-		t.Fatal(err)
-	}
-	if err := Close(p); err != nil {
-		t.Error(err)
-	}
-	if err := m.Close(t.Context()); err != nil {
-		t.Error(err)
-	}
-	if _, err := p.Open(t.Context(), Spec{Name: "one", Repo: "repo"}); err == nil {
-		t.Error("a closed provider opens machines")
-	}
-	if _, err := NewDocker(DockerOptions{Host: "unix://" + filepath.Join(t.TempDir(), "none")}); err == nil {
-		t.Error("a daemon that is not there")
 	}
 }

@@ -133,6 +133,7 @@ func TestOpeningTakesOneLine(t *testing.T) {
 		missing                          bool
 	}{
 		{"N ", "N 12\nhello\nN 13\n", "hello\nN 13\n", "12", "", false},
+		{"N ", "N 12\n" + strings.Repeat("long", 10000), strings.Repeat("long", 10000), "12", "", false},
 		{"N ", "N 12\r\nhello", "hello", "12", "", false},
 		{"N ", "N missing\n", "", "", "", true},
 		{"N ", "OCI runtime exec failed\r\n", "", "", "OCI runtime exec failed\r\n", false},
@@ -140,7 +141,7 @@ func TestOpeningTakesOneLine(t *testing.T) {
 		{"", "hello\n", "hello\n", "", "", false},
 		{"", "OCI runtime x", "OCI runtime x", "", "OCI runtime x", false},
 	} {
-		for _, step := range []int{1, 3, 100} {
+		for _, step := range []int{1, 3, 100, 50000} {
 			var out bytes.Buffer
 			o := &opening{to: &out, nonce: c.nonce, started: make(chan struct{})}
 			for rest := c.stream; rest != ""; rest = rest[min(step, len(rest)):] {
@@ -170,15 +171,12 @@ func FuzzSift(f *testing.F) {
 				f.Fatal(err)
 			}
 		}
-		f.Add(b.Bytes(), "in/side")
+		f.Add(b.Bytes())
 	}
-	f.Add([]byte("garbage"), "")
-	f.Fuzz(func(t *testing.T, stream []byte, prefix string) {
-		if prefix != "" && (!filepath.IsLocal(prefix) || path.Clean(prefix) != prefix) || prefix == "." {
-			return
-		}
+	f.Add([]byte("garbage"))
+	f.Fuzz(func(t *testing.T, stream []byte) {
 		var out bytes.Buffer
-		if err := sift(bytes.NewReader(stream), prefix, &out); err != nil {
+		if err := sift(bytes.NewReader(stream), &out); err != nil {
 			return
 		}
 		links := map[string]bool{}
@@ -191,8 +189,8 @@ func FuzzSift(f *testing.F) {
 				t.Fatalf("what sift writes is no tar stream: %v", err)
 			}
 			name := path.Clean(h.Name)
-			if !filepath.IsLocal(name) || prefix != "" && name != prefix && !strings.HasPrefix(name, prefix+"/") && !strings.HasPrefix(prefix, name+"/") {
-				t.Errorf("%q is not below %q", h.Name, prefix)
+			if !filepath.IsLocal(name) {
+				t.Errorf("%q leads out", h.Name)
 			}
 			for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
 				if links[dir] {

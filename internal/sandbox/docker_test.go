@@ -169,7 +169,7 @@ func (d *daemon) provider(t testing.TB, o DockerOptions) *Docker {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.Ladder = quick
+	p.Ladder = Ladder{Interrupt: 300 * time.Millisecond, Terminate: 300 * time.Millisecond} // signals go by the daemon
 	t.Cleanup(func() {
 		if err := p.Close(); err != nil {
 			t.Error(err)
@@ -184,19 +184,22 @@ func TestDocker(t *testing.T) {
 	d.load(t, workImage, hostImage(t, workPrograms), "ENV FROM_IMAGE=leak", "USER worker")
 	d.load(t, busyImage, busyBox(t, "bin/busybox", "bin/sh", "bin/env", "bin/cat", "bin/sleep", "bin/setsid", "bin/seq", "bin/ps", "bin/tail", "bin/nc"), "ENV PATH=/bin")
 	d.load(t, emptyImage, busyBox(t, "sleep", "echo", "nc", "cat"), "VOLUME /data")
-	t.Run("suite", func(t *testing.T) {
-		suite{d.provider(t, DockerOptions{Network: "none"})}.run(t)
+	t.Run("with", func(t *testing.T) {
+		for _, c := range []struct {
+			name string
+			test func(*testing.T, *daemon)
+		}{
+			{"suite", func(t *testing.T, d *daemon) { suite{d.provider(t, DockerOptions{Network: "none"}), true}.run(t) }},
+			{"contain", dockerContain}, {"machine", dockerMachines}, {"network", dockerNetwork}, {"terminal", dockerTerminal}, {"limits", dockerLimits},
+			{"remote", dockerRemote}, {"mounts", dockerMounts}, {"no shell", dockerNoShell}, {"other shell", dockerOtherShell}, {"sweep", dockerSweep},
+			{"pull", dockerPull}, {"close", dockerClose},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				t.Parallel() // they wait for the daemon most of the time
+				c.test(t, d)
+			})
+		}
 	})
-	for _, c := range []struct {
-		name string
-		test func(*testing.T, *daemon)
-	}{
-		{"machine", dockerMachines}, {"network", dockerNetwork}, {"terminal", dockerTerminal}, {"limits", dockerLimits}, {"remote", dockerRemote},
-		{"contain", dockerContain}, {"mounts", dockerMounts}, {"no shell", dockerNoShell}, {"other shell", dockerOtherShell},
-		{"sweep", dockerSweep}, {"pull", dockerPull}, {"close", dockerClose},
-	} {
-		t.Run(c.name, func(t *testing.T) { c.test(t, d) })
-	}
 	if left := d.left(t); left != "" {
 		t.Errorf("left at the daemon: %s", left)
 	}

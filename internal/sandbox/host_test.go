@@ -48,7 +48,7 @@ func hostOn(t testing.TB, store *layer.Store) *Host {
 	return h
 }
 
-func TestHost(t *testing.T) { suite{newHost(t)}.run(t) }
+func TestHost(t *testing.T) { suite{provider: newHost(t)}.run(t) }
 
 // TestOrdinaryUser runs all tests of host machines again as a user without privileges, if it runs with any itself.
 func TestOrdinaryUser(t *testing.T) {

@@ -20,7 +20,7 @@ import (
 // openHost opens a machine that is closed with the test.
 func openHost(t *testing.T, h *Host, spec Spec) *machine {
 	t.Helper()
-	return suite{h}.open(t, spec).(*machine)
+	return suite{provider: h}.open(t, spec).(*machine)
 }
 
 func TestLayeredOverlay(t *testing.T) {

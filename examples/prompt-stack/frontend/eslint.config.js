@@ -8,5 +8,5 @@ export default defineConfig([
   js.configs.recommended,
   ts.configs.strict,
   ts.configs.stylistic,
-  hooks.configs.flat.recommended,
+  hooks.configs["recommended-latest"],
 ]);

@@ -12,6 +12,8 @@ type Host struct {
 	Cache *Cache
 	// Artifacts are the artifacts of runs.
 	Artifacts *Artifacts
+	// Coverage is a directory for the last coverage reports of each branch; empty keeps none.
+	Coverage string
 	// Home is the home directory of who runs Penstock, where version managers keep tools: looked into besides the
 	// machine's own directories, and mounted into machines that do not show it.
 	Home string

@@ -45,6 +45,7 @@ type Step struct {
 	NewEnv  map[string]string // for later steps; as GITHUB_ENV
 	NewPath []string          // in front of PATH, the last first; as GITHUB_PATH
 	State   map[string]string // kept for Post; as GITHUB_STATE
+	Summary string            // Markdown; as GITHUB_STEP_SUMMARY
 	Failed  bool              // in Post: the job has failed
 }
 
@@ -70,6 +71,10 @@ func actions() map[string]Action {
 		"actions/upload-artifact":       uploadArtifact{},
 		"actions/upload-artifact/merge": mergeArtifacts{},
 		"actions/download-artifact":     downloadArtifact{},
+		"codecov/codecov-action":        codecov{},
+		"aquasecurity/trivy-action":     trivy{},
+		"returntocorp/semgrep-action":   semgrep{},
+		"semgrep/semgrep-action":        semgrep{},
 		"docker/setup-buildx-action":    setupBuildx{},
 		"docker/setup-qemu-action":      setupQEMU{},
 		"docker/login-action":           dockerLogin{},
