@@ -24,10 +24,11 @@ type cachedStep struct {
 	Layer  layer.ID `json:"layer"`
 }
 
-// References in the layer store: steps, the same by their content, and cache mounts.
+// References in the layer store: steps, the same by their content, build contexts, and cache mounts.
 const (
 	stepRefs    = "build/step/"
 	contentRefs = "build/content/"
+	contextRefs = "build/context/"
 	mountRefs   = "build/mount/"
 )
 

@@ -9,9 +9,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -120,6 +122,7 @@ func contextPath(name string) string { return path.Clean("/" + filepath.ToSlash(
 type tree struct {
 	from   *local
 	filter *fsutil.FilterOpt
+	ref    string // of the layer that the build before made of such a tree
 
 	listed func(context.Context) ([]contextFile, error)
 	layer  func(context.Context) (layer.ID, error)
@@ -138,7 +141,7 @@ type contextFile struct {
 }
 
 // tree gives what a source of the graph names.
-func (w *work) tree(l *local, attrs map[string]string) (*tree, error) {
+func (w *work) tree(l *local, name string, attrs map[string]string) (*tree, error) {
 	t := &tree{from: l, filter: &fsutil.FilterOpt{}, sums: map[string]string{}}
 	for key, to := range map[string]*[]string{
 		pb.AttrIncludePatterns: &t.filter.IncludePatterns, pb.AttrExcludePatterns: &t.filter.ExcludePatterns, pb.AttrFollowPaths: &t.filter.FollowPaths,
@@ -149,6 +152,8 @@ func (w *work) tree(l *local, attrs map[string]string) (*tree, error) {
 			}
 		}
 	}
+	key := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q %q %q", w.r.Scope, w.r.Name, name, t.filter.IncludePatterns, t.filter.ExcludePatterns, t.filter.FollowPaths))
+	t.ref = contextRefs + hex.EncodeToString(key[:])
 	t.listed = onceWith(t.list)
 	t.layer = onceWith(func(ctx context.Context) (layer.ID, error) { return t.write(ctx, w) })
 	return t, nil
@@ -276,34 +281,108 @@ func pick(files []contextFile, p string) (picked []contextFile, whole bool) {
 	return picked, false
 }
 
-// write makes a layer of the tree. All belongs to root, as in BuildKit.
+// maxRemembered is the largest number of files of a context whose layer the next one is made of.
+const maxRemembered = 50_000
+
+// write makes a layer of the tree. All belongs to root, as in BuildKit. What is as it was in the layer of the build
+// before is that one's, without a copy.
 func (t *tree) write(ctx context.Context, w *work) (layer.ID, error) {
-	dir, err := w.scratchDir()
+	id, err := t.writeAs(ctx, w)
 	if err != nil {
-		return "", err
-	}
-	if err := t.writeFiles(ctx, dir); err != nil {
 		return "", fmt.Errorf("copy the build context: %w", err)
-	}
-	id, err := w.b.Layers.Add(dir, layer.Layer{Owner: sandbox.Owner()})
-	if err != nil {
-		return "", err
 	}
 	return id, w.use(id)
 }
 
-func (t *tree) writeFiles(ctx context.Context, dir string) error {
+func (t *tree) writeAs(ctx context.Context, w *work) (layer.ID, error) {
+	sums, err := t.remember()
+	if err != nil {
+		return "", err
+	}
+	before := t.before(w)
+	if before.same(sums) {
+		return before.id, nil
+	}
+	dir, err := w.scratchDir()
+	if err != nil {
+		return "", err
+	}
+	if err := t.writeFiles(ctx, dir, sums, before); err != nil {
+		return "", err
+	}
+	l := layer.Layer{Owner: sandbox.Owner()}
+	if sums != nil {
+		if l.Note, err = json.Marshal(sums); err != nil {
+			return "", err
+		}
+	}
+	id, err := w.b.Layers.Add(dir, l)
+	if err == nil && sums != nil {
+		err = w.b.Layers.SetRef(t.ref, id)
+	}
+	return id, err
+}
+
+// earlierContext is the layer of the build before, and what its files are.
+type earlierContext struct {
+	id   layer.ID
+	dir  string
+	sums map[string]string
+}
+
+func (e *earlierContext) same(sums map[string]string) bool {
+	return e.id != "" && sums != nil && maps.Equal(e.sums, sums)
+}
+
+// before gives the layer of the build before; an empty one if there is none.
+func (t *tree) before(w *work) *earlierContext {
+	e := &earlierContext{}
+	id, ok := w.kept(t.ref)
+	if !ok {
+		return e
+	}
+	l, err := w.b.Layers.Layer(id)
+	if err != nil || l.Owner != sandbox.Owner() || json.Unmarshal(l.Note, &e.sums) != nil {
+		return &earlierContext{}
+	}
+	e.id, e.dir = id, filepath.Join(w.b.Layers.Dir(), layer.Path(id))
+	return e
+}
+
+// remember tells what each file is, its time included; nil for too many.
+func (t *tree) remember() (map[string]string, error) {
+	if len(t.files) > maxRemembered {
+		return nil, nil
+	}
+	sums := make(map[string]string, len(t.files))
+	for _, f := range t.files {
+		content := f.target
+		if f.mode.IsRegular() {
+			var err error
+			if content, err = t.content(f.name); err != nil {
+				return nil, err
+			}
+		}
+		sums[f.name] = fmt.Sprintf("%v %d %s", f.mode, f.time, content)
+	}
+	return sums, nil
+}
+
+func (t *tree) writeFiles(ctx context.Context, dir string, sums map[string]string, before *earlierContext) error {
 	var dirs []contextFile
 	for _, f := range t.files {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		to := filepath.Join(dir, filepath.FromSlash(f.name))
+		name := filepath.FromSlash(f.name)
+		to := filepath.Join(dir, name)
 		var err error
 		switch {
 		case f.mode.IsDir():
 			err = os.Mkdir(to, 0o700)
 			dirs = append(dirs, f)
+		case before.id != "" && before.sums[f.name] == sums[f.name] && os.Link(filepath.Join(before.dir, name), to) == nil:
+			continue
 		case f.mode&fs.ModeSymlink != 0:
 			err = os.Symlink(f.target, to)
 		default:
@@ -316,8 +395,8 @@ func (t *tree) writeFiles(ctx context.Context, dir string) error {
 			return err
 		}
 	}
-	for i := len(dirs) - 1; i >= 0; i-- { // what is in them is there
-		if err := dirs[i].finish(filepath.Join(dir, filepath.FromSlash(dirs[i].name))); err != nil {
+	for _, f := range slices.Backward(dirs) { // what is in them is there
+		if err := f.finish(filepath.Join(dir, filepath.FromSlash(f.name))); err != nil {
 			return err
 		}
 	}

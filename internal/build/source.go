@@ -108,7 +108,7 @@ func (w *work) fetchLocal(ctx context.Context, v *vertex, op *pb.SourceOp, name 
 	if l == nil {
 		return nil, fmt.Errorf("there is no build context %s", name)
 	}
-	t, err := w.tree(l, op.Attrs)
+	t, err := w.tree(l, name, op.Attrs)
 	if err != nil || l.memory != nil || len(t.filter.FollowPaths) == 1 && t.filter.FollowPaths[0] == ".dockerignore" {
 		return &result{id: "local", files: t}, err // the frontend reads a file, and nothing is listed
 	}
