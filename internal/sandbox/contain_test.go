@@ -139,7 +139,9 @@ func TestContainerSharesTheNetwork(t *testing.T) {
 	web := contain(t, m, Container{Name: "web", Image: image})
 	done := make(chan error, 1)
 	ctx, stop := context.WithCancel(t.Context())
-	go func() { done <- web.Exec(ctx, Command{Args: []string{"/bin/httpd", "-f", "-p", "80", "-h", "/www"}, Stop: &Ladder{}}) }()
+	go func() {
+		done <- web.Exec(ctx, Command{Args: []string{"/bin/httpd", "-f", "-p", "80", "-h", "/www"}, Stop: &Ladder{}})
+	}()
 	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, addr string) (c net.Conn, err error) {
 		for range 500 {
 			if c, err = m.Dial(ctx, 80); err == nil {
