@@ -1,7 +1,6 @@
 package docker
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,25 +11,24 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
 
 	"github.com/penstock-ci/penstock/internal/build"
-	"github.com/penstock-ci/penstock/internal/image"
 	"github.com/penstock-ci/penstock/internal/sandbox"
 )
 
 // buildFlags are the options of docker build and docker buildx build.
 type buildFlags struct {
-	file, target, platform, iid, metadata, network string
-	tags, args, labels, secrets, hosts, outputs    []string
-	contexts, stale                                []string
-	noCache, pull, push, load, quiet               bool
+	file, target, platform, iid, metadata, network, shm string
+	tags, args, labels, secrets, hosts, outputs         []string
+	contexts, stale, ulimits, cacheFrom, cacheTo        []string
+	noCache, pull, push, load, quiet                    bool
 }
 
-// idleBuild are options that change nothing here: how it is printed, what attests it, what bounds it, and where caches
-// come from: what was built is always taken again.
+// idleBuild are options that change nothing here: how it is printed, what attests it, and what bounds it.
 var (
-	idleBuild         = []string{"progress", "builder", "cache-from", "cache-to", "provenance", "sbom", "attest", "allow", "annotation", "ulimit", "shm-size", "cgroup-parent", "memory", "memory-swap", "cpu-shares", "cpu-period", "cpu-quota", "cpuset-cpus", "cpuset-mems", "isolation", "security-opt", "ssh", "call", "debug"}
+	idleBuild         = []string{"progress", "builder", "provenance", "sbom", "attest", "allow", "annotation", "cgroup-parent", "memory", "memory-swap", "cpu-shares", "cpu-period", "cpu-quota", "cpuset-cpus", "cpuset-mems", "isolation", "security-opt", "ssh", "call", "debug"}
 	idleBuildSwitches = []string{"rm", "force-rm", "compress", "squash", "disable-content-trust", "no-cache-filter-all", "check"}
 )
 
@@ -51,6 +49,10 @@ func (c *call) build(args []string) error {
 		f.StringArrayVarP(&b.outputs, "output", "o", nil, "Output destination")
 		f.StringArrayVar(&b.contexts, "build-context", nil, "Additional build contexts")
 		f.StringArrayVar(&b.stale, "no-cache-filter", nil, "Do not cache specified stages")
+		f.StringArrayVar(&b.ulimits, "ulimit", nil, "Ulimit options")
+		f.StringVar(&b.shm, "shm-size", "", "Shared memory size for build containers")
+		f.StringArrayVar(&b.cacheFrom, "cache-from", nil, "External cache sources")
+		f.StringArrayVar(&b.cacheTo, "cache-to", nil, "Cache export destinations")
 		f.BoolVar(&b.noCache, "no-cache", false, "Do not use cache when building the image")
 		f.BoolVar(&b.pull, "pull", false, "Always attempt to pull all referenced images")
 		f.BoolVar(&b.push, "push", false, "Push the image")
@@ -77,28 +79,14 @@ func (c *call) build(args []string) error {
 	if r.Context != nil {
 		defer r.Context.Close()
 	}
-	out := build.NewProgress(c.stderr)
-	if b.quiet {
-		out = build.Discard
-	}
-	res, err := c.Builder.Build(c.ctx, *r, out)
-	if err != nil {
-		return fmt.Errorf("failed to build: %w", err)
-	}
-	for _, w := range res.Warnings {
-		fmt.Fprintf(c.stderr, " - %s\n", w)
-	}
-	if b.quiet {
-		fmt.Fprintln(c.stdout, res.Image.ID)
-	}
-	return c.buildOutputs(&b, res.Image)
+	return c.buildAndDeliver(&b, r)
 }
 
 // buildRequest turns options into a request.
 func (c *call) buildRequest(b *buildFlags, from string) (*build.Request, error) {
 	r := &build.Request{
 		Target: b.target, Platform: b.platform, NoCache: b.noCache, Pull: b.pull, Names: b.tags, Stale: b.stale, Offline: b.network == "none", Login: c.credentials,
-		Args: map[string]string{}, Labels: map[string]string{}, Hosts: map[string]string{}, Secrets: map[string][]byte{}, Contexts: map[string]string{}, Name: "Dockerfile",
+		Ulimits: b.ulimits, Dirs: map[string]*os.Root{}, Args: map[string]string{}, Labels: map[string]string{}, Hosts: map[string]string{}, Secrets: map[string][]byte{}, Contexts: map[string]string{}, Name: "Dockerfile",
 	}
 	for _, kv := range b.args {
 		name, value, given := strings.Cut(kv, "=")
@@ -125,7 +113,19 @@ func (c *call) buildRequest(b *buildFlags, from string) (*build.Request, error) 
 		if !ok {
 			return nil, fmt.Errorf("invalid build context %q, expected key=value", kv)
 		}
-		r.Contexts[name] = value
+		if err := c.furtherContext(r, name, value); err != nil {
+			return nil, err
+		}
+	}
+	if b.shm != "" {
+		size, err := units.RAMInBytes(b.shm)
+		if err != nil {
+			return nil, fmt.Errorf("invalid argument %q for \"--shm-size\" flag: %w", b.shm, err)
+		}
+		r.Shm = size
+	}
+	if err := c.cacheSources(r, b.cacheFrom); err != nil {
+		return nil, err
 	}
 	for _, s := range b.secrets {
 		if err := c.buildSecret(r, s); err != nil {
@@ -133,6 +133,34 @@ func (c *call) buildRequest(b *buildFlags, from string) (*build.Request, error) 
 		}
 	}
 	return r, c.buildContext(r, b.file, from)
+}
+
+// isAddress says whether a build context is elsewhere.
+func isAddress(from string) bool {
+	return strings.Contains(from, "://") || strings.HasPrefix(from, "git@") || strings.HasPrefix(from, "github.com/")
+}
+
+// furtherContext takes --build-context NAME=VALUE.
+func (c *call) furtherContext(r *build.Request, name, value string) error {
+	if isAddress(value) {
+		r.Contexts[name] = value
+		return nil
+	}
+	root, err := c.openDir(value)
+	if err != nil {
+		return fmt.Errorf("unable to prepare context %s: %w", name, err)
+	}
+	r.Dirs[name] = root
+	return nil
+}
+
+// openDir opens a directory of the machine.
+func (c *call) openDir(name string) (*os.Root, error) {
+	readable, ok := c.Machine.(sandbox.Readable)
+	if !ok {
+		return nil, errors.New("this machine's files can not be read from outside")
+	}
+	return readable.Open(c.abs(name))
 }
 
 // maxSecret bounds a secret of a build, bytes: BuildKit's limit.
@@ -182,14 +210,18 @@ func (c *call) buildContext(r *build.Request, file, from string) (err error) {
 	case from == "-":
 		r.Dockerfile, err = io.ReadAll(io.LimitReader(c.stdin, maxDockerfile))
 		return err
-	case strings.Contains(from, "://") || strings.HasPrefix(from, "git@") || strings.HasPrefix(from, "github.com/"):
-		return fmt.Errorf("a build context from %s is not supported here: check the repository out first", from)
+	case isAddress(from):
+		r.Address = from
+		switch file {
+		case "":
+		case "-":
+			r.Dockerfile, err = io.ReadAll(io.LimitReader(c.stdin, maxDockerfile))
+		default:
+			r.Name = file // of the repository
+		}
+		return err
 	}
-	readable, ok := c.Machine.(sandbox.Readable)
-	if !ok {
-		return errors.New("this machine's files can not be read from outside")
-	}
-	if r.Context, err = readable.Open(c.abs(from)); err != nil {
+	if r.Context, err = c.openDir(from); err != nil {
 		return fmt.Errorf("unable to prepare context: %w", err)
 	}
 	switch {
@@ -205,74 +237,6 @@ func (c *call) buildContext(r *build.Request, file, from string) (err error) {
 		err = fmt.Errorf("unable to prepare context: unable to evaluate symlinks in Dockerfile path: lstat %s: no such file or directory", path.Join(c.abs(from), "Dockerfile"))
 	}
 	return err
-}
-
-// buildOutputs does what is asked for with the image that was built.
-func (c *call) buildOutputs(b *buildFlags, img image.Image) error {
-	for _, o := range b.outputs {
-		if err := c.buildOutput(b, o, img); err != nil {
-			return err
-		}
-	}
-	if b.push {
-		for _, tag := range b.tags {
-			if err := c.pushOne(tag); err != nil {
-				return err
-			}
-		}
-	}
-	if b.iid != "" {
-		if err := c.write(b.iid, []byte(img.ID)); err != nil {
-			return err
-		}
-	}
-	if b.metadata == "" {
-		return nil
-	}
-	names := slices.Clone(b.tags)
-	for i, n := range names {
-		if full, err := image.FullName(n); err == nil {
-			names[i] = full
-		}
-	}
-	text, err := json.MarshalIndent(map[string]any{
-		"containerimage.digest": img.Digest, "containerimage.config.digest": img.ID, "image.name": strings.Join(names, ","),
-		"containerimage.descriptor": map[string]any{"mediaType": "application/vnd.docker.distribution.manifest.v2+json", "digest": img.Digest},
-	}, "", "  ")
-	if err != nil {
-		return err
-	}
-	return c.write(b.metadata, text)
-}
-
-func (c *call) buildOutput(b *buildFlags, spec string, img image.Image) error {
-	fields := map[string]string{}
-	for _, field := range strings.Split(spec, ",") {
-		key, value, ok := strings.Cut(field, "=")
-		if !ok { // -o DIR
-			key, value = "dest", field
-		}
-		fields[key] = value
-	}
-	kind := fields["type"]
-	switch {
-	case kind == "docker" && fields["dest"] == "", kind == "cacheonly":
-	case kind == "image", kind == "registry":
-		if name := fields["name"]; name != "" {
-			for _, n := range strings.Split(strings.Trim(name, `"`), ",") {
-				b.tags = append(b.tags, n)
-				if err := c.Images.Tag(img.Digest, n); err != nil {
-					return err
-				}
-			}
-		}
-		b.push = b.push || kind == "registry" || fields["push"] == "true"
-	case kind == "docker", kind == "oci":
-		return c.saveTo(fields["dest"], img.Digest)
-	default:
-		return fmt.Errorf("output type %q is not supported here: use type=docker, image, registry, oci or cacheonly", kind)
-	}
-	return nil
 }
 
 // write puts a small file into the machine.
@@ -315,11 +279,7 @@ func keys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 // open is a file of the machine for reading.
 func (c *call) open(name string) (*os.File, error) {
-	readable, ok := c.Machine.(sandbox.Readable)
-	if !ok {
-		return nil, errors.New("this machine's files can not be read from outside")
-	}
-	root, err := readable.Open(path.Dir(c.abs(name)))
+	root, err := c.openDir(path.Dir(c.abs(name)))
 	if err != nil {
 		return nil, err
 	}

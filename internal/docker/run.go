@@ -433,13 +433,18 @@ func (c *call) remember(kind string) func(args []string) error {
 
 // saveTo writes an archive of images to a file of the machine.
 func (c *call) saveTo(name string, refs ...string) error {
+	return c.deliver(name, func(w io.Writer) error { return c.Images.Save(c.ctx, w, refs...) })
+}
+
+// deliver writes a file of the machine, which may be large.
+func (c *call) deliver(name string, write func(io.Writer) error) error {
 	temp, err := os.CreateTemp("", "penstock-save-")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(temp.Name())
 	defer temp.Close()
-	if err := c.Images.Save(c.ctx, temp, refs...); err != nil {
+	if err := write(temp); err != nil {
 		return err
 	}
 	info, err := temp.Stat()
