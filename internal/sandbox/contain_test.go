@@ -309,6 +309,42 @@ func TestContainerEndsWithTheMachine(t *testing.T) {
 	}
 }
 
+// TestMachineLimits ends what uses more memory than was given, where the kernel lets this user say so.
+func TestMachineLimits(t *testing.T) {
+	h := newHost(t)
+	limits := Limits{Memory: 64 << 20, CPUs: 0.5}
+	m := openHost(t, h, Spec{Name: "job", Repo: "repo", Limits: limits})
+	if m.group == nil {
+		if !strings.Contains(strings.Join(m.Info().Notes, " "), "can not be limited here") {
+			t.Errorf("no limits, and no word of it: %q", m.Info().Notes)
+		}
+		return
+	}
+	hungry := Command{Args: []string{"python3", "-c", "x = b'x' * (200 << 20); print(len(x))"}, Env: environ(m)}
+	var exit *ExitError
+	if err := m.Exec(t.Context(), hungry); !errors.As(err, &exit) || exit.Code != 137 || m.group.killed() == 0 {
+		t.Errorf("200 MB in 64: %v, %d killed", err, m.group.killed())
+	}
+	expect(t, m, "echo alive", "alive\n")
+	free := openHost(t, h, Spec{Name: "free", Repo: "repo"})
+	if err := free.Exec(t.Context(), hungry); err != nil {
+		t.Errorf("without a limit: %v", err)
+	}
+	c := contain(t, free, Container{Name: "box", Limits: limits})
+	if err := c.Exec(t.Context(), hungry); !errors.As(err, &exit) || exit.Code != 137 {
+		t.Errorf("a container with a limit: %v", err)
+	}
+	dirs := m.group.dirs
+	if err := m.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	for _, dir := range dirs {
+		if _, err := os.Stat(dir); err == nil {
+			t.Errorf("%s is left", dir)
+		}
+	}
+}
+
 // TestMachineShowsAnImage runs a job's own commands in an image, with snapshots as everywhere.
 func TestMachineShowsAnImage(t *testing.T) {
 	h := newHost(t)
