@@ -377,6 +377,38 @@ func TestPythonOfAToolCacheIsLeftAsItIs(t *testing.T) {
 	})
 }
 
+func TestMirrorsOfWorkflowsHaveNoEffect(t *testing.T) {
+	j := newJob(t, "none")
+	j.nodes("91.0.0")
+	_, log := j.must("actions/setup-node@v4", map[string]string{"node-version": "91", "mirror": "http://192.0.2.1/"})
+	contains(t, log, "::warning::mirror has no effect")
+	j.install(map[string]string{"~/sdk/go9.9.9/bin/go": fake("go version go9.9.9 linux/amd64")})
+	_, log = j.must("actions/setup-go@v6", map[string]string{"go-version": "9.9", "cache": "false", "go-download-base-url": "http://192.0.2.1/"})
+	contains(t, log, "::warning::go-download-base-url has no effect")
+}
+
+func TestFetchedNodeTrustsTheMachine(t *testing.T) {
+	w := newWorld(t, someNodes)
+	j := newJob(t, "host")
+	j.host.Toolchains = w.source
+	j.sh("rm -rf /usr/local/share/ca-certificates; mkdir -p /usr/local/share/ca-certificates /etc/ssl/certs; touch /etc/ssl/certs/ca-certificates.crt")
+	with := map[string]string{"node-version": "93"}
+	if s, _ := j.must("actions/setup-node@v4", with); s.NewEnv["NODE_EXTRA_CA_CERTS"] != "" {
+		t.Errorf("with no authorities of its own: %v", s.NewEnv)
+	}
+	for _, own := range []string{"", "/mine.pem"} { // the first step mounts, and the job's own setting stays
+		j = j.next()
+		j.sh("mkdir -p /usr/local/share/ca-certificates /etc/ssl/certs; touch /usr/local/share/ca-certificates/own.crt /etc/ssl/certs/ca-certificates.crt")
+		want := "/etc/ssl/certs/ca-certificates.crt"
+		if own != "" {
+			j.env["NODE_EXTRA_CA_CERTS"], want = own, ""
+		}
+		if s, _ := j.must("actions/setup-node@v4", with); s.NewEnv["NODE_EXTRA_CA_CERTS"] != want {
+			t.Errorf("got %v, want %s", s.NewEnv, want)
+		}
+	}
+}
+
 // TestLTSLinesOfARegistry: a registry's list has no names.
 func TestLTSLinesOfARegistry(t *testing.T) {
 	for spec, want := range map[string]string{"lts/*": "28.1.0", "lts/-1": "26.0.0", "lts/-2": "24.0.0", "lts/krypton": "24.0.0", "latest": "30.0.0"} {
