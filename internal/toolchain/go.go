@@ -56,7 +56,7 @@ func (g *goServer) fetch(ctx context.Context, r Release, _ Platform, dir string,
 	if err := g.s.download(ctx, join(g.base, r.File), r.SHA256, name); err != nil {
 		return err
 	}
-	return out.addTar(name, "")
+	return out.addTar(name, "", below)
 }
 
 // goProxy is the module proxy that the user's go command is set up for, with the module golang.org/toolchain, from which

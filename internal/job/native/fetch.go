@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -96,9 +97,30 @@ func (w wanted) among(list *toolchain.List, releases []release) (*release, func(
 }
 
 // platform is the machine in the words of lists of versions.
-func (s *Step) platform() toolchain.Platform {
-	os := map[string]string{"Linux": "linux", "macOS": "darwin"}[s.Sandbox.Info().OS]
-	return toolchain.Platform{OS: os, Arch: s.arch()}
+func (s *Step) platform(ctx context.Context, kind toolchain.Tool) toolchain.Platform {
+	p := toolchain.Platform{OS: map[string]string{"Linux": "linux", "macOS": "darwin"}[s.Sandbox.Info().OS], Arch: s.arch()}
+	if kind == toolchain.Python && p.OS == "linux" {
+		text, err := s.read(ctx, "/etc/os-release")
+		if err != nil {
+			s.debug("which Linux this is: %v", err)
+		}
+		p.Version = ubuntuVersion(text)
+	}
+	return p
+}
+
+var releaseLine = regexp.MustCompile(`(?m)^(ID|VERSION_ID)=["']?([a-z0-9._-]*)["']?\s*$`)
+
+// ubuntuVersion reads an os-release file; it is empty for others than Ubuntu.
+func ubuntuVersion(text string) string {
+	fields := map[string]string{}
+	for _, m := range releaseLine.FindAllStringSubmatch(text, -1) {
+		fields[m[1]] = m[2]
+	}
+	if fields["ID"] != "ubuntu" {
+		return ""
+	}
+	return fields["VERSION_ID"]
 }
 
 // releases are the versions that can be fetched for the machine, the newest first.
@@ -106,7 +128,7 @@ func (s *Step) releases(ctx context.Context, w wanted) (*toolchain.List, []relea
 	if s.Host == nil || s.Host.Toolchains == nil {
 		return nil, nil, errors.New("nothing is downloaded")
 	}
-	list, err := s.Host.Toolchains.Releases(ctx, w.search.kind, s.platform(), s.Log)
+	list, err := s.Host.Toolchains.Releases(ctx, w.search.kind, s.platform(ctx, w.search.kind), s.Log)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -122,7 +144,7 @@ func (s *Step) releases(ctx context.Context, w wanted) (*toolchain.List, []relea
 
 // fetchTool puts a version into the machine's tool cache and checks that the machine can run it.
 func (s *Step) fetchTool(ctx context.Context, w wanted, list *toolchain.List, r release) (tool, error) {
-	dir, err := s.provide(ctx, w.search.kind, list, r.Release)
+	dir, err := s.provide(ctx, w.search, list, r.Release)
 	if err != nil {
 		return tool{}, err
 	}
@@ -131,18 +153,25 @@ func (s *Step) fetchTool(ctx context.Context, w wanted, list *toolchain.List, r 
 	if err != nil {
 		return tool{}, err
 	}
-	if len(ran) == 0 || !ran[0].version.Equal(r.version) {
+	if len(ran) == 0 || !sameVersion(ran[0].version, r.version) {
 		return tool{}, fmt.Errorf("%s %s does not run on this machine: it may need another C library than the machine has", w.search.program, r.Version)
 	}
 	return t, nil
 }
 
+// sameVersion compares without the dot that some write in pre-releases: rc1, rc.1.
+func sameVersion(a, b *semver.Version) bool {
+	pre := func(v *semver.Version) string { return strings.ReplaceAll(v.Prerelease(), ".", "") }
+	return a.Major() == b.Major() && a.Minor() == b.Minor() && a.Patch() == b.Patch() && pre(a) == pre(b)
+}
+
 // provide gives the directory of a version in the machine's tool cache, where it is put. On a machine with layers it is
 // unpacked once and mounted from then on.
-func (s *Step) provide(ctx context.Context, kind toolchain.Tool, list *toolchain.List, r toolchain.Release) (dir string, err error) {
-	p, source := s.platform(), s.Host.Toolchains
+func (s *Step) provide(ctx context.Context, q search, list *toolchain.List, r toolchain.Release) (dir string, err error) {
+	kind, source := q.kind, s.Host.Toolchains
+	p := s.platform(ctx, kind)
 	dir = s.inCache(string(kind), r.Version)
-	unlock, err := source.Lock(ctx, strings.Join([]string{string(kind), r.Version, p.OS, p.Arch}, "-"), func() {
+	unlock, err := source.Lock(ctx, fmt.Sprintf("%s-%s-%s", kind, r.Version, p), func() {
 		s.info("Another job is fetching %s %s: waiting for it", kind, r.Version)
 	})
 	if err != nil {
@@ -152,11 +181,11 @@ func (s *Step) provide(ctx context.Context, kind toolchain.Tool, list *toolchain
 	at := path.Dir(dir)
 	layered, ok := s.layers()
 	if !ok {
-		name, err := s.download(ctx, kind, list, r)
+		name, err := s.download(ctx, kind, p, list, r)
 		if err != nil {
 			return "", err
 		}
-		return dir, s.unpackTool(ctx, name, at)
+		return dir, s.installTool(ctx, q, name, at)
 	}
 	e := cacheEntry{Scope: toolScope, Version: toolchainVersion, Key: keptKey(kind, r.Version, p)}
 	for _, k := range s.keptTools() {
@@ -164,14 +193,14 @@ func (s *Step) provide(ctx context.Context, kind toolchain.Tool, list *toolchain
 			return dir, nil
 		}
 	}
-	name, err := s.download(ctx, kind, list, r)
+	name, err := s.download(ctx, kind, p, list, r)
 	if err != nil {
 		return "", err
 	}
 	if err := layered.Mount(ctx, at); err != nil {
 		return "", err
 	}
-	if err := s.unpackTool(ctx, name, at); err != nil {
+	if err := s.installTool(ctx, q, name, at); err != nil {
 		return "", err
 	}
 	id, err := layered.Capture(ctx, at)
@@ -187,16 +216,16 @@ func (s *Step) provide(ctx context.Context, kind toolchain.Tool, list *toolchain
 	return dir, ctx.Err()
 }
 
-func (s *Step) download(ctx context.Context, kind toolchain.Tool, list *toolchain.List, r toolchain.Release) (string, error) {
+func (s *Step) download(ctx context.Context, kind toolchain.Tool, p toolchain.Platform, list *toolchain.List, r toolchain.Release) (string, error) {
 	s.info("Attempting to download %s...", r.Version)
-	return s.Host.Toolchains.Fetch(ctx, kind, r, s.platform(), list.Registry, s.Log)
+	return s.Host.Toolchains.Fetch(ctx, kind, r, p, list.Registry, s.Log)
 }
 
 // toolchainVersion is the version of entries in the cache that are fetched tools.
 const toolchainVersion = "toolchain 1"
 
 func keptKey(kind toolchain.Tool, version string, p toolchain.Platform) string {
-	return strings.Join([]string{string(kind), version, p.OS, p.Arch}, " ")
+	return fmt.Sprintf("%s %s %s", kind, version, p)
 }
 
 // keptTools are the entries of fetched tools that are there as layers.
@@ -221,14 +250,16 @@ func (s *Step) keptTools() []cacheEntry {
 }
 
 // kept are the versions of a tool that were fetched for an earlier job: their layers are mounted when they are used.
-func (q search) kept(s *Step) []tool {
-	if q.kind == "" {
+func (q search) kept(ctx context.Context, s *Step) []tool {
+	var tools []tool
+	entries := s.keptTools()
+	if len(entries) == 0 {
 		return nil
 	}
-	var tools []tool
-	for _, e := range s.keptTools() {
+	p := s.platform(ctx, q.kind)
+	for _, e := range entries {
 		f := strings.Fields(e.Key)
-		if len(f) != 4 || e.Key != keptKey(q.kind, f[1], s.platform()) {
+		if len(f) != 3 || e.Key != keptKey(q.kind, f[1], p) {
 			continue
 		}
 		if v, err := q.semver(f[1]); err == nil {
@@ -236,6 +267,21 @@ func (q search) kept(s *Step) []tool {
 		}
 	}
 	return tools
+}
+
+// installTool puts what was fetched into the directory of its version in the tool cache, or nothing.
+func (s *Step) installTool(ctx context.Context, q search, name, at string) error {
+	install := s.unpackTool
+	if q.install != nil {
+		install = func(ctx context.Context, name, at string) error { return q.install(ctx, s, name, at) }
+	}
+	err := install(ctx, name, at)
+	if err != nil {
+		// What is there of it must not be taken for the whole.
+		_, bad := s.answer(context.WithoutCancel(ctx), "/", "rm", "-rf", "--", path.Join(at, s.arch()), path.Join(at, s.arch()+".complete"))
+		err = errors.Join(err, bad)
+	}
+	return err
 }
 
 // unpackTool unpacks an archive in the machine. Whatever it holds can reach nothing else: the machine unpacks it.
@@ -247,9 +293,7 @@ func (s *Step) unpackTool(ctx context.Context, name, at string) error {
 	}
 	defer tar.Close()
 	if err := s.Sandbox.Put(ctx, at, tar); err != nil {
-		// What is there of it must not be taken for the whole.
-		_, bad := s.answer(context.WithoutCancel(ctx), "/", "rm", "-rf", "--", at)
-		return errors.Join(fmt.Errorf("unpack into %s: %w", at, err), bad)
+		return fmt.Errorf("unpack into %s: %w", at, err)
 	}
 	return nil
 }

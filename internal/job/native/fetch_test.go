@@ -164,22 +164,56 @@ func TestMissingVersionsAreFetched(t *testing.T) {
 
 var latest = map[string]string{"check-latest": "true"}
 
+// waiting passes on how often a log says that a job waits for another.
+type waiting struct{ seen chan<- struct{} }
+
+func (w waiting) Write(p []byte) (int, error) {
+	if strings.Contains(string(p), "Another job is fetching node 93.0.0: waiting for it") {
+		w.seen <- struct{}{}
+	}
+	return len(p), nil
+}
+
 func TestOfJobsOneFetches(t *testing.T) {
+	const jobs = 4
+	archive := "/dist/v93.0.0/node-v93.0.0-linux-x64.tar.gz"
 	w := newWorld(t, someNodes)
-	first := newJob(t, "host")
-	first.host.Toolchains = w.source
+	seen, again := make(chan struct{}, jobs), make(chan struct{}, 2*jobs)
+	inner := w.server.Config.Handler
+	var first sync.Once
+	w.server.Config.Handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == archive {
+			waits := false
+			first.Do(func() { waits = true })
+			if !waits {
+				again <- struct{}{}
+			}
+			for n := 0; waits && n < jobs-1; n++ { // until all others wait, or one does not
+				select {
+				case <-seen:
+				case <-again:
+				}
+			}
+		}
+		inner.ServeHTTP(rw, r)
+	})
+	one := newJob(t, "host")
+	one.host.Toolchains = w.source
 	var wg sync.WaitGroup
-	errs := make([]error, 4)
+	errs := make([]error, jobs)
 	for i := range errs {
-		j := first.next()
-		s, _ := j.step("actions/setup-node@v4", map[string]string{"node-version": "93"})
-		wg.Go(func() { errs[i] = action(t, "actions/setup-node@v4").Main(t.Context(), s) })
+		s, _ := one.next().step("actions/setup-node@v4", map[string]string{"node-version": "93"})
+		s.Log = waiting{seen}
+		wg.Go(func() {
+			errs[i] = action(t, "actions/setup-node@v4").Main(t.Context(), s)
+			again <- struct{}{} // who is done without having waited keeps nobody waiting
+		})
 	}
 	wg.Wait()
 	if err := errors.Join(errs...); err != nil {
 		t.Error(err)
 	}
-	if got := w.count("/dist/v93.0.0/node-v93.0.0-linux-x64.tar.gz"); got != 1 {
+	if got := w.count(archive); got != 1 {
 		t.Errorf("the archive was fetched %d times", got)
 	}
 	left, err := os.ReadDir(filepath.Join(w.source.Dir, "archives"))
@@ -245,6 +279,134 @@ func TestAFetchedProgramThatDoesNotRun(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+}
+
+// buildScript is what the builds of actions/python-versions install themselves with, less the update of pip.
+const buildScript = `set -e
+V=3.98.1 ARCH=x64
+if [ -z ${AGENT_TOOLSDIRECTORY+x} ]; then ROOT=$RUNNER_TOOL_CACHE; else ROOT=$AGENT_TOOLSDIRECTORY; fi
+AT=$ROOT/Python/$V/$ARCH
+if [ ! -d $ROOT/Python ]; then mkdir -p $ROOT/Python; elif [ -d $AT ]; then rm -rf $AT; fi
+mkdir -p $AT
+cp -R ./* $AT
+rm $AT/setup.sh
+cd $AT
+ln -s ./bin/python3.98 python
+cd bin/
+ln -s python3.98 python398
+if [ ! -f python ]; then ln -s python3.98 python; fi
+chmod +x ../python python3 python3.98 python398 python
+echo "Create complete file"
+touch $ROOT/Python/$V/$ARCH.complete
+`
+
+func TestPythonIsFetchedForUbuntu(t *testing.T) {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	w := tar.NewWriter(z)
+	for name, text := range map[string]string{"./setup.sh": buildScript, "./bin/python3.98": fake("Python 3.98.1"), "./bin/python3": fake("Python 3.98.1")} {
+		if err := w.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(text))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(w.Close(), z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	var server *httptest.Server
+	downloads := 0
+	mux := http.NewServeMux()
+	mux.HandleFunc("/manifest.json", func(rw http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(rw, `[{"version":"3.98.2","files":[{"arch":"x64","platform":"linux","platform_version":"22.04","download_url":"%[1]s/no.tar.gz"}]},
+			{"version":"3.98.1","stable":true,"files":[{"arch":"x64-freethreaded","platform":"linux","platform_version":"24.04","download_url":"%[1]s/no.tar.gz"},
+			{"arch":"x64","platform":"linux","platform_version":"24.04","download_url":"%[1]s/yes.tar.gz"}]},
+			{"version":"3.98.3","files":[{"arch":"x64","platform":"linux","platform_version":"24.04","download_url":"http://192.0.2.1/x.tar.gz"}]}]`, server.URL)
+	})
+	mux.HandleFunc("/yes.tar.gz", func(rw http.ResponseWriter, r *http.Request) {
+		downloads++
+		_, _ = rw.Write(b.Bytes())
+	})
+	server = httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+
+	j := newJob(t, "host")
+	j.host.Toolchains = &toolchain.Source{Dir: t.TempDir(), PythonURL: server.URL + "/manifest.json"}
+	_, _, err := j.run("actions/setup-python@v5", map[string]string{"python-version": "3.98"})
+	if ubuntu := strings.Contains(j.sh("cat /etc/os-release"), "ID=ubuntu"); !ubuntu && (err == nil || !strings.Contains(err.Error(), "it has builds for Ubuntu alone")) {
+		t.Errorf("got %v", err)
+	}
+	for range 2 {
+		j = j.next()
+		j.sh(`rm /etc/os-release; printf 'NAME="Ubuntu"\nVERSION_ID="24.04"\nID=ubuntu\nID_LIKE=debian\n' >/etc/os-release`)
+		s, log := j.must("actions/setup-python@v5", map[string]string{"python-version": "3.98"})
+		dir := j.box.Info().ToolCache + "/Python/3.98.1/x64"
+		if s.Outputs["python-version"] != "3.98.1" || s.Outputs["python-path"] != dir+"/bin/python" || s.NewEnv["pythonLocation"] != dir {
+			t.Errorf("got %v, %v\n%s", s.Outputs, s.NewEnv, log)
+		}
+		if got := j.sh("command -v python; python --version; cd " + dir + "/..; ls; ls " + j.box.Info().Temp); got != dir+"/bin/python\nPython 3.98.1\nx64\nx64.complete\n_matchers" {
+			t.Errorf("got %s", got)
+		}
+	}
+	if downloads != 1 {
+		t.Errorf("fetched %d times", downloads)
+	}
+}
+
+func TestUbuntuVersion(t *testing.T) {
+	for text, want := range map[string]string{
+		"NAME=\"Ubuntu\"\nVERSION_ID=\"24.04\"\nVERSION=\"24.04.1 LTS\"\nID=ubuntu\n": "24.04", "ID='ubuntu'\r\nVERSION_ID=22.04": "22.04",
+		"ID=debian\nVERSION_ID=\"12\"\n": "", "ID=ubuntu": "", "": "", "ID=linuxmint\nID_LIKE=ubuntu\nVERSION_ID=22": "",
+	} {
+		if got := ubuntuVersion(text); got != want {
+			t.Errorf("%q: got %q, want %q", text, got, want)
+		}
+	}
+}
+
+// TestPythonOfAToolCacheIsLeftAsItIs: its directory is the one that a Python of ours would get.
+func TestPythonOfAToolCacheIsLeftAsItIs(t *testing.T) {
+	each(t, func(t *testing.T, j *job) {
+		dir := j.box.Info().ToolCache + "/Python/3.97.2/x64"
+		j.install(map[string]string{dir + "/bin/python3.97": fake("Python 3.97.2"), dir + "/bin/python": fake("Python 3.97.2")})
+		s, _ := j.must("actions/setup-python@v5", map[string]string{"python-version": "3.97"})
+		if got := j.sh("python --version; cd " + dir + "; find . -type f -o -type l | sort"); s.Outputs["python-path"] != dir+"/bin/python" || got != "Python 3.97.2\n./bin/python\n./bin/python3.97" {
+			t.Errorf("got %v, %s", s.Outputs, got)
+		}
+	})
+}
+
+func TestMirrorsOfWorkflowsHaveNoEffect(t *testing.T) {
+	j := newJob(t, "none")
+	j.nodes("91.0.0")
+	_, log := j.must("actions/setup-node@v4", map[string]string{"node-version": "91", "mirror": "http://192.0.2.1/"})
+	contains(t, log, "::warning::mirror has no effect")
+	j.install(map[string]string{"~/sdk/go9.9.9/bin/go": fake("go version go9.9.9 linux/amd64")})
+	_, log = j.must("actions/setup-go@v6", map[string]string{"go-version": "9.9", "cache": "false", "go-download-base-url": "http://192.0.2.1/"})
+	contains(t, log, "::warning::go-download-base-url has no effect")
+}
+
+func TestFetchedNodeTrustsTheMachine(t *testing.T) {
+	w := newWorld(t, someNodes)
+	j := newJob(t, "host")
+	j.host.Toolchains = w.source
+	j.sh("rm -rf /usr/local/share/ca-certificates; mkdir -p /usr/local/share/ca-certificates /etc/ssl/certs; touch /etc/ssl/certs/ca-certificates.crt")
+	with := map[string]string{"node-version": "93"}
+	if s, _ := j.must("actions/setup-node@v4", with); s.NewEnv["NODE_EXTRA_CA_CERTS"] != "" {
+		t.Errorf("with no authorities of its own: %v", s.NewEnv)
+	}
+	for _, own := range []string{"", "/mine.pem"} { // the first step mounts, and the job's own setting stays
+		j = j.next()
+		j.sh("mkdir -p /usr/local/share/ca-certificates /etc/ssl/certs; touch /usr/local/share/ca-certificates/own.crt /etc/ssl/certs/ca-certificates.crt")
+		want := "/etc/ssl/certs/ca-certificates.crt"
+		if own != "" {
+			j.env["NODE_EXTRA_CA_CERTS"], want = own, ""
+		}
+		if s, _ := j.must("actions/setup-node@v4", with); s.NewEnv["NODE_EXTRA_CA_CERTS"] != want {
+			t.Errorf("got %v, want %s", s.NewEnv, want)
+		}
+	}
 }
 
 // TestLTSLinesOfARegistry: a registry's list has no names.

@@ -40,7 +40,9 @@ type search struct {
 
 	// For tools that can be fetched:
 	kind   toolchain.Tool
-	semver func(version string) (*semver.Version, error) // of a version as the tool writes it
+	semver func(version string) (*semver.Version, error) // of a version as lists write it
+	// install puts an archive into the directory of its version in the tool cache; nil unpacks it there.
+	install func(ctx context.Context, s *Step, archive, at string) error
 }
 
 // inPath tells the version from a directory's name: /v20.11.1/, /3.12.4/, /go1.22.3/, -go1.21.0.linux-amd64/. Pre-releases
@@ -73,7 +75,7 @@ func (q search) find(ctx context.Context, s *Step) ([]tool, error) {
 	}
 	tools = append(tools, asked...)
 	tools = append(tools, q.hidden(s, inside)...)
-	tools = append(tools, q.kept(s)...)
+	tools = append(tools, q.kept(ctx, s)...)
 	slices.SortStableFunc(tools, func(a, b tool) int { return b.version.Compare(a.version) })
 	return slices.CompactFunc(tools, func(a, b tool) bool { return a.version.Equal(b.version) }), nil
 }
