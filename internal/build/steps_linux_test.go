@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/penstock-ci/penstock/internal/layer"
 	"github.com/penstock-ci/penstock/internal/sandbox"
 )
 
@@ -36,6 +37,37 @@ func TestCopyLinked(t *testing.T) {
 	b := common.bench(t)
 	res := b.from(map[string]string{"a": "1", "tree/x/y": "2"}, "COPY --link a /etc/new\nCOPY --link tree /bin/\nCOPY --link --chown=5:6 a /etc/sub/new\nRUN rm /etc/new\nCOPY --link a /etc/new\n")
 	b.expect(res.Image, "cat /etc/motd /etc/new /etc/sub/new /bin/x/y; stat -c %u:%g /etc/sub/new /etc/sub", "base\n1125:6\n5:6\n")
+}
+
+func TestBare(t *testing.T) {
+	s := common.layers
+	scratch, err := s.Scratch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer scratch.Release()
+	made := filepath.Join(scratch.Dir(), "layer")
+	id, err := layer.ID(""), os.MkdirAll(filepath.Join(made, "new", "below"), 0o755)
+	if err == nil {
+		err = errors.Join(layer.SetOpaque(filepath.Join(made, "new")), os.Mkdir(filepath.Join(made, "plain"), 0o755))
+	}
+	if err == nil {
+		id, err = s.Add(made, layer.Layer{})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := common.bench(t)
+	marked, err := b.contentOf(id)
+	if err == nil {
+		err = b.bare(id)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bare, err := b.contentOf(id); err != nil || bare == marked {
+		t.Errorf("the mark is still there (%v)", err)
+	}
 }
 
 // TestSameLayerTwice has images with one layer several times: steps that change nothing, and copies of the same.
@@ -170,8 +202,8 @@ func TestStale(t *testing.T) {
 	r.Stale = nil
 	last, out := b.must(r)
 	b.expect(last.Image, "cat /copy", id)
-	if !strings.Contains(out, "RUN cp /id /copy\n#") || strings.Contains(out, "DONE 0.0s\n\n#9") && false {
-		t.Errorf("progress:\n%s", out)
+	if strings.Count(out, "CACHED") != 4 {
+		t.Errorf("nothing changed since:\n%s", out)
 	}
 }
 
