@@ -70,10 +70,13 @@ func TestIdentity(t *testing.T) {
 		if err := token.UnsafeClaimsWithoutVerification(&unsafe); err != nil {
 			t.Fatal(err)
 		}
-		var discovery struct{ Issuer, JWKS_URI string }
+		var discovery struct {
+			Issuer string
+			Keys   string `json:"jwks_uri"`
+		}
 		get(t, unsafe.Issuer+"/.well-known/openid-configuration", "", &discovery)
 		var keys jose.JSONWebKeySet
-		get(t, discovery.JWKS_URI, "", &keys)
+		get(t, discovery.Keys, "", &keys)
 		var claims struct {
 			jwt.Claims
 			Repository string `json:"repository"`
