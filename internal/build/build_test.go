@@ -5,7 +5,9 @@ package build
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
@@ -13,7 +15,10 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
+
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/penstock-ci/penstock/internal/image"
 	"github.com/penstock-ci/penstock/internal/imagetest"
@@ -29,36 +34,87 @@ type bench struct {
 	data string
 }
 
-func newBench(t *testing.T) *bench {
-	t.Helper()
-	data := t.TempDir()
-	layers, err := layer.Open(filepath.Join(data, "layers"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	images, err := image.Open(filepath.Join(data, "images"), layers, image.Options{Owner: sandbox.Owner()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	host, err := sandbox.NewHost(layers, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := errors.Join(host.Close(), layers.Close()); err != nil {
-			t.Error(err)
-		}
-	})
+// stores are what a builder works on.
+type stores struct {
+	layers *layer.Store
+	images *image.Store
+	host   *sandbox.Host
+	data   string
+}
+
+// baseArchive is busybox as docker would save it.
+var baseArchive = sync.OnceValues(func() ([]byte, error) {
 	_, config := imagetest.Busybox()
 	tree := imagetest.New("nobody:65534", "app:1000").File("/etc/motd", "base\n", 0o644)
 	for _, name := range []string{"/dev", "/proc", "/sys", "/mnt", "/mnt/tmp", "/mnt/cache", "/mnt/bind"} { // where others mount, and leave it
 		tree.Dir(name, 0o755, 0)
 	}
 	config.Env = []string{"FROM_BASE=yes"}
-	if _, err := tree.Load(t.Context(), images, "busybox:latest", config); err != nil {
+	var archive bytes.Buffer
+	err := tree.Write(&archive, "busybox:latest", config)
+	return archive.Bytes(), err
+})
+
+func openStores(data string) (s stores, err error) {
+	s.data = data
+	archive, err := baseArchive()
+	if err != nil {
+		return s, err
+	}
+	if s.layers, err = layer.Open(filepath.Join(data, "layers")); err != nil {
+		return s, err
+	}
+	if s.images, err = image.Open(filepath.Join(data, "images"), s.layers, image.Options{Owner: sandbox.Owner()}); err != nil {
+		return s, errors.Join(err, s.layers.Close())
+	}
+	if s.host, err = sandbox.NewHost(s.layers, nil); err != nil {
+		return s, errors.Join(err, s.layers.Close())
+	}
+	if _, err = s.images.Load(context.Background(), bytes.NewReader(archive)); err != nil {
+		err = errors.Join(err, s.close())
+	}
+	return s, err
+}
+
+func (s stores) close() error { return errors.Join(s.host.Close(), s.layers.Close()) }
+
+func (s stores) bench(t *testing.T) *bench {
+	return &bench{&Builder{Images: s.images, Layers: s.layers, Provider: s.host, Private: true}, t, s.host, s.data}
+}
+
+// common are the stores of the tests that do not mind what others have built.
+var common stores
+
+func TestMain(m *testing.M) {
+	data, err := os.MkdirTemp("", "penstock-build-test-")
+	if err == nil {
+		common, err = openStores(data)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	if err := errors.Join(common.close(), layer.RemoveAll(data)); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// newBench is a builder with stores of its own.
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	s, err := openStores(t.TempDir())
+	if err != nil {
 		t.Fatal(err)
 	}
-	return &bench{&Builder{Images: images, Layers: layers, Provider: host, Private: true}, t, host, data}
+	t.Cleanup(func() {
+		if err := s.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s.bench(t)
 }
 
 // dir makes a build context.
@@ -246,7 +302,7 @@ func TestBuildTakesWhatWasBuilt(t *testing.T) {
 }
 
 func TestBuildFails(t *testing.T) {
-	b := newBench(t)
+	b := common.bench(t)
 	context := dir(t, map[string]string{"here": "x"})
 	if err := os.Symlink("/etc/passwd", filepath.Join(context.Name(), "out")); err != nil {
 		t.Fatal(err)
@@ -287,31 +343,76 @@ func TestBuildFails(t *testing.T) {
 	}
 }
 
-// FuzzBuild reads any text as a Dockerfile, up to the graph of its steps.
-func FuzzBuild(f *testing.F) {
-	for _, s := range []string{"FROM scratch\nCOPY . /", "FROM scratch AS a\nFROM a\nRUN --mount=type=cache,target=/x ls", "ARG A=b\nFROM ${A:-c}\n", "FROM scratch\nADD <<EOF /x\ny\nEOF", "\\\n\n#escape=`"} {
+// FuzzRead reads any text as a Dockerfile, up to the graph of its steps.
+func FuzzRead(f *testing.F) {
+	for _, s := range []string{
+		"FROM scratch\nCOPY . /", "FROM scratch AS a\nFROM a\nRUN --mount=type=cache,target=/x ls", "ARG A=b\nFROM ${A:-c}\n", "FROM scratch\nADD <<EOF /x\ny\nEOF", "\\\n\n#escape=`",
+		"FROM scratch\nADD https://example.com/x.git#v1 /x\nADD --checksum=sha256:00 https://example.com/x /y\nWORKDIR /z\nSHELL [\"a\"]\nRUN b\nHEALTHCHECK CMD c\nONBUILD RUN d\n",
+	} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		if bytes.Contains(text, []byte("docker-image")) || len(text) > 10_000 {
+		if len(text) > 10_000 {
 			return
 		}
-		b := &Builder{Images: emptyStore(t)}
 		ctx, cancel := context.WithCancel(t.Context())
-		cancel() // nothing is fetched or run
-		_, _ = b.Build(ctx, Request{Dockerfile: text, Name: "Dockerfile"}, Discard)
+		defer cancel()
+		r := &Request{Dockerfile: text, Name: "Dockerfile", Login: func(string) *image.Credentials {
+			cancel() // nothing is fetched
+			return nil
+		}}
+		platform, err := r.platform()
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := newWork(&Builder{Images: common.images, Layers: common.layers}, r, Discard, platform)
+		defer w.close()
+		if err := w.openContexts(); err != nil {
+			t.Fatal(err)
+		}
+		_, definition, err := w.read(ctx)
+		if err != nil {
+			return
+		}
+		graph := definition.ToPB()
+		root, err := w.load(graph.Def, graph.Metadata)
+		if err != nil {
+			t.Fatalf("%q: %v", text, err)
+		}
+		for e := root; e.digest != ""; { // each step names itself
+			v := w.vertices[e.digest]
+			if v == nil {
+				t.Fatalf("%q: a step that is not there", text)
+			}
+			if _, err := w.describe(v, nil); err != nil {
+				t.Fatalf("%q: %v", text, err)
+			}
+			if e = (edge{}); len(v.inputs) > 0 {
+				e = v.inputs[0]
+			}
+		}
 	})
 }
 
-func emptyStore(t *testing.T) *image.Store {
-	layers, err := layer.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { layers.Close() })
-	s, err := image.Open(t.TempDir(), layers, image.Options{Owner: sandbox.Owner()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
+// FuzzCache takes any text for what a cache says of its steps.
+func FuzzCache(f *testing.F) {
+	f.Add([]byte(`[{"op":"a","inputs":["image:x","files:y"],"layer":"0"},{"op":"b","inputs":["merge(step:0,step:1,)"],"layer":"0"}]`))
+	f.Add([]byte(`[{"layer":"-1"}]`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var steps []cachedStep
+		if json.Unmarshal(text, &steps) != nil {
+			return
+		}
+		w := newWork(&Builder{Images: common.images, Layers: common.layers}, &Request{}, Discard, ocispecs.Platform{})
+		defer w.close()
+		n, err := w.takeSteps(steps, []layer.ID{"aa"})
+		if err == nil && n != len(steps) || len(w.imported) > len(steps) {
+			t.Errorf("%d of %d steps, %v", n, len(steps), err)
+		}
+		for ref, id := range w.imported {
+			if id != "aa" || !strings.HasPrefix(ref, stepRefs) {
+				t.Errorf("%s is %s", ref, id)
+			}
+		}
+	})
 }

@@ -145,7 +145,7 @@ RUN (sleep 1000 &) ; true
 // TestAsBuildKit builds the same Dockerfiles with a docker daemon's BuildKit: the same files with the same owners and
 // modes, and the same configuration.
 func TestAsBuildKit(t *testing.T) {
-	b := newBench(t)
+	b := common.bench(t)
 	docker, err := imagetest.StartDocker(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -163,10 +163,11 @@ func TestAsBuildKit(t *testing.T) {
 		t.Fatal(err)
 	}
 	root := differContext(t)
-	for _, d := range differences {
+	for i, d := range differences {
 		t.Run(d.name, func(t *testing.T) {
+			t.Parallel()
 			ours := b.saved(t, root, d.dockerfile)
-			theirs, err := buildKit(t.Context(), docker, root.Name(), d.dockerfile, filepath.Join(t.TempDir(), "theirs.tar"))
+			theirs, err := buildKit(t.Context(), docker, root.Name(), d.dockerfile, filepath.Join(t.TempDir(), fmt.Sprintf("theirs-%d.tar", i)))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -221,13 +222,14 @@ func (b *bench) saved(t *testing.T, context *os.Root, dockerfile string) string 
 
 // buildKit has a docker daemon build with its BuildKit, by Debian's client: newer ones want a plugin for that.
 func buildKit(ctx context.Context, docker *imagetest.Docker, dir, dockerfile, to string) (string, error) {
-	cmd := exec.CommandContext(ctx, "/usr/bin/docker", "build", "--network=none", "--progress=plain", "--tag=peer", "--file=-", dir)
+	name := strings.TrimSuffix(filepath.Base(to), ".tar")
+	cmd := exec.CommandContext(ctx, "/usr/bin/docker", "build", "--network=none", "--progress=plain", "--tag="+name, "--file=-", dir)
 	cmd.Env = append(os.Environ(), "DOCKER_HOST="+docker.Host, "DOCKER_BUILDKIT=1", "DOCKER_CONFIG="+filepath.Dir(to))
 	cmd.Stdin = strings.NewReader(dockerfile)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("docker build: %w\n%s", err, out)
 	}
-	_, err := docker.Run(ctx, nil, "save", "--output", to, "peer")
+	_, err := docker.Run(ctx, nil, "save", "--output", to, name)
 	return to, err
 }
 

@@ -59,8 +59,8 @@ func (b *Builder) contentOf(id layer.ID) (string, error) {
 	return hex.EncodeToString(sum.Sum(nil)), err
 }
 
-// bare takes the marks off a layer that lies on nothing: what a new directory would hide there is not known yet, since
-// COPY --link puts the layer on other trees.
+// bare takes the marks off a layer that lies on nothing, which older kernels set on every new directory: what it would
+// hide is not known yet, since COPY --link puts the layer on other trees.
 func (b *Builder) bare(id layer.ID) error {
 	dir := filepath.Join(b.Layers.Dir(), layer.Path(id))
 	entries, err := os.ReadDir(dir)

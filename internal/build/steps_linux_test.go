@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/penstock-ci/penstock/internal/layer"
 	"github.com/penstock-ci/penstock/internal/sandbox"
 )
 
@@ -33,9 +34,40 @@ func (b *bench) from(files map[string]string, steps string) *Result {
 }
 
 func TestCopyLinked(t *testing.T) {
-	b := newBench(t)
+	b := common.bench(t)
 	res := b.from(map[string]string{"a": "1", "tree/x/y": "2"}, "COPY --link a /etc/new\nCOPY --link tree /bin/\nCOPY --link --chown=5:6 a /etc/sub/new\nRUN rm /etc/new\nCOPY --link a /etc/new\n")
 	b.expect(res.Image, "cat /etc/motd /etc/new /etc/sub/new /bin/x/y; stat -c %u:%g /etc/sub/new /etc/sub", "base\n1125:6\n5:6\n")
+}
+
+func TestBare(t *testing.T) {
+	s := common.layers
+	scratch, err := s.Scratch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer scratch.Release()
+	made := filepath.Join(scratch.Dir(), "layer")
+	id, err := layer.ID(""), os.MkdirAll(filepath.Join(made, "new", "below"), 0o755)
+	if err == nil {
+		err = errors.Join(layer.SetOpaque(filepath.Join(made, "new")), os.Mkdir(filepath.Join(made, "plain"), 0o755))
+	}
+	if err == nil {
+		id, err = s.Add(made, layer.Layer{})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := common.bench(t)
+	marked, err := b.contentOf(id)
+	if err == nil {
+		err = b.bare(id)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bare, err := b.contentOf(id); err != nil || bare == marked {
+		t.Errorf("the mark is still there (%v)", err)
+	}
 }
 
 // TestSameLayerTwice has images with one layer several times: steps that change nothing, and copies of the same.
@@ -58,7 +90,7 @@ func TestSameLayerTwice(t *testing.T) {
 
 // TestCopyWhatBuildKitLearntLater goes through what is newer than the BuildKit that we compare with.
 func TestCopyWhatBuildKitLearntLater(t *testing.T) {
-	b := newBench(t)
+	b := common.bench(t)
 	files := map[string]string{"a/b/one.txt": "1", "a/b/two.md": "2", "a/c/three.txt": "3", "top.txt": "t"}
 	res := b.from(files, `COPY --parents a/*/*.txt top.txt /parents/
 COPY --parents ./a/./b /pivot/
@@ -86,7 +118,7 @@ EOT
 }
 
 func TestRunHasWhatIsAskedFor(t *testing.T) {
-	b := newBench(t)
+	b := common.bench(t)
 	res, _ := b.must(Request{
 		Hosts: map[string]string{"db.example": "10.1.2.3"}, Ulimits: []string{"nofile=100:200"}, Shm: 8 << 20,
 		Secrets: map[string][]byte{"file": []byte("in a file"), "variable": []byte("in a variable")},
@@ -111,7 +143,7 @@ RUN --mount=type=bind,target=/b,rw echo thrown away >/b/x && ls /b
 
 // TestCacheMounts keeps what steps put into their caches, of steps that fail too.
 func TestCacheMounts(t *testing.T) {
-	b := newBench(t)
+	b := common.bench(t)
 	b.Dir = filepath.Join(t.TempDir(), "locks")
 	const mount = "RUN --mount=type=cache,target=/c "
 	b.from(nil, mount+"echo 1 >>/c/n\n")
@@ -153,7 +185,7 @@ func TestCacheMountsAtOnce(t *testing.T) {
 
 // TestStale builds stages anew, and what was made of them.
 func TestStale(t *testing.T) {
-	b := newBench(t)
+	b := common.bench(t)
 	r := Request{Dockerfile: []byte("FROM busybox AS gen\nRUN cat /proc/sys/kernel/random/uuid >/id\nFROM busybox\nCOPY --from=gen /id /id\nRUN cp /id /copy\n")}
 	first, _ := b.must(r)
 	same, _ := b.must(r)
@@ -170,14 +202,14 @@ func TestStale(t *testing.T) {
 	r.Stale = nil
 	last, out := b.must(r)
 	b.expect(last.Image, "cat /copy", id)
-	if !strings.Contains(out, "RUN cp /id /copy\n#") || strings.Contains(out, "DONE 0.0s\n\n#9") && false {
-		t.Errorf("progress:\n%s", out)
+	if strings.Count(out, "CACHED") != 4 {
+		t.Errorf("nothing changed since:\n%s", out)
 	}
 }
 
 // TestSameContent takes what was made of a file with the same content, whoever made it.
 func TestSameContent(t *testing.T) {
-	b := newBench(t)
+	b := common.bench(t)
 	text := "FROM busybox AS gen\nARG ROUND\nRUN echo $ROUND >/unused; echo always >/out\nFROM busybox\nCOPY --from=gen /out /out\nRUN cat /proc/sys/kernel/random/uuid >/id\n"
 	ids := map[string]bool{}
 	for _, round := range []string{"1", "2"} {
@@ -190,7 +222,7 @@ func TestSameContent(t *testing.T) {
 }
 
 func TestContexts(t *testing.T) {
-	b := newBench(t)
+	b := common.bench(t)
 	res, _ := b.must(Request{
 		Context: dir(t, map[string]string{"Dockerfile": "FROM base\nCOPY --from=more f /f\nCOPY --from=pics /etc/motd /m\nRUN --mount=from=more,target=/x cat /x/f >/g\nCOPY . /all\n", "Dockerfile.dockerignore": "no\n", ".dockerignore": "yes\n", "no": "", "yes": ""}),
 		Dirs:    map[string]*os.Root{"more": dir(t, map[string]string{"f": "from the other one\n", "ignored": "", ".dockerignore": "ignored"})},
@@ -222,7 +254,7 @@ func (s serving) Open(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, 
 
 // TestGit adds from a repository, and builds one.
 func TestGit(t *testing.T) {
-	b := newBench(t)
+	b := common.bench(t)
 	repository := t.TempDir()
 	for _, args := range [][]string{
 		{"init", "-q", "-b", "main", "."}, {"config", "user.email", "t@example.com"}, {"config", "user.name", "t"}, {"add", "."}, {"commit", "-qm", "first"}, {"tag", "v1"},
@@ -257,7 +289,7 @@ func TestGit(t *testing.T) {
 }
 
 func TestDownloads(t *testing.T) {
-	b := newBench(t)
+	b := common.bench(t)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/gone" {
 			http.NotFound(w, r)
@@ -287,7 +319,7 @@ func TestDownloads(t *testing.T) {
 
 // TestHostile tries to get out of the context, and out of the image.
 func TestHostile(t *testing.T) {
-	b := newBench(t)
+	b := common.bench(t)
 	outside := t.TempDir()
 	os.WriteFile(filepath.Join(outside, "secret"), []byte("outside"), 0o644)
 	root := dir(t, map[string]string{"in": "in\n"})
@@ -326,7 +358,7 @@ func TestHostile(t *testing.T) {
 
 // TestCancel stops a build in the middle: no image, and the next one goes on.
 func TestCancel(t *testing.T) {
-	b := newBench(t)
+	b := common.bench(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	p := NewProgress(writerFunc(func(text []byte) (int, error) {
@@ -354,7 +386,7 @@ func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
 // TestFirstFailure stops the other stages, and tells of the one that failed.
 func TestFirstFailure(t *testing.T) {
-	b := newBench(t)
+	b := common.bench(t)
 	b.Parallel = 4
 	_, _, err := b.build(Request{Dockerfile: []byte("FROM busybox AS slow\nRUN sleep 1000\nFROM busybox AS bad\nRUN echo why; exit 7\nFROM busybox\nCOPY --from=slow / /a\nCOPY --from=bad / /b\n")})
 	var placed *Error
@@ -429,7 +461,7 @@ func TestResult(t *testing.T) {
 }
 
 func TestWarnings(t *testing.T) {
-	b := newBench(t)
+	b := common.bench(t)
 	res, out := b.must(Request{Dockerfile: []byte("# syntax=example.com/frontend:1\nfrom busybox as x\nENV A b\n")})
 	if text := strings.Join(res.Warnings, "\n"); !strings.Contains(text, "FromAsCasing") && !strings.Contains(text, "ConsistentInstructionCasing") || !strings.Contains(text, "LegacyKeyValueFormat") {
 		t.Errorf("warnings:\n%s", text)

@@ -40,7 +40,8 @@ func (c *call) buildAndDeliver(b *buildFlags, r *build.Request) error {
 			placed.Print(c.stderr)
 			err = placed.Err
 		}
-		return fmt.Errorf("failed to build: failed to solve: %w", err)
+		fmt.Fprintf(c.stderr, "ERROR: failed to build: failed to solve: %v\n", err) // buildx's words
+		return exitCode(1)
 	}
 	c.warn(res.Warnings)
 	if b.quiet {
