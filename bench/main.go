@@ -41,6 +41,7 @@ var cases = []struct {
 	{"image", measureImage},
 	{"build", measureBuild},
 	{"docker", measureDocker},
+	{"service", measureService},
 }
 
 // bench is what all cases share.

@@ -36,6 +36,7 @@ type Runtime struct {
 	git       string // the repository that jobs check out, a directory; empty for none
 	key       []byte // signs tokens and URLs of this process
 	now       func() time.Time
+	identity  *identity
 
 	mu       sync.Mutex
 	sessions map[string]*session // by token
@@ -48,12 +49,13 @@ type session struct {
 	repository   string // owner/name
 	scopes       []string
 	token        string
+	claims       map[string]any // of its identity; nil without the permission id-token: write
 }
 
 // NewRuntime keeps caches and what is being uploaded in blobs, and artifacts where the native actions have them. git is
 // the repository that actions/checkout is given, a directory; empty for none.
 func NewRuntime(blobs *blob.Store, artifacts *native.Artifacts, git string) *Runtime {
-	rt := &Runtime{artifacts: artifacts, git: git, key: make([]byte, 32), now: time.Now, sessions: map[string]*session{}}
+	rt := &Runtime{artifacts: artifacts, git: git, key: make([]byte, 32), now: time.Now, identity: newIdentity(), sessions: map[string]*session{}}
 	_, _ = rand.Read(rt.key) // never fails
 	rt.caches = &caches{blobs: blobs, now: func() time.Time { return rt.now() }}
 	rt.uploads = &uploads{blobs: blobs, open: map[string]*upload{}}
@@ -79,6 +81,11 @@ func (rt *Runtime) Serve(l net.Listener, t *ci.Task) (job.ServiceAddress, func()
 	if rt.git != "" {
 		address.Git = origin
 	}
+	if s.claims != nil {
+		address.Identity = map[string]string{
+			"ACTIONS_ID_TOKEN_REQUEST_URL": origin + identityPath + "/" + s.jobID + "?api-version=2.0", "ACTIONS_ID_TOKEN_REQUEST_TOKEN": s.token,
+		}
+	}
 	return address, func() {
 		rt.mu.Lock()
 		delete(rt.sessions, s.token)
@@ -97,6 +104,9 @@ func (rt *Runtime) begin(t *ci.Task) *session {
 	}
 	s.runID = s.run + "-" + s.attempt
 	s.token = rt.newToken(s)
+	if t.Permissions["id-token"] == "write" {
+		s.claims = identityClaims(t)
+	}
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
 	rt.sessions[s.token] = s
@@ -171,6 +181,17 @@ const maxRequest = 1 << 20
 func (rt *Runtime) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Ms-Request-Id", rand.Text()) // clients of Azure's storage take it for granted
 	path := r.URL.Path
+	switch {
+	case path == "/.well-known/openid-configuration" && r.Method == http.MethodGet:
+		rt.serveDiscovery(w, r)
+		return
+	case path == "/.well-known/jwks" && r.Method == http.MethodGet:
+		rt.serveKeys(w, r)
+		return
+	case strings.HasPrefix(path, identityPath+"/") && r.Method == http.MethodGet:
+		rt.serveToken(w, r)
+		return
+	}
 	if id, ok := strings.CutPrefix(path, blobPath); ok {
 		rt.serveBlob(w, r, id)
 		return

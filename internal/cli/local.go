@@ -28,6 +28,7 @@ import (
 	"github.com/penstock-ci/penstock/internal/runner"
 	"github.com/penstock-ci/penstock/internal/sandbox"
 	"github.com/penstock-ci/penstock/internal/store"
+	"github.com/penstock-ci/penstock/internal/toolchain"
 )
 
 // local is a whole Penstock in this process: an engine on an in-memory store, a runner and its sandboxes, and the
@@ -178,8 +179,22 @@ func (l *local) nativeHost(f *runFlags) (*native.Host, error) {
 	return &native.Host{
 		WorkTree: &native.WorkTree{Dir: l.tree.Root, Repository: l.tree.Repository}, CloneURL: f.actionsURL,
 		Cache: cache, Artifacts: native.OpenArtifacts(l.history.blobs), Home: home,
-		Coverage: filepath.Join(l.data, "coverage"),
+		Coverage: filepath.Join(l.data, "coverage"), Tools: toolCaches(),
+		Toolchains: &toolchain.Source{
+			Dir: filepath.Join(l.data, "toolchains"), NodeURL: os.Getenv("NODEJS_ORG_MIRROR"), GoURL: os.Getenv("GO_DOWNLOAD_BASE_URL"), Offline: f.offline,
+		},
 	}, nil
+}
+
+// toolCaches are this host's directories with tools as GitHub's runners keep them.
+func toolCaches() []string {
+	var dirs []string
+	for _, dir := range []string{os.Getenv("RUNNER_TOOL_CACHE"), os.Getenv("AGENT_TOOLSDIRECTORY"), "/opt/hostedtoolcache"} {
+		if filepath.IsAbs(dir) && !slices.Contains(dirs, dir) {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
 }
 
 // dockerImage is what begins an image where a kind of sandbox is asked for.

@@ -20,6 +20,7 @@ import (
 
 	"github.com/penstock-ci/penstock/internal/layer"
 	"github.com/penstock-ci/penstock/internal/sandbox"
+	"github.com/penstock-ci/penstock/internal/sandbox/agent"
 )
 
 // Image is an image that is ready to be run.
@@ -138,11 +139,23 @@ func (c *Container) Run(ctx context.Context, stdin io.Reader, stdout, stderr io.
 	p := c.process(args)
 	p.Stdin, p.Stdout, p.Stderr, p.Stop = stdin, stdout, stderr, &stopLadder
 	if p.Dir != "" && p.Dir != "/" {
-		if err := c.sb.Put(ctx, p.Dir, strings.NewReader("")); err != nil {
+		if err := c.makeDir(ctx, p); err != nil {
 			return err
 		}
 	}
 	return c.sb.Exec(ctx, p)
+}
+
+// makeDir makes the directory that the process begins in: root's, as Docker does, but the user's for a server of the
+// machine's own.
+func (c *Container) makeDir(ctx context.Context, p sandbox.Command) error {
+	if b, ok := c.sb.(sandbox.Builder); ok && c.image.Ref == "" {
+		own := agent.FileAction{Kind: agent.FileMkdir, Path: p.Dir, Mode: 0o755, Owner: p.User, Time: -1, Parents: true}
+		if b.Files(ctx, []agent.FileAction{own}) == nil {
+			return nil // else nobody but root is here: then root is the user
+		}
+	}
+	return c.sb.Put(ctx, p.Dir, strings.NewReader(""))
 }
 
 // Start begins the container's process; its output is kept for Output. The process ends with Close.

@@ -19,11 +19,16 @@ const (
 )
 
 // How often a container that is starting is asked: more often than Docker does, whose first question comes after a whole
-// interval. What the interval and the retries say is when to give up.
+// interval, but never so often that the questions take more than a small part of the time. What the interval and the
+// retries say is when to give up.
 const (
 	firstPause = 10 * time.Millisecond
 	lastPause  = time.Second
+	pausePart  = 25 // of the time that it has taken so far
 )
+
+// tellEvery is how often who waits is told why.
+const tellEvery = 5 * time.Second
 
 // ErrUnhealthy is wrapped by Ready's error when the container's health check failed for too long.
 var ErrUnhealthy = errors.New("the container is unhealthy")
@@ -84,7 +89,7 @@ func (c *Container) Ready(ctx context.Context, waiting func(why string, since, u
 	}
 	limit := h.StartPeriod + time.Duration(h.Retries)*h.Interval
 	said, failures := "", 0
-	for pause := firstPause; ; pause = min(pause*3/2, lastPause, h.Interval) {
+	for told := time.Duration(0); ; {
 		why, err := c.ask(ctx, h, probe)
 		if err != nil {
 			return err
@@ -97,10 +102,11 @@ func (c *Container) Ready(ctx context.Context, waiting func(why string, since, u
 		if since > limit && failures >= h.Retries {
 			return fmt.Errorf("%w: its check (%s) failed for %s: %s", ErrUnhealthy, strings.Join(h.Test[1:], " "), since.Round(time.Second), why)
 		}
-		if why != said || pause >= lastPause {
+		if why != said || since-told > tellEvery {
 			waiting(why, since, limit)
-			said = why
+			said, told = why, since
 		}
+		pause := min(max(firstPause, since/pausePart), lastPause, h.Interval)
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)

@@ -42,7 +42,6 @@ type Service struct {
 // running is a container of docker run.
 type running struct {
 	id, name, image string
-	args            []string
 	c               *container.Container
 	o               *container.Options
 	remove          bool

@@ -173,6 +173,12 @@ func (a *ActionSource) share(ctx context.Context, key string, ref Reference) (Re
 	}
 }
 
+// Overridden says whether a directory is taken instead of what ref refers to.
+func (a *ActionSource) Overridden(ref Reference) bool {
+	dir, _ := a.override(ref)
+	return dir != ""
+}
+
 // override is the directory to take instead of a reference, empty for none. own says that it is the action's own and
 // not its repository's.
 func (a *ActionSource) override(ref Reference) (dir string, own bool) {

@@ -18,7 +18,7 @@ set -e
 export PGDATA
 bin=/usr/lib/postgresql/15/bin
 if [ "$(id -u)" = 0 ]; then
-	mkdir -p "$PGDATA" && chown -R 70:70 "$PGDATA" && chmod 700 "$PGDATA"
+	mkdir -p "$PGDATA" && find "$PGDATA" ! -user postgres -exec chown 70:70 {} + && chmod 700 "$PGDATA"
 	exec su -s /bin/sh -c 'exec /entrypoint.sh "$@"' postgres -- sh "$@"
 fi
 if [ ! -s "$PGDATA/PG_VERSION" ]; then

@@ -30,12 +30,6 @@ type Images interface {
 	Image(ctx context.Context, ref string, login *image.Credentials, out io.Writer) (container.Image, error)
 }
 
-// Stand gives what runs in the place of a service whose image can not be had: a server that this machine has itself.
-type Stand interface {
-	// StandIn says what stands in for an image, and how the log tells of it; nil if nothing does.
-	StandIn(ref string, o *container.Options) (in *container.StandIn, err error)
-}
-
 // wanted is a container as the workflow asks for it.
 type wanted struct {
 	image   string
@@ -307,12 +301,12 @@ func (e *execution) startService(ctx context.Context, s *service) (err error) {
 		return sandbox.ErrNoImages
 	}
 	if s.image, err = e.x.Images.Image(ctx, s.wanted.image, s.wanted.login, out); err != nil {
-		in, bad := e.standIn(s, err)
+		in, why := container.FindStandIn(s.wanted.image)
 		if in == nil {
-			return errors.Join(err, bad)
+			return errors.Join(err, told(why))
 		}
-		fmt.Fprintf(out, "##[warning]%s\n", in.Says)
-		s.image, o = in.Image, in.Options
+		fmt.Fprintf(out, "##[warning]%v. %s\n", err, in.Says)
+		s.image = in.Image
 	}
 	for _, flag := range o.Idle {
 		fmt.Fprintf(out, "##[debug]the option %s has no effect here\n", flag)
@@ -329,16 +323,12 @@ func (e *execution) startService(ctx context.Context, s *service) (err error) {
 	return nil
 }
 
-// standIn gives what runs in the place of a service whose image could not be had for the reason why.
-func (e *execution) standIn(s *service, why error) (*container.StandIn, error) {
-	if e.x.Stand == nil {
-		return nil, nil
+// told is a sentence as an error; nil for none.
+func told(why string) error {
+	if why == "" {
+		return nil
 	}
-	in, err := e.x.Stand.StandIn(s.wanted.image, s.wanted.options)
-	if in != nil {
-		in.Says = fmt.Sprintf("%v. %s", why, in.Says)
-	}
-	return in, err
+	return errors.New(why)
 }
 
 // masked takes the secrets out of what is written through it.

@@ -68,8 +68,6 @@ type Executor struct {
 	Builder Builder
 	// Docker answers the docker command of machines; nil leaves it without an answer.
 	Docker Docker
-	// Stand stands in for services whose images can not be had; nil has nothing to.
-	Stand Stand
 	// Services are what JavaScript actions call while they run; nil offers none.
 	Services Services
 	// WriteBack are paths of the workspace that are copied into the working tree when a job succeeds.

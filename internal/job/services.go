@@ -22,6 +22,8 @@ type ServiceAddress struct {
 	// Env are the variables by which actions find them (actions/runner NodeScriptActionHandler.cs). `run:` steps do not
 	// get them.
 	Env map[string]string
+	// Identity are those by which actions and `run:` steps ask for an OpenID Connect token; none without the permission.
+	Identity map[string]string
 	// Git is the origin that the job's repository is fetched from, with Token as password; empty for none.
 	Git, Token string
 }
@@ -55,6 +57,7 @@ func (e *execution) addServices(env map[string]string, a *action, inputs map[str
 		return
 	}
 	maps.Copy(env, address.Env)
+	maps.Copy(env, address.Identity)
 	own := inputs["repository"] == "" || strings.EqualFold(inputs["repository"], e.t.Repository)
 	if address.Git != "" && own && strings.EqualFold(a.repository, "actions/checkout") {
 		env["GITHUB_SERVER_URL"] = address.Git

@@ -391,6 +391,11 @@ func (e *execution) processEnv(r *stepRun, files *stepFiles) map[string]string {
 		}
 	}
 	e.runtimeEnv(env, r, files.env)
+	if e.services != nil && e.t.Permissions["id-token"] == "write" { // steps that run scripts get these alone of what services there are
+		if address := e.services(); address != nil {
+			maps.Copy(env, address.Identity)
+		}
+	}
 	return env
 }
 

@@ -139,7 +139,9 @@ func TestContainerSharesTheNetwork(t *testing.T) {
 	web := contain(t, m, Container{Name: "web", Image: image})
 	done := make(chan error, 1)
 	ctx, stop := context.WithCancel(t.Context())
-	go func() { done <- web.Exec(ctx, Command{Args: []string{"/bin/httpd", "-f", "-p", "80", "-h", "/www"}}) }()
+	go func() {
+		done <- web.Exec(ctx, Command{Args: []string{"/bin/httpd", "-f", "-p", "80", "-h", "/www"}, Stop: &Ladder{}})
+	}()
 	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, addr string) (c net.Conn, err error) {
 		for range 500 {
 			if c, err = m.Dial(ctx, 80); err == nil {
@@ -161,7 +163,6 @@ func TestContainerSharesTheNetwork(t *testing.T) {
 	other := contain(t, m, Container{Name: "other", Image: image})
 	in(t, other, Command{}, "wget -q -O - http://web/; wget -q -O - http://127.0.0.1:80/", "hello\nhello\n")
 	expect(t, m, "python3 -c 'import urllib.request as r; print(r.urlopen(\"http://localhost/\").read().decode(), end=\"\")'", "hello\n")
-	h.Ladder = Ladder{}
 	stop()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("the server: %v", err)
@@ -305,6 +306,42 @@ func TestContainerEndsWithTheMachine(t *testing.T) {
 	}
 	if _, err := m.Contain(t.Context(), Container{Name: "late"}); err == nil {
 		t.Error("a closed machine has containers")
+	}
+}
+
+// TestMachineLimits ends what uses more memory than was given, where the kernel lets this user say so.
+func TestMachineLimits(t *testing.T) {
+	h := newHost(t)
+	limits := Limits{Memory: 64 << 20, CPUs: 0.5}
+	m := openHost(t, h, Spec{Name: "job", Repo: "repo", Limits: limits})
+	if m.group == nil {
+		if !strings.Contains(strings.Join(m.Info().Notes, " "), "can not be limited here") {
+			t.Errorf("no limits, and no word of it: %q", m.Info().Notes)
+		}
+		return
+	}
+	hungry := Command{Args: []string{"python3", "-c", "x = b'x' * (200 << 20); print(len(x))"}, Env: environ(m)}
+	var exit *ExitError
+	if err := m.Exec(t.Context(), hungry); !errors.As(err, &exit) || exit.Code != 137 || m.group.killed() == 0 {
+		t.Errorf("200 MB in 64: %v, %d killed", err, m.group.killed())
+	}
+	expect(t, m, "echo alive", "alive\n")
+	free := openHost(t, h, Spec{Name: "free", Repo: "repo"})
+	if err := free.Exec(t.Context(), hungry); err != nil {
+		t.Errorf("without a limit: %v", err)
+	}
+	c := contain(t, free, Container{Name: "box", Limits: limits})
+	if err := c.Exec(t.Context(), hungry); !errors.As(err, &exit) || exit.Code != 137 {
+		t.Errorf("a container with a limit: %v", err)
+	}
+	dirs := m.group.dirs
+	if err := m.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	for _, dir := range dirs {
+		if _, err := os.Stat(dir); err == nil {
+			t.Errorf("%s is left", dir)
+		}
 	}
 }
 

@@ -25,6 +25,8 @@ type hostContainer struct {
 	id      int         // the warden's number for it
 	made    []string    // in the root, for mounts
 
+	group *group // of its own; the machine's if it has no limits
+
 	changed bool         // Changes has taken the writes
 	stop    func() error // ends all processes
 	close   func() error
@@ -69,6 +71,16 @@ func (m *machine) contain(ctx context.Context, spec Container) (_ *hostContainer
 		return nil, fmt.Errorf("show %s: %w", spec.Image.Ref, err)
 	}
 	if err := c.start(); err != nil {
+		return nil, err
+	}
+	if c.group, err = newGroup(string(layer.NewID()), spec.Limits); err != nil && !errors.Is(err, errNoLimits) {
+		return nil, err
+	}
+	in := c.group
+	if in == nil {
+		in = m.group
+	}
+	if err := in.add(c.id); err != nil {
 		return nil, err
 	}
 	begin := &agent.Begin{Hostname: spec.Name, Processes: spec.Limits.Processes}
@@ -259,6 +271,7 @@ func (c *hostContainer) kill() error {
 	if c.agent != nil {
 		c.agent.Close()
 	}
+	c.group.remove()
 	return err
 }
 

@@ -44,6 +44,7 @@ type machine struct {
 	id      int         // the warden's number for it
 	notes   []string
 	relay   *relay
+	group   *group
 	saved   *snapshot // what it begins with
 
 	layout
@@ -84,6 +85,16 @@ func (h *Host) open(ctx context.Context, spec Spec) (_ *machine, err error) {
 	}()
 	m.spec = spec
 	m.dir = m.workspace()
+	if m.group, err = newGroup(string(layer.NewID()), spec.Limits); err == nil {
+		err = m.group.add(m.id)
+	}
+	if errors.Is(err, errNoLimits) {
+		m.notes = append(m.notes, err.Error())
+		err = nil
+	}
+	if err != nil {
+		return nil, err
+	}
 	if err := m.begin(ctx); err != nil {
 		return nil, err
 	}
@@ -214,6 +225,7 @@ func (m *machine) end() error {
 	if m.agent != nil {
 		m.agent.Close()
 	}
+	m.group.remove()
 	if m.relay != nil {
 		m.relay.close()
 	}

@@ -1,5 +1,7 @@
 package native
 
+import "github.com/penstock-ci/penstock/internal/toolchain"
+
 // Host is what natives need of the machine that Penstock runs on. Every field may be left out; an action that
 // needs a missing one says so.
 type Host struct {
@@ -19,4 +21,6 @@ type Host struct {
 	Home string
 	// Tools are directories of this host with the layout of the hosted tool cache: TOOL/VERSION/ARCH.
 	Tools []string
+	// Toolchains fetches versions that the machine lacks; without it none is fetched.
+	Toolchains *toolchain.Source
 }

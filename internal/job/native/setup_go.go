@@ -7,12 +7,15 @@ import (
 	"io/fs"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/Masterminds/semver/v3"
+
+	"github.com/penstock-ci/penstock/internal/toolchain"
 )
 
-// setupGo is actions/setup-go with the Go versions that are on the machine.
+// setupGo is actions/setup-go with the Go versions that are on the machine, or else fetched.
 type setupGo struct{}
 
 var goSearch = search{
@@ -34,6 +37,8 @@ var goSearch = search{
 		v, err := goSemver(f[2])
 		return v, strings.TrimPrefix(f[2], "go"), err == nil
 	},
+	kind:   toolchain.Go,
+	semver: goSemver,
 }
 
 var goVersionParts = regexp.MustCompile(`^(?:go)?(\d+(?:\.\d+){0,2})(?:(beta|rc)(\d+))?`)
@@ -100,30 +105,32 @@ func useGo(ctx context.Context, s *Step, spec string) error {
 		return err
 	}
 	if s.input("go-download-base-url") != "" || s.variable("GO_DOWNLOAD_BASE_URL") != "" {
-		s.warning("go-download-base-url has no effect: nothing is downloaded. Run with --no-native to let the original action download Go")
+		s.warning("go-download-base-url has no effect: where Go is fetched from is for the machine to say. Run with --no-native to let the original action use it")
 	}
-	flag, err := s.flag("check-latest")
+	latest, err := s.flag("check-latest")
 	if err != nil {
 		return err
-	}
-	if flag {
-		s.info("check-latest: the newest version of this machine is taken, none is downloaded")
 	}
 	tools, err := goSearch.find(ctx, s)
 	if err != nil {
 		return err
 	}
-	fits, err := goFits(spec, tools)
+	alias := spec == "stable" || spec == "oldstable"
+	w := wanted{search: goSearch, newest: latest || alias}
+	w.fits = func(versions []*semver.Version, _ *toolchain.List) (func(*semver.Version) bool, error) {
+		return goFits(spec, versions)
+	}
+	w.of = func(top *semver.Version) func(*semver.Version) bool { return top.Equal }
+	t, ok, why, err := s.choose(ctx, w, tools)
 	if err != nil {
 		return err
 	}
-	t, ok := newest(tools, fits)
 	if !ok {
-		return goSearch.missing(s, "Go", spec, tools, fmt.Sprintf("`go install golang.org/dl/go%s@latest && go%[1]s download`, or https://go.dev/dl",
+		return goSearch.missing(s, "Go", spec, why, tools, fmt.Sprintf("`go install golang.org/dl/go%s@latest && go%[1]s download`, or https://go.dev/dl",
 			cmpOr(regexp.MustCompile(`\d+(\.\d+)*`).FindString(spec), "1.x.y")))
 	}
-	if spec == "stable" || spec == "oldstable" {
-		s.info("%s version resolved as %s, by the versions of this machine", spec, t.said)
+	if alias {
+		s.info("%s version resolved as %s", spec, t.said)
 	}
 	if err := s.show(ctx, t); err != nil {
 		return err
@@ -143,16 +150,17 @@ func useGo(ctx context.Context, s *Step, spec string) error {
 	return nil
 }
 
-// goFits says which versions a spec means; stable and oldstable are those of the versions that are there.
-func goFits(spec string, tools []tool) (func(*semver.Version) bool, error) {
+// goFits says which versions a spec means; stable and oldstable are those of the versions that are there, the newest first.
+func goFits(spec string, versions []*semver.Version) (func(*semver.Version) bool, error) {
 	stable := func(v *semver.Version) bool { return v.Prerelease() == "" }
 	switch spec {
 	case "stable", "oldstable":
-		top, ok := newest(tools, stable)
-		if !ok || spec == "stable" {
+		i := slices.IndexFunc(versions, stable)
+		if i < 0 || spec == "stable" {
 			return stable, nil
 		}
-		return func(v *semver.Version) bool { return stable(v) && v.Minor() < top.version.Minor() }, nil
+		top := versions[i]
+		return func(v *semver.Version) bool { return stable(v) && v.Minor() < top.Minor() }, nil
 	}
 	if m := goVersionParts.FindStringSubmatch(spec); m != nil && m[0] == spec && m[2] != "" {
 		want, err := goSemver(spec)

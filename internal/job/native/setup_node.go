@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -15,9 +16,11 @@ import (
 
 	"github.com/BurntSushi/toml"
 	"github.com/Masterminds/semver/v3"
+
+	"github.com/penstock-ci/penstock/internal/toolchain"
 )
 
-// setupNode is actions/setup-node with the Node.js versions that are on the machine.
+// setupNode is actions/setup-node with the Node.js versions that are on the machine, or else fetched.
 type setupNode struct{}
 
 var nodeSearch = search{
@@ -38,6 +41,8 @@ var nodeSearch = search{
 		v, err := semver.StrictNewVersion(strings.TrimPrefix(answer, "v"))
 		return v, strings.TrimPrefix(answer, "v"), err == nil
 	},
+	kind:   toolchain.Node,
+	semver: semver.StrictNewVersion,
 }
 
 func (setupNode) Main(ctx context.Context, s *Step) error {
@@ -76,20 +81,29 @@ func useNode(ctx context.Context, s *Step, spec string) error {
 	if err != nil {
 		return err
 	}
-	if s.loose("check-latest") {
-		s.info("check-latest: the newest version of this machine is taken, none is downloaded")
+	if s.input("mirror") != "" {
+		s.warning("mirror has no effect: where Node.js is fetched from is for the machine to say, by NODEJS_ORG_MIRROR. Run with --no-native to let the original action use it")
 	}
-	fits, alias, err := nodeFits(spec, tools)
+	w := wanted{search: nodeSearch, newest: s.loose("check-latest") || nodeAlias(spec)}
+	w.fits = func(versions []*semver.Version, list *toolchain.List) (func(*semver.Version) bool, error) {
+		return nodeFits(spec, versions, list)
+	}
+	w.of = func(top *semver.Version) func(*semver.Version) bool {
+		if !s.loose("check-latest") && strings.HasPrefix(strings.ToLower(spec), "lts/") {
+			return func(v *semver.Version) bool { return v.Prerelease() == "" && v.Major() == top.Major() }
+		}
+		return top.Equal
+	}
+	t, ok, why, err := s.choose(ctx, w, tools)
 	if err != nil {
 		return err
 	}
-	t, ok := newest(tools, fits)
 	if !ok {
 		major := regexp.MustCompile(`\d+(\.\d+)*`).FindString(spec)
-		return nodeSearch.missing(s, "Node.js", spec, tools, fmt.Sprintf("`nvm install %s`, `fnm install %[1]s`, or the system's packages", cmpOr(major, spec)))
+		return nodeSearch.missing(s, "Node.js", spec, why, tools, fmt.Sprintf("`nvm install %s`, `fnm install %[1]s`, or the system's packages", cmpOr(major, spec)))
 	}
-	if alias {
-		s.info("'%s' is the newest that this machine has: %s", spec, t.said)
+	if w.newest {
+		s.info("'%s' is %s", spec, t.said)
 	}
 	if err := s.show(ctx, t); err != nil {
 		return err
@@ -103,7 +117,25 @@ func useNode(ctx context.Context, s *Step, spec string) error {
 	}
 	s.info("Found in cache @ %s", t.prefix())
 	s.addPath(bin)
+	if t.fetched {
+		return s.trustMachine(ctx)
+	}
 	return nil
+}
+
+// trustMachine lets a fetched Node.js, which knows public certificate authorities alone, trust those that the machine's
+// owner has added for all other programs: behind a proxy that opens connections nothing could be installed otherwise.
+func (s *Step) trustMachine(ctx context.Context) error {
+	if s.variable("NODE_EXTRA_CA_CERTS") != "" {
+		return nil
+	}
+	const script = `for own in /usr/local/share/ca-certificates/*.crt /etc/pki/ca-trust/source/anchors/*; do [ -f "$own" ] || continue
+for all in /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt; do [ -f "$all" ] && echo "$all" && exit; done; done; :`
+	bundle, err := s.answer(ctx, "/", "sh", "-c", script)
+	if err == nil && bundle != "" {
+		s.export("NODE_EXTRA_CA_CERTS", bundle)
+	}
+	return err
 }
 
 // ownPrefix says that a tool has its directory for itself.
@@ -133,37 +165,71 @@ var ltsMajors = map[string]uint64{
 	"gallium": 16, "hydrogen": 18, "iron": 20, "jod": 22, "krypton": 24,
 }
 
-// nodeFits says which versions a spec means. alias is true for one that names no version: what is newest in the
-// world is not known here, only what is newest on the machine.
-func nodeFits(spec string, tools []tool) (fits func(*semver.Version) bool, alias bool, err error) {
+// nodeAlias says that a spec means what is newest in the world.
+func nodeAlias(spec string) bool {
+	name, isLTS := strings.CutPrefix(strings.ToLower(spec), "lts/")
+	_, named := ltsMajors[name]
+	return isLTS && !named || slices.Contains([]string{"latest", "node", "current"}, spec)
+}
+
+// nodeFits says which versions a spec means. Aliases are those of the versions that are there, the newest first.
+func nodeFits(spec string, versions []*semver.Version, list *toolchain.List) (func(*semver.Version) bool, error) {
 	stable := func(v *semver.Version) bool { return v.Prerelease() == "" }
 	if slices.Contains([]string{"latest", "node", "current"}, spec) {
-		return stable, true, nil
+		return stable, nil
 	}
 	name, isLTS := strings.CutPrefix(strings.ToLower(spec), "lts/")
 	if !isLTS {
-		if fits = versionRange(spec); fits == nil {
-			return nil, false, fmt.Errorf("Unable to find Node version '%s': it is neither a version, a range nor an alias", spec)
+		fits := versionRange(spec)
+		if fits == nil {
+			return nil, fmt.Errorf("Unable to find Node version '%s': it is neither a version, a range nor an alias", spec)
 		}
-		return fits, false, nil
-	}
-	lts := func(v *semver.Version) bool { return stable(v) && v.Major()%2 == 0 }
-	if name == "*" {
-		return lts, true, nil
+		return fits, nil
 	}
 	if major, ok := ltsMajors[name]; ok {
-		return func(v *semver.Version) bool { return stable(v) && v.Major() == major }, false, nil
+		return func(v *semver.Version) bool { return stable(v) && v.Major() == major }, nil
 	}
-	n, err := strconv.Atoi(name)
-	if err != nil || n >= 0 {
-		return nil, false, fmt.Errorf("Unable to find LTS release '%s' for Node version '%s'.", name, spec)
+	majors, names := ltsLines(versions, list)
+	back := 0
+	if i := slices.Index(names, name); i >= 0 {
+		back = i
+	} else if name != "*" {
+		n, err := strconv.Atoi(name)
+		if err != nil || n >= 0 {
+			return nil, fmt.Errorf("Unable to find LTS release '%s' for Node version '%s'.", name, spec)
+		}
+		back = -n
 	}
-	top, ok := newest(tools, lts)
-	if !ok {
-		return lts, true, nil
+	return func(v *semver.Version) bool { return back < len(majors) && stable(v) && v.Major() == majors[back] }, nil
+}
+
+// ltsLines are the majors of lines with long-term support, the newest first, with their names if the list knows them. On a
+// machine every even major counts; a registry does not say, and there a line of which nothing is known counts when the
+// next one has begun.
+func ltsLines(versions []*semver.Version, list *toolchain.List) (majors []uint64, names []string) {
+	if list != nil && !list.Registry {
+		for _, v := range versions {
+			i := slices.IndexFunc(list.Releases, func(r toolchain.Release) bool { return r.Version == v.Original() })
+			if i >= 0 && list.Releases[i].LTS != "" && !slices.Contains(majors, v.Major()) {
+				majors, names = append(majors, v.Major()), append(names, list.Releases[i].LTS)
+			}
+		}
+		return majors, names
 	}
-	want := int64(top.version.Major()) + 2*int64(n)
-	return func(v *semver.Version) bool { return lts(v) && int64(v.Major()) == want }, true, nil
+	var all []uint64
+	for _, v := range versions {
+		if v.Prerelease() == "" && !slices.Contains(all, v.Major()) {
+			all = append(all, v.Major())
+		}
+	}
+	known := slices.Collect(maps.Values(ltsMajors))
+	for _, major := range all {
+		even := major%2 == 0
+		if even && (list == nil || slices.Contains(known, major) || slices.Contains(all, major+1)) {
+			majors = append(majors, major)
+		}
+	}
+	return majors, nil
 }
 
 func cmpOr(a, b string) string {

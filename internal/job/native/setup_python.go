@@ -10,9 +10,11 @@ import (
 	"strings"
 
 	"github.com/Masterminds/semver/v3"
+
+	"github.com/penstock-ci/penstock/internal/toolchain"
 )
 
-// setupPython is actions/setup-python with the CPython versions that are on the machine. The job gets a Python of
+// setupPython is actions/setup-python with the CPython versions that are on the machine, or else fetched. The job gets a Python of
 // its own in the tool cache: the interpreter of the machine, with nothing but pip installed, so that what the user
 // has installed neither helps the job nor is changed by it.
 type setupPython struct{}
@@ -42,6 +44,9 @@ var pythonSearch = search{
 		v, err := semver.StrictNewVersion(pythonSemver(said))
 		return v, said, err == nil
 	},
+	kind:    toolchain.Python,
+	semver:  semver.StrictNewVersion,
+	install: installPython,
 }
 
 var pythonPre = regexp.MustCompile(`(\d+\.\d+\.\d+)((?:a|b|rc)\d*)`)
@@ -111,13 +116,24 @@ func usePython(ctx context.Context, s *Step, spec string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	latest, err := s.flag("check-latest")
+	if err != nil {
+		return "", err
+	}
 	tools, err := pythonSearch.find(ctx, s)
 	if err != nil {
 		return "", err
 	}
-	t, ok := newest(tools, fits)
+	t, ok, why, err := s.choose(ctx, wanted{
+		search: pythonSearch, newest: latest,
+		fits: func([]*semver.Version, *toolchain.List) (func(*semver.Version) bool, error) { return fits, nil },
+		of:   func(top *semver.Version) func(*semver.Version) bool { return top.Equal },
+	}, tools)
+	if err != nil {
+		return "", err
+	}
 	if !ok {
-		return "", pythonSearch.missing(s, "Python", spec, tools, fmt.Sprintf("`pyenv install %s`, `uv python install %[1]s`, or the system's packages",
+		return "", pythonSearch.missing(s, "Python", spec, why, tools, fmt.Sprintf("`pyenv install %s`, `uv python install %[1]s`, or the system's packages",
 			cmpOr(regexp.MustCompile(`\d+(\.\d+)*`).FindString(spec), spec)))
 	}
 	if err := s.show(ctx, t); err != nil {
@@ -208,10 +224,25 @@ print(bundled)
 // toolScope is the scope of what the natives keep for themselves in the cache: no run has it.
 const toolScope = "penstock tools"
 
+// installPython lets the script of a build of actions/python-versions install it, as the original does.
+func installPython(ctx context.Context, s *Step, archive, at string) error {
+	temp := path.Join(s.Sandbox.Info().Temp, "python-"+path.Base(at))
+	if err := s.unpackTool(ctx, archive, temp); err != nil {
+		return err
+	}
+	cache := path.Dir(path.Dir(at))
+	err := s.runEnv(ctx, path.Join(temp, s.arch()), []string{"AGENT_TOOLSDIRECTORY=" + cache, "RUNNER_TOOL_CACHE=" + cache}, "bash", "./setup.sh")
+	_, bad := s.answer(context.WithoutCancel(ctx), "/", "rm", "-rf", "--", temp)
+	return errors.Join(err, bad)
+}
+
 // makePython gives the job a Python of its own in the tool cache. On a machine with layers it is made once and mounted
 // from then on.
 func makePython(ctx context.Context, s *Step, t tool) (dir string, err error) {
 	dir = s.inCache("Python", t.said)
+	if t.prefix() == dir {
+		return dir, nil // it is a tool of the tool cache, and has its directory for itself
+	}
 	if kind, err := s.kind(ctx, dir+"/pyvenv.cfg"); err != nil || kind == "file" {
 		return dir, err // an earlier step made it
 	}

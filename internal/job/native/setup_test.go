@@ -1,6 +1,7 @@
 package native
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -446,6 +447,7 @@ func TestVersionInPath(t *testing.T) {
 		"/usr/bin/python3.11":                                                      "",
 		"/root/.local/share/mise/installs/node/20/bin/node":                        "",
 		"/root/sdk/go1.20rc1/bin/go":                                               "",
+		"/opt/hostedtoolcache/node/22.0.0-rc.1/x64/bin/node":                       "",
 		"/home/1.2.3/bin/node":                                                     "1.2.3",
 	} {
 		got := ""
@@ -519,7 +521,7 @@ func TestHiddenToolsAreFoundOnTheHost(t *testing.T) {
 	if got := nodeSearch.hidden(s, nil); len(got) != 0 {
 		t.Errorf("a machine without layers is offered %v", got)
 	}
-	if got := fmt.Sprint(nodeSearch.missing(s, "Node.js", "5", nil, "x")); !strings.Contains(got, home) || !strings.Contains(got, "none") {
+	if got := fmt.Sprint(nodeSearch.missing(s, "Node.js", "5", errors.New("why"), nil, "x")); !strings.Contains(got, home) || !strings.Contains(got, "none") {
 		t.Errorf("got %s", got)
 	}
 }

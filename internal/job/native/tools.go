@@ -14,14 +14,17 @@ import (
 	"github.com/Masterminds/semver/v3"
 
 	"github.com/penstock-ci/penstock/internal/sandbox"
+	"github.com/penstock-ci/penstock/internal/toolchain"
 )
 
 // tool is one installed version of a program.
 type tool struct {
 	version *semver.Version
-	said    string // the version as the program writes it: 3.13.0rc1, go1.22
-	bin     string // the program's file, absolute
-	hidden  bool   // on this host, and not shown to the machine: its prefix must be put there
+	said    string      // the version as the program writes it: 3.13.0rc1, go1.22
+	bin     string      // the program's file, absolute
+	hidden  bool        // on this host, and not shown to the machine: its prefix must be put there
+	fetched bool        // by us, for this job or an earlier one
+	kept    *cacheEntry // where a version fetched for an earlier job is kept: it must be mounted
 }
 
 // prefix is the directory that the tool is installed in: above bin/.
@@ -34,10 +37,17 @@ type search struct {
 	places  []string // patterns of files; ~ is a home directory, @ the tool cache
 	version []string // arguments that make it tell its version
 	parse   func(answer string) (version *semver.Version, said string, ok bool)
+
+	// For tools that can be fetched:
+	kind   toolchain.Tool
+	semver func(version string) (*semver.Version, error) // of a version as lists write it
+	// install puts an archive into the directory of its version in the tool cache; nil unpacks it there.
+	install func(ctx context.Context, s *Step, archive, at string) error
 }
 
-// inPath tells the version from a directory's name: /v20.11.1/, /3.12.4/, /go1.22.3/, -go1.21.0.linux-amd64/.
-var inPath = regexp.MustCompile(`(?:/v?|[/-]go)(\d+\.\d+\.\d+)(?:[./-][a-z0-9_.-]*)?(?:/[^/]+)?/bin/[^/]+$`)
+// inPath tells the version from a directory's name: /v20.11.1/, /3.12.4/, /go1.22.3/, -go1.21.0.linux-amd64/. Pre-releases
+// are not read from names: each tool writes its own way.
+var inPath = regexp.MustCompile(`(?:/v?|[/-]go)(\d+\.\d+\.\d+)(?:\.[a-z][a-z0-9_.-]*)?(?:/[^/]+)?/bin/[^/]+$`)
 
 // find lists the installed versions that the machine can run, the newest first. Of equal versions the first place
 // counts.
@@ -65,6 +75,7 @@ func (q search) find(ctx context.Context, s *Step) ([]tool, error) {
 	}
 	tools = append(tools, asked...)
 	tools = append(tools, q.hidden(s, inside)...)
+	tools = append(tools, q.kept(ctx, s)...)
 	slices.SortStableFunc(tools, func(a, b tool) int { return b.version.Compare(a.version) })
 	return slices.CompactFunc(tools, func(a, b tool) bool { return a.version.Equal(b.version) }), nil
 }
@@ -196,9 +207,12 @@ func (q search) hidden(s *Step, inside []string) []tool {
 	return tools
 }
 
-// show puts a hidden tool into the machine, at the path that it has on the host: programs know where they are
-// installed.
+// show puts a kept tool into the machine, or a hidden one at the path that it has on the host: programs know where they
+// are installed.
 func (s *Step) show(ctx context.Context, t tool) error {
+	if t.kept != nil {
+		return s.mountKept(ctx, t)
+	}
 	if !t.hidden {
 		return nil
 	}
@@ -209,8 +223,18 @@ func (s *Step) show(ctx context.Context, t tool) error {
 	return nil
 }
 
-// missing says which versions there are instead of the one asked for, where they were looked for, and what to do.
-func (q search) missing(s *Step, what, spec string, tools []tool, get string) error {
+func (s *Step) mountKept(ctx context.Context, t tool) error {
+	layered, _ := s.layers() // kept tools are found for layered machines alone
+	if err := layered.Mount(ctx, path.Dir(t.prefix()), t.kept.Parts[0].Layer); err != nil {
+		return fmt.Errorf("put %s into the machine: %w", t.prefix(), err)
+	}
+	s.Host.Cache.touch(*t.kept)
+	return nil
+}
+
+// missing says which versions there are instead of the one asked for, where they were looked for, why none was fetched, and
+// what to do.
+func (q search) missing(s *Step, what, spec string, why error, tools []tool, get string) error {
 	var have []string
 	for _, t := range tools {
 		have = append(have, fmt.Sprintf("  %s (%s)", t.said, t.bin))
@@ -222,10 +246,10 @@ func (q search) missing(s *Step, what, spec string, tools []tool, get string) er
 	if s.Host != nil {
 		home = cmp.Or(s.Host.Home, home)
 	}
-	return fmt.Errorf("%s '%s' is not on this machine, and nothing is downloaded.\nThere is:\n%s\n"+
+	return fmt.Errorf("%s '%s' is not on this machine, and %v.\nThere is:\n%s\n"+
 		"Looked for in PATH, the tool cache, the system's directories and the version managers of %s.\n"+
 		"To get it: %s\nOr run with --no-native: then the original action downloads it.",
-		what, spec, strings.Join(have, "\n"), home, get)
+		what, spec, why, strings.Join(have, "\n"), home, get)
 }
 
 // newest is the newest tool that fits.

@@ -2,6 +2,7 @@ package native
 
 import (
 	"math"
+	"slices"
 	"strings"
 	"sync"
 
@@ -45,7 +46,11 @@ func scanSecrets(name string, text []byte) (found []problem) {
 			}
 		}
 	}
-	return found
+	special := map[int]bool{} // lines that a rule of their own says something of: the general one need not
+	for _, p := range found {
+		special[p.Line] = special[p.Line] || !strings.HasPrefix(p.Rule, "generic")
+	}
+	return slices.DeleteFunc(found, func(p problem) bool { return strings.HasPrefix(p.Rule, "generic") && special[p.Line] })
 }
 
 func hasKeyword(keywords []string, lower string) bool {

@@ -73,7 +73,7 @@ func FuzzVersionRange(f *testing.F) {
 			func(s string) (func(*semver.Version) bool, error) { return versionRange(s), nil },
 			func(s string) (func(*semver.Version) bool, error) { return pythonFits(s, true) },
 			func(s string) (func(*semver.Version) bool, error) { return goFits(s, nil) },
-			func(s string) (func(*semver.Version) bool, error) { fits, _, err := nodeFits(s, nil); return fits, err },
+			func(s string) (func(*semver.Version) bool, error) { return nodeFits(s, nil, nil) },
 		} {
 			fits, err := find(text)
 			if err != nil || fits == nil {
