@@ -30,7 +30,8 @@ type Builder struct {
 	Layers *layer.Store
 	// Provider opens the machine that a build's steps run beside; its machines must be sandbox.Hosting.
 	Provider sandbox.Provider
-	// Dir is where processes lock cache mounts against each other; empty locks within this process alone.
+	// Dir is where processes lock cache mounts against each other and note what was used when; empty locks within this
+	// process alone, and what was made is used at that time.
 	Dir string
 	// Parallel is how many steps run at once; 0 takes one for each core.
 	Parallel int

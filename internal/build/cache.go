@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/moby/buildkit/solver/pb"
 
@@ -58,8 +60,11 @@ func (w *work) kept(ref string) (layer.ID, bool) {
 	if err != nil || len(ids) != 1 || w.use(ids[0]) != nil {
 		return "", false
 	}
-	_, err = w.b.Layers.Layer(ids[0])
-	return ids[0], err == nil
+	if _, err := w.b.Layers.Layer(ids[0]); err != nil {
+		return "", false
+	}
+	w.b.use(ref)
+	return ids[0], true
 }
 
 // cached takes the layer that a step made from an earlier build, or has it made.
@@ -97,11 +102,16 @@ func (w *work) cached(ctx context.Context, v *vertex, inputs []*result, do func(
 	if err == nil {
 		err = w.use(id)
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+		step.done()
+	case ctx.Err() != nil:
+		step.canceled()
+		return nil, err
+	default:
 		step.fail(err)
 		return nil, err
 	}
-	step.done()
 	c.Layer = id
 	w.noteStep(c)
 	return on.with(id), nil
@@ -212,9 +222,15 @@ func openRegular(root *os.Root, name string) (*os.File, error) {
 	return f, nil
 }
 
-// Prune removes what earlier builds keep: steps, and with mounts also the content of cache mounts. The space is given
-// back by the layer store's Collect. It gives how many were removed.
-func (b *Builder) Prune(ctx context.Context, mounts bool) (int, error) {
+// PruneOptions say what Prune may remove.
+type PruneOptions struct {
+	Mounts bool          // the content of cache mounts too
+	Unused time.Duration // only what was not used for so long; 0 is everything
+}
+
+// Prune removes what earlier builds keep. The space is given back by the layer store's Collect. It gives how many steps,
+// contexts and mounts were removed. A build at the same time keeps what it uses.
+func (b *Builder) Prune(ctx context.Context, o PruneOptions) (int, error) {
 	refs, err := b.Layers.Refs("build/")
 	if err != nil {
 		return 0, fmt.Errorf("prune builds: %w", err)
@@ -224,13 +240,50 @@ func (b *Builder) Prune(ctx context.Context, mounts bool) (int, error) {
 		if err := context.Cause(ctx); err != nil {
 			return removed, err
 		}
-		if strings.HasPrefix(ref, mountRefs) && !mounts {
+		if strings.HasPrefix(ref, mountRefs) && !o.Mounts || o.Unused > 0 && time.Since(b.lastUsed(ref)) < o.Unused {
 			continue
 		}
 		if err := b.Layers.SetRef(ref); err != nil {
 			return removed, fmt.Errorf("prune builds: %w", err)
 		}
+		if b.Dir != "" {
+			_ = os.Remove(b.usedFile(ref)) // it may never have been used again
+		}
 		removed++
 	}
 	return removed, nil
+}
+
+func (b *Builder) usedFile(ref string) string {
+	return filepath.Join(b.Dir, "used", strings.ReplaceAll(strings.TrimPrefix(ref, "build/"), "/", "-"))
+}
+
+// use notes that a reference was of use now: its file's time says when.
+func (b *Builder) use(ref string) {
+	if b.Dir == "" {
+		return
+	}
+	name, now := b.usedFile(ref), time.Now()
+	if os.Chtimes(name, now, now) == nil || os.MkdirAll(filepath.Dir(name), 0o700) != nil {
+		return
+	}
+	_ = os.WriteFile(name, nil, 0o600) // if it can not be noted, Prune takes the time when the layer was made
+}
+
+// lastUsed is when a reference was of use, or made.
+func (b *Builder) lastUsed(ref string) time.Time {
+	if b.Dir != "" {
+		if info, err := os.Stat(b.usedFile(ref)); err == nil {
+			return info.ModTime()
+		}
+	}
+	ids, err := b.Layers.Ref(ref)
+	if err != nil || len(ids) == 0 {
+		return time.Time{}
+	}
+	l, err := b.Layers.Layer(ids[len(ids)-1])
+	if err != nil {
+		return time.Time{}
+	}
+	return l.Created
 }

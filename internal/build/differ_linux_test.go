@@ -135,6 +135,10 @@ RUN cd /etc && chmod 700 . && echo changed >> motd
 RUN mkdir /q && chown 1234:5678 /q && chmod g+s /q
 RUN --mount=type=tmpfs,target=/mnt/tmp --mount=type=cache,target=/mnt/cache --mount=type=bind,source=sub,target=/mnt/bind ls /mnt/bind > /listing && touch /mnt/tmp/x /mnt/cache/y
 RUN (sleep 1000 &) ; true
+RUN env | sort >/env; umask >>/env
+USER app
+ENV HOME_IS=x
+RUN env | sort >/tmp/env; echo ~ >>/tmp/env
 `},
 	{"nothing but configuration", "FROM busybox\nENV A=b\n"},
 	{"scratch", "FROM scratch\nCOPY a.txt /\nCOPY sub /x/y/\nENV P=q\n"},

@@ -138,7 +138,9 @@ func (e *execution) share(c *cacheUse, on *result) {
 	}
 	if known == nil {
 		known = &sharedCache{at: at, ready: onceWith1(func(ctx context.Context) error {
-			ids, err := w.b.Layers.Ref(w.mountRef(c.id))
+			ref := w.mountRef(c.id)
+			w.b.use(ref)
+			ids, err := w.b.Layers.Ref(ref)
 			if err != nil || c.own {
 				ids = on.layers()
 			}

@@ -85,6 +85,7 @@ func (s *Step) line(last bool, format string, args ...any) {
 
 func (s *Step) say(format string, args ...any) { s.line(false, format, args...) }
 func (s *Step) cached()                        { s.line(true, "CACHED") }
+func (s *Step) canceled()                      { s.line(true, "CANCELED") }
 func (s *Step) done()                          { s.line(true, "DONE %.1fs", time.Since(s.began).Seconds()) }
 func (s *Step) fail(err error)                 { s.line(true, "ERROR: %v", err) }
 

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/penstock-ci/penstock/internal/layer"
 	"github.com/penstock-ci/penstock/internal/sandbox"
@@ -388,10 +389,13 @@ func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 func TestFirstFailure(t *testing.T) {
 	b := common.bench(t)
 	b.Parallel = 4
-	_, _, err := b.build(Request{Dockerfile: []byte("FROM busybox AS slow\nRUN sleep 1000\nFROM busybox AS bad\nRUN echo why; exit 7\nFROM busybox\nCOPY --from=slow / /a\nCOPY --from=bad / /b\n")})
+	_, out, err := b.build(Request{Dockerfile: []byte("FROM busybox AS slow\nRUN sleep 1000\nFROM busybox AS bad\nRUN echo why; exit 7\nFROM busybox\nCOPY --from=slow / /a\nCOPY --from=bad / /b\n")})
 	var placed *Error
 	if !errors.As(err, &placed) || placed.Line != 4 || placed.Step != "[bad 2/2] RUN echo why; exit 7" || len(placed.Tail) != 1 || !strings.HasSuffix(placed.Tail[0], " why") {
 		t.Errorf("got %+v", err)
+	}
+	if strings.Count(out, "ERROR: ") != 1 {
+		t.Errorf("progress:\n%s", out)
 	}
 }
 
@@ -428,6 +432,7 @@ func TestCacheTravels(t *testing.T) {
 // TestResult goes through what can be done with what was built.
 func TestResult(t *testing.T) {
 	b := newBench(t)
+	b.Dir = filepath.Join(t.TempDir(), "builds")
 	res, _ := b.must(Request{Context: dir(t, map[string]string{"f": "1"}), Dockerfile: []byte("FROM scratch\nCOPY f /d/f\nCOPY f /d/g\n"), TreeOnly: true})
 	if res.Image.Digest != "" {
 		t.Errorf("there is an image %+v", res.Image)
@@ -452,7 +457,10 @@ func TestResult(t *testing.T) {
 	if err != nil || meta["image.name"] != "docker.io/library/one:latest,localhost:5000/two:3" || meta["containerimage.digest"] != named.Image.Digest || meta["containerimage.config.digest"] != named.Image.ID {
 		t.Errorf("metadata %v, %v", meta, err)
 	}
-	if n, err := b.Prune(t.Context(), true); err != nil || n == 0 {
+	if n, err := b.Prune(t.Context(), PruneOptions{Unused: time.Hour}); err != nil || n != 0 {
+		t.Errorf("pruned %d of what was just used, %v", n, err)
+	}
+	if n, err := b.Prune(t.Context(), PruneOptions{Mounts: true}); err != nil || n == 0 {
 		t.Errorf("pruned %d, %v", n, err)
 	}
 	if refs, err := b.Layers.Refs("build/"); err != nil || len(refs) != 0 {

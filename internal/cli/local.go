@@ -150,7 +150,7 @@ func (f *runFlags) open(ctx context.Context, c *cobra.Command, m *machines, tr *
 		l.close()
 		return nil, err
 	}
-	builder := &build.Builder{Images: images, Layers: m.layers, Provider: m.provider(), Parallel: f.parallel}
+	builder := &build.Builder{Images: images, Layers: m.layers, Provider: m.provider(), Parallel: f.parallel, Dir: filepath.Join(m.data, "builds")}
 	l.executor = &job.Executor{
 		Pick: pick, Actions: tr.actions, Host: host, Native: !f.noNative, Env: env, State: l.history,
 		Images: container.Images{Store: images}, Builder: actionBuilder{builder}, Docker: dockerServices{images, builder, l.config.Images.Push == config.Send},
