@@ -156,7 +156,7 @@ func (f *runFlags) open(ctx context.Context, c *cobra.Command, m *machines, tr *
 		Images: container.Images{Store: images}, Builder: actionBuilder{builder}, Docker: dockerServices{images, builder, l.config.Images.Push == config.Send},
 		Limits:    sandbox.Limits{Memory: l.config.Limits.Memory, CPUs: l.config.Limits.CPUs, Processes: l.config.Limits.Processes},
 		Services:  api.NewRuntime(l.history.blobs, host.Artifacts, l.tree.Root),
-		WriteBack: f.writeBack,
+		WriteBack: f.writeBack, Externals: filepath.Join(l.data, "externals"),
 	}
 	return l, nil
 }

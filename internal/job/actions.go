@@ -366,7 +366,11 @@ func (e *execution) useNode(ctx context.Context, r *stepRun, inputs map[string]s
 	planned := *r.plannedStep
 	planned.scope = scope
 	sub.plannedStep = &planned
-	err := e.exec(ctx, &sub, []string{"node", path.Join(a.inside, script)}, e.info.Workspace, extra)
+	node, err := e.nodeCommand(ctx)
+	if err != nil {
+		return err
+	}
+	err = e.exec(ctx, &sub, append(slices.Clip(node), path.Join(a.inside, script)), e.info.Workspace, extra)
 	if errors.Is(err, fs.ErrNotExist) {
 		missing := fmt.Errorf("%s needs %s, and this machine has no node in its PATH: install Node.js, or put actions/setup-node before it", a.uses, runs.Using)
 		return e.notStarted(ctx, "node", e.info.Workspace, missing)

@@ -68,6 +68,8 @@ type Executor struct {
 	Builder Builder
 	// Docker answers the docker command of machines; nil leaves it without an answer.
 	Docker Docker
+	// Externals is a directory for what is brought into the images of jobs: this host's Node.js; empty brings nothing.
+	Externals string
 	// Services are what JavaScript actions call while they run; nil offers none.
 	Services Services
 	// WriteBack are paths of the workspace that are copied into the working tree when a job succeeds.
@@ -134,6 +136,7 @@ type execution struct {
 	order       []*backgroundStep
 	slots       chan struct{} // taken by background steps that run
 	mainsDone   int           // main steps that have ended
+	node        []string      // how Node.js is started in the job's image, once that is known
 }
 
 type runDefaults struct{ shell, directory string }
