@@ -182,6 +182,7 @@ type work struct {
 	caches   map[string]*sharedCache
 	steps    []cachedStep
 	imported map[string]layer.ID // steps of elsewhere, by reference
+	flat     map[string]func() (layer.ID, error)
 	pulled   map[string]func() (image.Image, error)
 	warnings []string
 }
@@ -193,7 +194,7 @@ func newWork(b *Builder, r *Request, p *Progress, platform ocispecs.Platform) *w
 	}
 	return &work{
 		b: b, r: r, p: p, platform: platform, slots: make(chan struct{}, parallel), locals: map[string]*local{}, vertices: map[string]*vertex{},
-		shown: map[string]*shown{}, caches: map[string]*sharedCache{}, imported: map[string]layer.ID{}, pulled: map[string]func() (image.Image, error){},
+		shown: map[string]*shown{}, caches: map[string]*sharedCache{}, imported: map[string]layer.ID{}, flat: map[string]func() (layer.ID, error){}, pulled: map[string]func() (image.Image, error){},
 	}
 }
 

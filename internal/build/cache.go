@@ -24,6 +24,9 @@ type cachedStep struct {
 	Op     string   `json:"op"`
 	Inputs []string `json:"inputs"`
 	Layer  layer.ID `json:"layer"`
+	// id is what stands for it among the inputs of others: its layer, of which there is none other on another tree; for one
+	// of elsewhere, whose layer may be that of several steps, also what it was made of.
+	id string
 }
 
 // References in the layer store: steps, the same by their content, build contexts, and cache mounts.
@@ -43,15 +46,20 @@ func (s *cachedStep) ref() string {
 	return stepRefs + hex.EncodeToString(sum.Sum(nil))
 }
 
-// earlier gives the layer of a step that was made before, here or where an imported cache comes from.
-func (w *work) earlier(ref string) (layer.ID, bool) {
+// earlier completes a step that was made before, here or where an imported cache comes from.
+func (w *work) earlier(c *cachedStep) bool {
+	ref := c.ref()
 	if id, ok := w.kept(ref); ok {
-		return id, true
+		c.Layer, c.id = id, layerID(id)
+		return true
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	id, ok := w.imported[ref]
-	return id, ok
+	if ok {
+		c.Layer, c.id = id, layerID(id)+"/"+strings.TrimPrefix(ref, stepRefs)
+	}
+	return ok
 }
 
 // kept gives the layer that a reference names, if it is there, and keeps it while the build lasts.
@@ -78,11 +86,10 @@ func (w *work) cached(ctx context.Context, v *vertex, inputs []*result, do func(
 		return nil, err
 	}
 	if !v.fresh {
-		if id, ok := w.earlier(c.ref()); ok {
+		if w.earlier(c) {
 			w.p.begin(v.name).cached()
-			c.Layer = id
 			w.noteStep(c)
-			return on.with(id), nil
+			return on.with(c.Layer, c.id), nil
 		}
 	}
 	select {
@@ -112,9 +119,9 @@ func (w *work) cached(ctx context.Context, v *vertex, inputs []*result, do func(
 		step.fail(err)
 		return nil, err
 	}
-	c.Layer = id
+	c.Layer, c.id = id, layerID(id)
 	w.noteStep(c)
-	return on.with(id), nil
+	return on.with(id, c.id), nil
 }
 
 func (w *work) noteStep(c *cachedStep) {

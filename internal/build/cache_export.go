@@ -29,7 +29,7 @@ type CacheSource struct {
 const cacheLabel = "penstock.build.cache"
 
 // layerMention finds layers in what a step was made of.
-var layerMention = regexp.MustCompile(`layer:[0-9a-f]+`)
+var layerMention = regexp.MustCompile(`layer:[0-9a-f]+(/[0-9a-f]+)?`)
 
 // stepMention finds what those became on the way.
 var stepMention = regexp.MustCompile(`step:[0-9]+`)
@@ -50,8 +50,8 @@ func (b *Builder) WriteCache(ctx context.Context, r *Result, out io.Writer) erro
 				return mention // of a step that is not among these, which no other store has
 			})
 		}
-		if _, ok := index[layerID(s.Layer)]; !ok {
-			index[layerID(s.Layer)] = fmt.Sprintf("step:%d", i)
+		if _, ok := index[s.id]; !ok {
+			index[s.id] = fmt.Sprintf("step:%d", i)
 		}
 		at := slices.Index(layers, s.Layer)
 		if at < 0 {
@@ -136,15 +136,15 @@ func (w *work) takeSteps(steps []cachedStep, layers []layer.ID) (int, error) {
 				return mention
 			})
 		}
-		s.Layer = layers[at]
-		if known, ok := w.kept(s.ref()); ok {
-			s.Layer = known
-		} else {
-			w.mu.Lock()
-			w.imported[s.ref()] = s.Layer
-			w.mu.Unlock()
+		w.mu.Lock()
+		if ref := s.ref(); w.imported[ref] == "" {
+			w.imported[ref] = layers[at]
 		}
-		here[i] = layerID(s.Layer)
+		w.mu.Unlock()
+		if !w.earlier(&s) {
+			return i, fmt.Errorf("its step %d is not known", i)
+		}
+		here[i] = s.id
 	}
 	return len(steps), nil
 }

@@ -7,6 +7,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/moby/buildkit/solver/pb"
 
@@ -62,7 +63,11 @@ func (e *execution) run(ctx context.Context, on *result, step *Step) (layer.ID, 
 	if name == "" {
 		name = sandboxName
 	}
-	c, err := e.m.(sandbox.Hosting).Contain(ctx, sandbox.Container{Name: name, Image: sandbox.Image{Ref: buildRef, Layers: on.layers()}, Mounts: e.list})
+	layers, err := e.w.stack(on.layers(), maxStack)
+	if err != nil {
+		return "", err
+	}
+	c, err := e.m.(sandbox.Hosting).Contain(ctx, sandbox.Container{Name: name, Image: sandbox.Image{Ref: buildRef, Layers: layers}, Mounts: e.list})
 	if err != nil {
 		return "", err
 	}
@@ -220,8 +225,7 @@ func (e *execution) mount(ctx context.Context, m *pb.Mount) (*sandbox.Mount, err
 	if m.Readonly {
 		at, err = e.w.show(ctx, e.m, on)
 	} else { // what is written is thrown away: nobody else may see it
-		at = e.w.place(e.m)
-		err = e.m.(sandbox.Layered).Mount(ctx, at, on.layers()...)
+		at, err = e.w.mount(ctx, e.m, on)
 	}
 	if err != nil {
 		return nil, err
@@ -256,14 +260,53 @@ func (w *work) show(ctx context.Context, m sandbox.Sandbox, r *result) (string, 
 	w.mu.Lock()
 	s := w.shown[r.id]
 	if s == nil {
-		s = &shown{onceWith(func(ctx context.Context) (string, error) {
-			at := w.place(m)
-			return at, m.(sandbox.Layered).Mount(ctx, at, r.layers()...)
-		})}
+		s = &shown{onceWith(func(ctx context.Context) (string, error) { return w.mount(ctx, m, r) })}
 		w.shown[r.id] = s
 	}
 	w.mu.Unlock()
 	return s.at(ctx)
+}
+
+// mount puts a tree somewhere into the machine; what is written there is seen nowhere else.
+func (w *work) mount(ctx context.Context, m sandbox.Sandbox, r *result) (string, error) {
+	layers := distinct(r.layers())
+	if len(layers) > maxStack { // what layers lie on counts there too
+		flat, err := w.stack(layers, len(layers))
+		if err != nil {
+			return "", err
+		}
+		layers = flat
+	}
+	at := w.place(m)
+	return at, m.(sandbox.Layered).Mount(ctx, at, layers...)
+}
+
+// maxStack is how many layers are mounted at once: the kernel takes a page of text.
+const maxStack = 100
+
+// stack gives a stack that can be mounted: of a higher one the lowest layers, so many, are made into one.
+func (w *work) stack(layers []layer.ID, lowest int) ([]layer.ID, error) {
+	for layers = distinct(layers); len(layers) > maxStack; {
+		lowest = min(lowest, len(layers))
+		lower := layers[:lowest]
+		key := fmt.Sprint(lower)
+		w.mu.Lock()
+		flat := w.flat[key]
+		if flat == nil {
+			flat = sync.OnceValues(func() (layer.ID, error) { return w.b.Layers.Flatten(lower...) })
+			w.flat[key] = flat
+		}
+		w.mu.Unlock()
+		id, err := flat()
+		if err == nil {
+			err = w.use(id)
+		}
+		if err != nil {
+			return nil, err
+		}
+		layers = append([]layer.ID{id}, layers[lowest:]...)
+	}
+	return layers, nil
 }
 
 // layered makes layers of a tree that is files of a build context; others are that already.
@@ -275,5 +318,5 @@ func (w *work) layered(ctx context.Context, r *result) (*result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return nothing.with(id), nil
+	return nothing.with(id, layerID(id)), nil
 }

@@ -51,7 +51,11 @@ func (w *work) changeFiles(ctx context.Context, op *pb.FileOp, inputs []*result)
 		}
 		actions = append(actions, action)
 	}
-	c, err := m.(sandbox.Hosting).Contain(ctx, sandbox.Container{Name: "build", Image: sandbox.Image{Ref: buildRef, Layers: on.layers()}, Mounts: mounts})
+	layers, err := w.stack(on.layers(), maxStack)
+	if err != nil {
+		return "", err
+	}
+	c, err := m.(sandbox.Hosting).Contain(ctx, sandbox.Container{Name: "build", Image: sandbox.Image{Ref: buildRef, Layers: layers}, Mounts: mounts})
 	if err != nil {
 		return "", err
 	}

@@ -137,7 +137,7 @@ func (e *execution) share(c *cacheUse, on *result) {
 		known, c.own = nil, true
 	}
 	if known == nil {
-		known = &sharedCache{at: at, ready: onceWith1(func(ctx context.Context) error {
+		known = &sharedCache{at: at, ready: once(func(ctx context.Context) error {
 			ref := w.mountRef(c.id)
 			w.b.use(ref)
 			ids, err := w.b.Layers.Ref(ref)
@@ -154,10 +154,11 @@ func (e *execution) share(c *cacheUse, on *result) {
 	c.shared = known
 }
 
-func onceWith1(do func(context.Context) error) func(context.Context) error {
-	once := onceWith(func(ctx context.Context) (struct{}, error) { return struct{}{}, do(ctx) })
+// once is onceWith for what gives nothing but an error.
+func once(do func(context.Context) error) func(context.Context) error {
+	done := onceWith(func(ctx context.Context) (struct{}, error) { return struct{}{}, do(ctx) })
 	return func(ctx context.Context) error {
-		_, err := once(ctx)
+		_, err := done(ctx)
 		return err
 	}
 }

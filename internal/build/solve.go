@@ -56,8 +56,8 @@ func distinct(ids []layer.ID) []layer.ID {
 }
 
 // with gives a tree with one layer more.
-func (r *result) with(id layer.ID) *result {
-	return &result{id: layerID(id), base: r.base, below: r.below, above: append(slices.Clip(r.above), id)}
+func (r *result) with(id layer.ID, as string) *result {
+	return &result{id: as, base: r.base, below: r.below, above: append(slices.Clip(r.above), id)}
 }
 
 func layerID(id layer.ID) string { return "layer:" + string(id) }
@@ -263,7 +263,7 @@ func (w *work) copyOnto(ctx context.Context, on, from *result) (*result, error) 
 	if id, err = w.same(on, id); err != nil {
 		return nil, err
 	}
-	return on.with(id), w.use(id)
+	return on.with(id, layerID(id)), w.use(id)
 }
 
 // diff gives what the upper tree has on the lower one that it was made of.

@@ -196,7 +196,7 @@ func (w *work) get(ctx context.Context, op *pb.SourceOp, dir string) (string, er
 	}
 	defer res.Body.Close()
 	if res.StatusCode < 200 || res.StatusCode > 299 {
-		return "", fmt.Errorf("%s: the server answered %s", redacted(req.URL), res.Status)
+		return "", fmt.Errorf("%s: the server answered %s", req.URL.Redacted(), res.Status)
 	}
 	name := filepath.Join(dir, fileName(op, req.URL))
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
@@ -205,7 +205,7 @@ func (w *work) get(ctx context.Context, op *pb.SourceOp, dir string) (string, er
 	}
 	n, err := io.Copy(f, io.LimitReader(res.Body, maxDownload+1))
 	if err == nil && n > maxDownload {
-		err = fmt.Errorf("%s: more than %d bytes", redacted(req.URL), int64(maxDownload))
+		err = fmt.Errorf("%s: more than %d bytes", req.URL.Redacted(), int64(maxDownload))
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return "", err
@@ -216,8 +216,6 @@ func (w *work) get(ctx context.Context, op *pb.SourceOp, dir string) (string, er
 	}
 	return name, setTime(name, at)
 }
-
-func redacted(u *url.URL) string { return u.Redacted() }
 
 // settle checks a download and gives it its owner and mode; it gives what identifies it.
 func (w *work) settle(op *pb.SourceOp, name string) (string, error) {

@@ -6,15 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -142,48 +139,6 @@ RUN --mount=type=bind,target=/b,rw echo thrown away >/b/x && ls /b
 	}
 }
 
-// TestCacheMounts keeps what steps put into their caches, of steps that fail too.
-func TestCacheMounts(t *testing.T) {
-	b := common.bench(t)
-	b.Dir = filepath.Join(t.TempDir(), "locks")
-	const mount = "RUN --mount=type=cache,target=/c "
-	b.from(nil, mount+"echo 1 >>/c/n\n")
-	if _, _, err := b.build(Request{Dockerfile: []byte("FROM busybox\n" + mount + "echo 2 >>/c/n; false\n")}); err == nil {
-		t.Fatal("a step that fails went well")
-	}
-	res := b.from(nil, mount+"cat /c/n >/got\n")
-	b.expect(res.Image, "cat /got", "1\n2\n")
-	res = b.from(nil, "RUN --mount=type=cache,target=/c,id=other ls /c >/got\nRUN --mount=type=cache,target=/c,id=own,uid=5,gid=6,mode=0710 stat -c '%a %u:%g' /c >>/got\n")
-	b.expect(res.Image, "cat /got", "710 5:6\n")
-	res = b.from(map[string]string{"seed/x": "seeded\n"}, "RUN --mount=type=cache,target=/one,id=twice --mount=type=cache,target=/two,id=twice echo here >/one/f && cat /two/f >/got\nCOPY seed /seed\nRUN --mount=type=cache,target=/c,id=seed,from=busybox,source=/etc cat /c/motd >>/got\n")
-	b.expect(res.Image, "cat /got", "here\nbase\n")
-	other, _ := b.must(Request{Scope: "other", Dockerfile: []byte("FROM busybox\n" + mount + "ls /c >/got2\n")})
-	b.expect(other.Image, "cat /got2", "")
-}
-
-// TestCacheMountsAtOnce has steps want the same caches in another order, in two builds.
-func TestCacheMountsAtOnce(t *testing.T) {
-	b := newBench(t)
-	b.Dir, b.Parallel = filepath.Join(t.TempDir(), "locks"), 4
-	const a, c = "--mount=type=cache,sharing=%[1]s,id=a,target=/a ", "--mount=type=cache,sharing=%[1]s,id=b,target=/b "
-	for _, sharing := range []string{"locked", "shared", "private"} {
-		text := fmt.Sprintf("FROM busybox AS one\nRUN "+a+c+"echo %[1]s-one%%[1]d >>/a/n && echo x >>/b/n && echo %%[1]d >/done1\nFROM busybox AS two\nRUN "+c+a+"echo %[1]s-two%%[1]d >>/a/n && echo x >>/b/n && echo %%[1]d >/done2\nFROM busybox\nCOPY --from=one /done1 /\nCOPY --from=two /done2 /\n", sharing)
-		var both sync.WaitGroup
-		for i := range 2 {
-			both.Go(func() {
-				if _, err := b.Build(t.Context(), Request{Dockerfile: fmt.Appendf(nil, text, i), Name: "Dockerfile"}, Discard); err != nil {
-					t.Errorf("%s: %v", sharing, err)
-				}
-			})
-		}
-		both.Wait()
-	}
-	res := b.from(nil, "RUN --mount=type=cache,id=a,target=/a sort /a/n >/got\n")
-	if got := b.run(res.Image, "grep locked /got"); got != "locked-one0\nlocked-one1\nlocked-two0\nlocked-two1\n" {
-		t.Errorf("a locked cache was not one step's at a time: %q", got)
-	}
-}
-
 // TestStale builds stages anew, and what was made of them.
 func TestStale(t *testing.T) {
 	b := common.bench(t)
@@ -220,6 +175,19 @@ func TestSameContent(t *testing.T) {
 	if len(ids) != 1 {
 		t.Error("the step after the copy was carried out again")
 	}
+}
+
+// TestManySteps has more layers than the kernel mounts at once.
+func TestManySteps(t *testing.T) {
+	b := common.bench(t)
+	var text strings.Builder
+	text.WriteString("FROM busybox AS many\nWORKDIR /d\n")
+	for i := range 102 {
+		fmt.Fprintf(&text, "COPY n n%d\n", i)
+	}
+	text.WriteString("RUN rm n0 && ls | wc -l >/count\nFROM busybox\nCOPY --from=many /count /d/n101 /\nRUN --mount=from=many,target=/m,rw cat /m/d/n1 >>/count\n")
+	res, _ := b.must(Request{Context: dir(t, map[string]string{"n": "1"}), Dockerfile: []byte(text.String())})
+	b.expect(res.Image, "cat /count", "101\n1")
 }
 
 func TestContexts(t *testing.T) {
@@ -396,36 +364,6 @@ func TestFirstFailure(t *testing.T) {
 	}
 	if strings.Count(out, "ERROR: ") != 1 {
 		t.Errorf("progress:\n%s", out)
-	}
-}
-
-// TestCacheTravels builds on what another machine has built.
-func TestCacheTravels(t *testing.T) {
-	here, there := newBench(t), newBench(t)
-	r := Request{
-		Context:    dir(t, map[string]string{"f": "1"}),
-		Dockerfile: []byte("FROM busybox AS gen\nRUN cat /proc/sys/kernel/random/uuid >/id\nFROM busybox\nCOPY --link f /f\nCOPY --from=gen /id /id\nRUN cp /id /copy && rm /etc/motd\n"),
-	}
-	made, _ := here.must(r)
-	var archive bytes.Buffer
-	if err := here.WriteCache(t.Context(), made, &archive); err != nil {
-		t.Fatal(err)
-	}
-	r.CacheFrom = []CacheSource{
-		{Name: "nothing", Open: func(context.Context) (io.ReadCloser, error) { return nil, fs.ErrNotExist }},
-		{Name: "nonsense", Open: func(context.Context) (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("nonsense")), nil }},
-		{Name: "archive", Open: func(context.Context) (io.ReadCloser, error) {
-			return io.NopCloser(bytes.NewReader(archive.Bytes())), nil
-		}},
-	}
-	taken, out := there.must(r)
-	if n := strings.Count(out, "CACHED"); n != 5 || !strings.Contains(out, "nothing\n#1 not taken: ") {
-		t.Errorf("%d steps were taken:\n%s", n, out)
-	}
-	there.expect(taken.Image, "cat /id; ls /etc/motd 2>/dev/null; true", here.run(made.Image, "cat /id"))
-	r.CacheFrom = nil
-	if _, out := there.must(r); strings.Count(out, "CACHED") != 1 {
-		t.Errorf("a cache from elsewhere is not for later builds:\n%s", out)
 	}
 }
 

@@ -102,7 +102,7 @@ func TestContainerIsApart(t *testing.T) {
 	m := openHost(t, h, Spec{Name: "job", Repo: "repo", Names: []string{"db", "my_cache"}})
 	c := contain(t, m, Container{Name: "db", Image: busybox(t, h, map[string]string{"etc/motd": "image\n"})})
 	in(t, c, Command{}, "cat /etc/motd; hostname; pwd; id -u; echo $HOME $PATH", "image\ndb\n/\n0\n/root /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n")
-	in(t, c, Command{}, "ls /usr /home 2>/dev/null; ls -d /proc/[0-9]* | grep -c .", "4\n")
+	in(t, c, Command{}, "ls /usr /home 2>/dev/null; n=$(ls -d /proc/[0-9]* | grep -c .); [ $n -lt 8 ] && echo few", "few\n")
 	in(t, c, Command{}, "echo x >/etc/motd; echo y >/new; rm /etc/group; cat /etc/motd /new", "x\ny\n")
 	expect(t, m, "cat /new /etc/motd 2>/dev/null | grep -c '^[xy]$'; ls /etc/group; hostname", "0\n/etc/group\njob\n")
 	in(t, c, Command{}, "grep -o 'db my_cache' /etc/hosts; grep -c nameserver /etc/resolv.conf; echo a >/dev/null; echo b >/dev/shm/b; cat /dev/shm/b", "db my_cache\n1\nb\n")
