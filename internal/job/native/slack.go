@@ -72,7 +72,7 @@ func (m *slackMessage) prepare(ctx context.Context) ([]byte, error) {
 		return nil, err
 	}
 	in := m.s.input
-	text := m.mention() + cmp.Or(in("text"), m.s.Inputs[m.status+"_message"])
+	text := m.mention() + cmp.Or(in("text"), in(m.status+"_message"))
 	return json.Marshal(map[string]any{
 		"text": text, "username": in("username"), "icon_emoji": in("icon_emoji"), "icon_url": in("icon_url"), "channel": in("channel"),
 		"attachments": []any{map[string]any{"color": slackColors[m.status], "author_name": in("author_name"), "fields": fields}},

@@ -63,11 +63,11 @@ func TestSlack(t *testing.T) {
 			with map[string]string
 			want map[string]any
 		}{
-			"success":   {map[string]string{"status": "success"}, message(":white_check_mark: Succeeded GitHub Actions\n", "good", repo, commit)},
-			"cancelled": {map[string]string{"status": "Cancelled", "fields": "ref"}, message(":warning: Cancelled GitHub Actions\n", "warning", field("ref", "refs/heads/master"))},
+			"success":   {map[string]string{"status": "success"}, message(":white_check_mark: Succeeded GitHub Actions", "good", repo, commit)},
+			"cancelled": {map[string]string{"status": "Cancelled", "fields": "ref"}, message(":warning: Cancelled GitHub Actions", "warning", field("ref", "refs/heads/master"))},
 			"mention": {
 				map[string]string{"status": "failure", "mention": "user_id, here,subteam^S1", "if_mention": "failure,success", "fields": "eventName"},
-				message("<@user_id> <!here> <!subteam^S1> :no_entry: Failed GitHub Actions\n", "danger", field("eventName", "push")),
+				message("<@user_id> <!here> <!subteam^S1> :no_entry: Failed GitHub Actions", "danger", field("eventName", "push")),
 			},
 			"no mention": {map[string]string{"status": "success", "mention": "here", "if_mention": "failure", "text": "done", "fields": "eventName"}, message("done", "good", field("eventName", "push"))},
 			"fields": {
