@@ -41,7 +41,7 @@ type dialect interface {
 // source is what the URL of a store says.
 type source struct {
 	dialect  dialect
-	name     string // for people: the URL without its password
+	name     string // for people: the URL without what may be secret
 	readOnly bool
 	durable  bool
 	shared   bool
@@ -60,7 +60,7 @@ func parseURL(text string) (source, error) {
 			return source{}, fmt.Errorf("the URL of PostgreSQL is not well formed: use %s", postgresForm)
 		}
 		d, err := parsePostgres(text)
-		return source{dialect: d, name: u.Redacted(), durable: true, shared: true}, err
+		return source{dialect: d, name: u.Scheme + "://" + u.Host + u.Path, durable: true, shared: true}, err
 	}
 	return source{}, fmt.Errorf("unknown kind of database %.20q: use sqlite:PATH, sqlite::memory: or %s", kind, postgresForm)
 }

@@ -39,12 +39,14 @@ type postgresDialect struct {
 	config *pgx.ConnConfig
 	// origin names this Store in what it announces, so that it can tell its own news from that of others.
 	origin string
+	poll   time.Duration // how long follow waits for an announcement before it looks for itself
 }
 
 func parsePostgres(text string) (postgresDialect, error) {
 	config, err := pgx.ParseConfig(text)
-	if err != nil {
-		return postgresDialect{}, err
+	if err != nil { // its text has the URL; what it wraps, if anything, has only what is wrong
+		why := cmp.Or(errors.Unwrap(err), errors.New("it is not understood"))
+		return postgresDialect{}, fmt.Errorf("the URL of PostgreSQL is not right, use %s: %w", postgresForm, why)
 	}
 	config.ConnectTimeout = cmp.Or(config.ConnectTimeout, connectTimeout)
 	dialer := &net.Dialer{
@@ -53,7 +55,7 @@ func parsePostgres(text string) (postgresDialect, error) {
 	}
 	config.DialFunc = dialer.DialContext
 	config.RuntimeParams["application_name"] = cmp.Or(config.RuntimeParams["application_name"], "penstock")
-	return postgresDialect{config: config, origin: rand.Text()}, nil
+	return postgresDialect{config: config, origin: rand.Text(), poll: pollAfter}, nil
 }
 
 // where names the database for people.

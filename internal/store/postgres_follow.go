@@ -10,7 +10,7 @@ import (
 
 const (
 	channel = "penstock_records"
-	// pollAfter is how long follow waits for an announcement before it looks for itself.
+	// pollAfter is how long a server waits for an announcement before it looks for itself.
 	pollAfter = 5 * time.Second
 	// pollWithin bounds one look. A connection that takes longer is given up.
 	pollWithin = 10 * time.Second
@@ -73,7 +73,7 @@ func (d postgresDialect) listen(ctx context.Context, news func()) bool {
 
 // hear waits for an announcement of another server. It reports false if there was none for a while.
 func (d postgresDialect) hear(ctx context.Context, conn *pgx.Conn) (told bool, err error) {
-	waiting, cancel := context.WithTimeout(ctx, pollAfter)
+	waiting, cancel := context.WithTimeout(ctx, d.poll)
 	defer cancel()
 	for {
 		n, err := conn.WaitForNotification(waiting)

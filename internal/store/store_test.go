@@ -444,6 +444,31 @@ func TestGroupHasOneHolder(t *testing.T) {
 	})
 }
 
+// Text that a user chose freely: what one database would take, all must.
+func TestAnyTextIsStored(t *testing.T) {
+	everyKind(t, func(t *testing.T, s *Store) {
+		long := strings.Repeat("long \U0001F6B0", 5000)
+		for i, name := range []string{"a\x00b", "a\uFFFDb", "\xff\xfe", long + "1", long + "2", "'; DROP TABLE runs; --", "$1 %s {{}}"} {
+			run := create(t, s, plan(t, twoCells, func(p *ci.Plan) {
+				p.GitHub = p.GitHub.With("ref", expr.String("refs/heads/"+name)).With("actor", expr.String(name))
+			}))
+			run.Name = name
+			ended := make(chan error, 1)
+			claims := []ci.Claim{{Key: name, Held: true, Since: noon}}
+			s.Save(Save{Run: run, From: run.Version, Before: run.Jobs, Claims: claims, ClaimsChanged: true}, func(err error) { ended <- err })
+			if err := <-ended; err != nil {
+				t.Fatalf("text %d: %v", i, err)
+			}
+			if found, err := s.Claims(t.Context(), "octo/hello", name); err != nil || len(found) != 1 || found[0].Run != run.ID {
+				t.Errorf("claims by text %d: %d of them, %v, want the one that was stored", i, len(found), err)
+			}
+			if got := load(t, s, run.ID).Name; got != strings.ToValidUTF8(name, "\uFFFD\uFFFD") {
+				t.Errorf("name %d came back as %.40q", i, got)
+			}
+		}
+	})
+}
+
 // Writes that share a transaction: the trouble of one is not that of the others.
 func TestOneFailsAlone(t *testing.T) {
 	everyKind(t, func(t *testing.T, s *Store) {
