@@ -18,7 +18,7 @@ import (
 // serveIdentity serves one job and gives what its steps find.
 func serveIdentity(t *testing.T, permissions map[string]string, environment, event string) map[string]string {
 	t.Helper()
-	rt := NewRuntime(nil, nil, "")
+	rt := NewRuntime(nil, nil, "", nil)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -26,7 +26,7 @@ func serveIdentity(t *testing.T, permissions map[string]string, environment, eve
 	github := expr.Object(
 		expr.Pair{Key: "ref", Value: expr.String("refs/heads/main")}, expr.Pair{Key: "event_name", Value: expr.String(event)}, expr.Pair{Key: "sha", Value: expr.String("abc")})
 	address, stop := rt.Serve(l, &ci.Task{Run: 7, Attempt: 2, Job: "a", Repository: "octo/repo", GitHub: github, Permissions: permissions, Environment: environment})
-	t.Cleanup(stop)
+	t.Cleanup(func() { stop() })
 	return address.Identity
 }
 

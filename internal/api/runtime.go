@@ -1,6 +1,7 @@
 // Package api serves HTTP. Today that is what unchanged actions call while their job runs: the artifact service, the
-// cache service in both its versions with the part of Azure's blob storage that their clients use, and the repository for
-// checkout. It is served on the job's own loopback; a server to come serves the same handler to its runners.
+// cache service in both its versions with the part of Azure's blob storage that their clients use, the repository for
+// checkout, and GitHub's REST API (package rest). It is served on the job's own loopback; a server to come serves the same
+// handler to its runners.
 // Registry serves images to whoever pulls and pushes them.
 //
 // It knows stores and wire formats. It never decides what runs.
@@ -14,6 +15,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"strconv"
@@ -37,6 +39,7 @@ type Runtime struct {
 	key       []byte // signs tokens and URLs of this process
 	now       func() time.Time
 	identity  *identity
+	github    *LocalGitHub // nil for none
 
 	mu       sync.Mutex
 	sessions map[string]*session // by token
@@ -49,13 +52,18 @@ type session struct {
 	repository   string // owner/name
 	scopes       []string
 	token        string
-	claims       map[string]any // of its identity; nil without the permission id-token: write
+	claims       map[string]any    // of its identity; nil without the permission id-token: write
+	permissions  map[string]string // of its token; nil for all
+	told         told              // what it changed by the REST API
 }
 
 // NewRuntime keeps caches and what is being uploaded in blobs, and artifacts where the native actions have them. git is
-// the repository that actions/checkout is given, a directory; empty for none.
-func NewRuntime(blobs *blob.Store, artifacts *native.Artifacts, git string) *Runtime {
-	rt := &Runtime{artifacts: artifacts, git: git, key: make([]byte, 32), now: time.Now, identity: newIdentity(), sessions: map[string]*session{}}
+// the repository that actions/checkout is given, a directory; empty for none. github answers the REST API to jobs that
+// have no token for another; nil for none.
+func NewRuntime(blobs *blob.Store, artifacts *native.Artifacts, git string, github *LocalGitHub) *Runtime {
+	rt := &Runtime{
+		artifacts: artifacts, git: git, github: github, key: make([]byte, 32), now: time.Now, identity: newIdentity(), sessions: map[string]*session{},
+	}
 	_, _ = rand.Read(rt.key) // never fails
 	rt.caches = &caches{blobs: blobs, now: func() time.Time { return rt.now() }}
 	rt.uploads = &uploads{blobs: blobs, open: map[string]*upload{}}
@@ -66,7 +74,7 @@ func NewRuntime(blobs *blob.Store, artifacts *native.Artifacts, git string) *Run
 const tokenLife = 7 * 24 * time.Hour
 
 // Serve implements job.Services.
-func (rt *Runtime) Serve(l net.Listener, t *ci.Task) (job.ServiceAddress, func()) {
+func (rt *Runtime) Serve(l net.Listener, t *ci.Task) (job.ServiceAddress, func() []string) {
 	s := rt.begin(t)
 	origin := "http://" + l.Addr().String()
 	server := &http.Server{Handler: rt, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
@@ -81,17 +89,24 @@ func (rt *Runtime) Serve(l net.Listener, t *ci.Task) (job.ServiceAddress, func()
 	if rt.git != "" {
 		address.Git = origin
 	}
+	if t.Token == "" && rt.github != nil {
+		if err := rt.github.know(t); err != nil {
+			slog.Warn("the event is not known to the REST API", "error", err)
+		}
+		address.API = origin + "/api"
+	}
 	if s.claims != nil {
 		address.Identity = map[string]string{
 			"ACTIONS_ID_TOKEN_REQUEST_URL": origin + identityPath + "/" + s.jobID + "?api-version=2.0", "ACTIONS_ID_TOKEN_REQUEST_TOKEN": s.token,
 		}
 	}
-	return address, func() {
+	return address, func() []string {
 		rt.mu.Lock()
 		delete(rt.sessions, s.token)
 		rt.mu.Unlock()
 		rt.uploads.forget(s)
 		_ = server.Close()
+		return s.told.notes()
 	}
 }
 
@@ -99,7 +114,7 @@ func (rt *Runtime) Serve(l net.Listener, t *ci.Task) (job.ServiceAddress, func()
 func (rt *Runtime) begin(t *ci.Task) *session {
 	id := sha256.Sum256([]byte(t.Job))
 	s := &session{
-		run: strconv.FormatInt(int64(t.Run), 10), attempt: strconv.Itoa(t.Attempt), repository: t.Repository,
+		run: strconv.FormatInt(int64(t.Run), 10), attempt: strconv.Itoa(t.Attempt), repository: t.Repository, permissions: t.Permissions,
 		jobID: hex.EncodeToString(id[:8]), scopes: cacheScopes(t.GitHub),
 	}
 	s.runID = s.run + "-" + s.attempt
@@ -147,8 +162,10 @@ func (rt *Runtime) mac(text string) []byte {
 
 // session gives whose request it is, nil if nobody's.
 func (rt *Runtime) session(r *http.Request) *session {
-	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !ok {
+	kind, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
+	switch {
+	case strings.EqualFold(kind, "bearer") || strings.EqualFold(kind, "token"): // octokit says the latter
+	default:
 		_, token, ok = r.BasicAuth() // git's
 	}
 	if !ok {
@@ -197,6 +214,10 @@ func (rt *Runtime) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s := rt.session(r)
+	if rt.github != nil && strings.HasPrefix(path, "/api/") {
+		rt.github.serve(w, r, s)
+		return
+	}
 	if s == nil {
 		w.Header().Set("WWW-Authenticate", `Basic realm="Penstock"`)
 		fail(w, http.StatusUnauthorized, "unauthenticated", "the token is none of a job that runs")

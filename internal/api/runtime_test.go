@@ -29,7 +29,7 @@ func newTestRuntime(t testing.TB) *Runtime {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { blobs.Close() })
-	return NewRuntime(blobs, native.OpenArtifacts(blobs), "")
+	return NewRuntime(blobs, native.OpenArtifacts(blobs), "", nil)
 }
 
 func testTask(run ci.RunID, id ci.JobID) *ci.Task {
@@ -51,7 +51,7 @@ func serve(t testing.TB, rt *Runtime, task *ci.Task) job.ServiceAddress {
 		t.Fatal(err)
 	}
 	address, stop := rt.Serve(l, task)
-	t.Cleanup(stop)
+	t.Cleanup(func() { stop() })
 	return address
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/penstock-ci/penstock/internal/engine"
 	"github.com/penstock-ci/penstock/internal/forge"
 )
 
@@ -35,7 +36,7 @@ func listCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			workflows, err := parseAll(files)
+			workflows, err := engine.ParseWorkflows(files)
 			if err != nil {
 				return err
 			}

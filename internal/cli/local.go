@@ -41,6 +41,7 @@ type local struct {
 	store    *store.Store
 	engine   *engine.Engine
 	executor *job.Executor
+	github   *api.LocalGitHub
 	secrets  map[string]string
 	parallel int
 	notes    []string // for the user, once
@@ -150,12 +151,17 @@ func (f *runFlags) open(ctx context.Context, c *cobra.Command, m *machines, tr *
 		l.close()
 		return nil, err
 	}
+	tree := api.LocalRepository{Root: l.tree.Root, Name: l.tree.Repository, DefaultBranch: l.tree.DefaultBranch, Web: l.tree.ServerURL + "/" + l.tree.Repository}
+	if l.github, err = api.NewLocalGitHub(l.store, tree, filepath.Join(m.data, "tmp")); err != nil {
+		l.close()
+		return nil, err
+	}
 	builder := &build.Builder{Images: images, Layers: m.layers, Provider: m.provider(), Parallel: f.parallel, Dir: filepath.Join(m.data, "builds")}
 	l.executor = &job.Executor{
 		Pick: pick, Actions: tr.actions, Host: host, Native: !f.noNative, Env: env, State: l.history,
 		Images: container.Images{Store: images}, Builder: actionBuilder{builder}, Docker: dockerServices{images, builder, l.config.Images.Push == config.Send},
 		Limits:    sandbox.Limits{Memory: l.config.Limits.Memory, CPUs: l.config.Limits.CPUs, Processes: l.config.Limits.Processes},
-		Services:  api.NewRuntime(l.history.blobs, host.Artifacts, l.tree.Root),
+		Services:  api.NewRuntime(l.history.blobs, host.Artifacts, l.tree.Root, l.github),
 		WriteBack: f.writeBack, Externals: filepath.Join(l.data, "externals"),
 	}
 	return l, nil
@@ -298,6 +304,9 @@ func (l *local) close() {
 		l.stop()
 	}
 	l.work.Wait()
+	if l.github != nil {
+		l.github.Close()
+	}
 	if l.store != nil {
 		l.store.Close()
 	}

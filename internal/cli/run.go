@@ -62,7 +62,7 @@ Exit codes: 0 success, 1 the run failed, 2 bad usage or workflow, 130 cancelled.
 	}
 	flags.add(c)
 	f := c.Flags()
-	f.StringArrayVarP(&flags.secrets, "secret", "s", nil, "secret, `NAME[=VALUE]`; NAME alone takes it from the environment, or asks")
+	f.StringArrayVarP(&flags.secrets, "secret", "s", nil, "secret, `NAME[=VALUE]`; NAME alone takes it from the environment, or asks. With GITHUB_TOKEN jobs reach GitHub's own API; else what they write to it is recorded and told")
 	f.StringVar(&flags.secretFile, "secret-file", ".secrets", "dotenv `FILE` with secrets")
 	f.StringArrayVar(&flags.env, "env", nil, "environment of every step, `NAME[=VALUE]`")
 	f.StringVar(&flags.envFile, "env-file", ".env", "dotenv `FILE` with environment of every step")

@@ -15,6 +15,7 @@ import (
 
 	"github.com/penstock-ci/penstock/internal/ci"
 	"github.com/penstock-ci/penstock/internal/config"
+	"github.com/penstock-ci/penstock/internal/engine"
 	"github.com/penstock-ci/penstock/internal/expr"
 	"github.com/penstock-ci/penstock/internal/forge"
 	"github.com/penstock-ci/penstock/internal/workflow"
@@ -85,7 +86,7 @@ func (t *triggerFlags) trigger(ctx context.Context, c *cobra.Command, event, act
 	if err != nil {
 		return nil, err
 	}
-	workflows, err := parseAll(files)
+	workflows, err := engine.ParseWorkflows(files)
 	if err != nil {
 		return nil, err
 	}
@@ -179,27 +180,6 @@ func readWorkflow(tree *forge.WorkTree, name string) (forge.File, error) {
 	return forge.File{Path: name, Data: data}, err
 }
 
-func parseAll(files []forge.File) ([]*workflow.Workflow, error) {
-	var out []*workflow.Workflow
-	var mistakes workflow.Errors
-	for _, f := range files {
-		w, err := workflow.ParseWorkflow(f.Path, f.Data)
-		var more workflow.Errors
-		switch {
-		case errors.As(err, &more):
-			mistakes = append(mistakes, more...)
-		case err != nil:
-			return nil, err
-		default:
-			out = append(out, w)
-		}
-	}
-	if len(mistakes) > 0 {
-		return nil, mistakes
-	}
-	return out, nil
-}
-
 // defaultEvent is push, unless no workflow has it and all have one event in common that can be started by hand.
 func defaultEvent(workflows []*workflow.Workflow) string {
 	for _, event := range []string{"push", "pull_request", "workflow_dispatch"} {
@@ -243,45 +223,30 @@ func (t *triggerFlags) matches(w *workflow.Workflow, ev workflow.Event) (string,
 
 // plan makes everything ready that a run of the workflow needs.
 func (t *triggerFlags) plan(ctx context.Context, tr *triggered, w *workflow.Workflow) (*ci.Plan, error) {
-	rest := ci.Plan{
-		Event: tr.event.Match.Name, Repository: tr.tree.Repository, Only: t.jobs,
-		GitHub: tr.event.GitHub.With("workflow", expr.String(cmpName(w))).
-			With("workflow_ref", expr.String(tr.tree.Repository+"/"+w.Path+"@"+tr.tree.Ref)).
-			With("workflow_sha", expr.String(tr.tree.SHA)),
+	start := engine.Start{
+		Event: tr.event, Repository: tr.tree.Repository, Ref: tr.tree.Ref, SHA: tr.tree.SHA, Actions: tr.actions, Only: t.jobs,
+		Read: func(_ context.Context, name string) (forge.File, error) { return tr.tree.Read(name) },
 	}
 	var err error
-	if rest.Cells, err = matrixFilter(t.matrix); err != nil {
+	if start.Cells, err = matrixFilter(t.matrix); err != nil {
 		return nil, err
 	}
 	vars, err := namedValues(t.vars, t.varFile, t.dir, "--var")
 	if err != nil {
 		return nil, err
 	}
-	rest.Vars = expr.FromStrings(vars)
-	if rest.Event == "workflow_dispatch" {
-		given, err := t.dispatchInputs(tr.event.Match.Payload)
-		if err != nil {
+	start.Vars = expr.FromStrings(vars)
+	if tr.event.Match.Name == "workflow_dispatch" {
+		if start.Inputs, err = t.dispatchInputs(tr.event.Match.Payload); err != nil {
 			return nil, err
 		}
-		typed, asStrings, err := w.DispatchInputs(given)
-		if err != nil {
-			return nil, withHint(fmt.Errorf("%s: %w", w.Path, err), "give inputs with --input NAME=VALUE")
-		}
-		rest.Inputs = typed
-		rest.GitHub = rest.GitHub.With("event", rest.GitHub.Property("event").With("inputs", asStrings))
 	}
-	calls, err := tr.calls(ctx, w)
-	if err != nil {
-		return nil, err
+	plan, err := start.Plan(ctx, w)
+	var inputs *engine.InputError
+	if errors.As(err, &inputs) {
+		err = withHint(err, "give inputs with --input NAME=VALUE")
 	}
-	return ci.NewPlan(ci.File{Path: w.Path, Text: string(w.Source)}, calls, rest)
-}
-
-func cmpName(w *workflow.Workflow) string {
-	if w.Name != "" {
-		return w.Name
-	}
-	return w.Path
+	return plan, err
 }
 
 // dispatchInputs gathers inputs from the event's payload, the input file and the flags, the later winning.
@@ -343,45 +308,6 @@ func namedValues(flags []string, file, dir, flag string) (map[string]string, err
 		out[name] = value
 	}
 	return out, nil
-}
-
-// calls fetches every reusable workflow that w leads to, each once.
-func (tr *triggered) calls(ctx context.Context, w *workflow.Workflow) ([]ci.File, error) {
-	var out []ci.File
-	seen := map[string]bool{}
-	type from struct {
-		uses string // of the calling file
-		w    *workflow.Workflow
-	}
-	for queue := []from{{"", w}}; len(queue) > 0; queue = queue[1:] {
-		for _, uses := range ci.Calls(queue[0].uses, queue[0].w) {
-			if seen[uses] {
-				continue
-			}
-			seen[uses] = true
-			f, err := tr.called(ctx, uses)
-			if err != nil {
-				return nil, fmt.Errorf("%s calls %s: %w", queue[0].w.Path, uses, err)
-			}
-			called, err := workflow.ParseWorkflow(f.Path, []byte(f.Text))
-			if err != nil {
-				return nil, err
-			}
-			out = append(out, f)
-			queue = append(queue, from{uses, called})
-		}
-	}
-	return out, nil
-}
-
-// called reads one reusable workflow, of this repository or of another.
-func (tr *triggered) called(ctx context.Context, uses string) (ci.File, error) {
-	if local, ok := strings.CutPrefix(uses, "./"); ok {
-		f, err := tr.tree.Read(local)
-		return ci.File{Uses: uses, Path: local, Text: string(f.Data)}, err
-	}
-	f, err := tr.actions.ReadFile(ctx, uses)
-	return ci.File{Uses: uses, Path: f.Path, Text: string(f.Data)}, err
 }
 
 func (t *triggerFlags) completeJobs(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {

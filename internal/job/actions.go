@@ -325,7 +325,22 @@ func (e *execution) inputs(r *stepRun) ([]pair, error) {
 		}
 		out = append(out, pair{in.Name, v.Text()})
 	}
-	return out, nil
+	return e.withoutOwnToken(r, out), nil
+}
+
+// withoutOwnToken takes the services' token out of the inputs of the actions that send it to github.com whatever the API's
+// address is, where it would be refused and none at all be taken: checkout and the setup- actions.
+func (e *execution) withoutOwnToken(r *stepRun, inputs []pair) []pair {
+	name := strings.ToLower(r.action.repository)
+	if name != "actions/checkout" && !strings.HasPrefix(name, "actions/setup-") {
+		return inputs
+	}
+	for i := range inputs {
+		if e.ownToken(inputs[i].value) {
+			inputs[i].value = ""
+		}
+	}
+	return inputs
 }
 
 // warnOfInputs tells of inputs that are deprecated or that the action does not have.

@@ -103,23 +103,24 @@ type execution struct {
 	mask *masker
 	ctx  context.Context // for what outlives a cancelled step: reports, clean-up
 
-	github     expr.Value // without what a step adds
-	base       map[string]expr.Value
-	defaults   runDefaults
-	services   func() *ServiceAddress // opened at the first call; nil without any
-	root       *scope
-	posts      []*plannedStep
-	pres       []*plannedStep
-	actions    map[string]*action // by uses
-	debug      bool
-	interrupt  context.Context // ends when the job is cancelled
-	environURL *workflow.Node
-	beside     []*service          // containers
-	inImage    bool                // the machine shows the image of the job's container
-	imageEnv   map[string]string   // of that container, below everything else
-	user       string              // whom steps run as
-	jobContext []expr.Pair         // beyond the status
-	failed     map[int]*savedState // by number of the step that failed; only with containers
+	github      expr.Value // without what a step adds
+	base        map[string]expr.Value
+	defaults    runDefaults
+	services    *ServiceAddress // nil without any
+	endServices func()
+	root        *scope
+	posts       []*plannedStep
+	pres        []*plannedStep
+	actions     map[string]*action // by uses
+	debug       bool
+	interrupt   context.Context // ends when the job is cancelled
+	environURL  *workflow.Node
+	beside      []*service          // containers
+	inImage     bool                // the machine shows the image of the job's container
+	imageEnv    map[string]string   // of that container, below everything else
+	user        string              // whom steps run as
+	jobContext  []expr.Pair         // beyond the status
+	failed      map[int]*savedState // by number of the step that failed; only with containers
 
 	watchers atomic.Int32 // how many matchers there are
 
@@ -224,10 +225,12 @@ func (e *execution) run(ctx context.Context) ci.Result {
 		e.status = failed
 	} else {
 		e.endStep(setup, ci.Success, ci.Success)
-		stop, unplug := e.offerServices(), e.offerDocker()
+		unplug := e.offerDocker()
 		e.withContainers(ctx, func() { e.runSteps(ctx) })
-		stop()
 		unplug()
+	}
+	if e.endServices != nil {
+		e.endServices()
 	}
 	res := e.finish(ctx)
 	if e.sb != nil {
@@ -274,6 +277,7 @@ func (e *execution) setUp(ctx context.Context) error {
 	for _, note := range e.info.Notes {
 		e.log.line("##[warning]%s", note)
 	}
+	e.offerServices()
 	if err := e.placeContexts(ctx); err != nil {
 		return err
 	}

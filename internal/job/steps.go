@@ -391,10 +391,8 @@ func (e *execution) processEnv(r *stepRun, files *stepFiles) map[string]string {
 		}
 	}
 	e.runtimeEnv(env, r, files.env)
-	if e.services != nil && e.t.Permissions["id-token"] == "write" { // steps that run scripts get these alone of what services there are
-		if address := e.services(); address != nil {
-			maps.Copy(env, address.Identity)
-		}
+	if e.services != nil { // steps that run scripts get these alone of what services there are
+		maps.Copy(env, e.services.Identity)
 	}
 	return env
 }
