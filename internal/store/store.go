@@ -2,7 +2,8 @@
 // which several servers may share. It is the only room that speaks SQL. What a write has acknowledged is on the disk; a state change and its records are one
 // transaction; record numbers have no gaps and appear in order.
 //
-// It decides nothing, and never sees a secret: those are resolved when a job is leased and are not part of a run.
+// It decides nothing, and never sees a secret: those of a run are resolved when a job is leased, and those that it keeps
+// are sealed.
 package store
 
 import (
@@ -14,10 +15,10 @@ import (
 )
 
 var (
-	// ErrNotFound says that there is no such run.
-	ErrNotFound = errors.New("no such run")
-	// ErrConflict says that a run was changed by somebody else since it was loaded: nothing was written, load again.
-	ErrConflict = errors.New("the run was changed meanwhile")
+	// ErrNotFound says that there is no such thing.
+	ErrNotFound = errors.New("not found")
+	// ErrConflict says that something was changed by somebody else since it was loaded: nothing was written, load again.
+	ErrConflict = errors.New("it was changed meanwhile")
 	// ErrHeld says that another run holds the concurrency group that this one was to hold: nothing was written.
 	ErrHeld = errors.New("another run holds the concurrency group")
 	// ErrFull says that the disk of the database is full: nothing was written.
