@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -61,6 +62,21 @@ func TestCacheClients(t *testing.T) {
 	}
 }
 
+// TestIdentityClients has GitHub's own library ask for an OpenID Connect token.
+func TestIdentityClients(t *testing.T) {
+	for _, client := range []string{"core-1", "core-2", "core-3"} {
+		t.Run(client, func(t *testing.T) {
+			got := useClient(t, client, "identity", "https://github.com")
+			want := map[string]any{"alg": "RS256", "aud": "sts.example.com", "sub": "repo:octo/repo:ref:refs/heads/topic", "plain": 3.0}
+			for name, value := range want {
+				if got[name] != value {
+					t.Errorf("%s: %v, not %v", name, got[name], value)
+				}
+			}
+		})
+	}
+}
+
 // useClient runs one of GitHub's clients on two files, and gives what it said.
 func useClient(t *testing.T, client, kind, server string) map[string]any {
 	t.Helper()
@@ -76,11 +92,14 @@ func useClient(t *testing.T, client, kind, server string) map[string]any {
 			t.Fatal(err)
 		}
 	}
-	address := serve(t, newTestRuntime(t), testTask(1, "job"))
+	task := testTask(1, "job")
+	task.Permissions = map[string]string{"id-token": "write"}
+	address := serve(t, newTestRuntime(t), task)
 	cmd := exec.Command("node", "use.mjs", client, kind, dir)
 	cmd.Dir = npmtest.Install(t, filepath.Join("testdata", "clients"))
 	cmd.Env = append(os.Environ(), "GITHUB_SERVER_URL="+server, "GITHUB_WORKSPACE="+dir, "RUNNER_TEMP="+t.TempDir(), "GITHUB_RUN_ID=1",
 		"GITHUB_REPOSITORY=octo/repo", "GITHUB_REF=refs/heads/topic", "GITHUB_RETENTION_DAYS=90")
+	maps.Copy(address.Env, address.Identity)
 	for name, value := range address.Env {
 		cmd.Env = append(cmd.Env, name+"="+value)
 	}

@@ -143,7 +143,7 @@ func (e *execution) resolve(ctx context.Context, uses string) (*action, error) {
 	}
 	found, err := e.x.Actions.Resolve(ctx, uses)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w\nA copy in this repository can stand in for it, by penstock.yaml:\n  actions:\n    %s: ./path/to/the/action", err, uses)
 	}
 	a.dir = found.Dir
 	a.inside = path.Join(path.Dir(path.Dir(e.info.Workspace)), "_actions", ref.Repository, strings.ReplaceAll(ref.Ref, "/", "-"), ref.Path)
@@ -529,7 +529,7 @@ func (e *execution) useNative(ctx context.Context, r *stepRun, inputs map[string
 	e.mu.Unlock()
 	s := &native.Step{
 		Inputs: inputs, Env: env, GitHub: github, Sandbox: e.sb, Log: r.reader, Host: e.x.Host,
-		Outputs: r.outputs, State: r.use.state, Failed: e.jobStatus() != succeeded,
+		Outputs: r.outputs, State: r.use.state, Failed: e.jobStatus() != succeeded, JobName: e.t.Name, Began: e.steps[0].Started,
 	}
 	var err error
 	if r.phase == "post" {

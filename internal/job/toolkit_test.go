@@ -1,6 +1,7 @@
 package job
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -80,4 +81,53 @@ jobs:
         with: {some-input: fail}
         continue-on-error: true
       - run: echo "failed.outcome=${{ steps.failed.outcome }}"
+`
+
+// Actions that set tools up, with npm's @actions/tool-cache, exec, io and glob in two versions each; their hash of files is
+// that of hashFiles().
+func TestToolkitTools(t *testing.T) {
+	dir := npmtest.Install(t, "testdata/toolkit")
+	for _, versions := range []map[string]string{
+		{"TOOL_CACHE": "tool-cache-v2", "GLOB": "glob-v4", "EXEC": "exec-v1", "IO": "io-v1"},
+		{"TOOL_CACHE": "tool-cache-v4", "GLOB": "glob-v7", "EXEC": "exec-v3", "IO": "io-v3"},
+	} {
+		t.Run(versions["TOOL_CACHE"], func(t *testing.T) {
+			rec := &recorder{}
+			res := play(t.Context(), t, toolsWorkflow, rec, func(x *Executor, _ *ci.Task) {
+				x.Env = maps.Clone(versions)
+				x.Env["TOOLKIT"] = dir
+			})
+			log := rec.log.String()
+			if res.Conclusion != ci.Success {
+				t.Errorf("the job's conclusion: got %s\n%s", res.Conclusion, log)
+			}
+			for _, want := range []string{
+				"kept: true, below the tool cache: true, versions: 1.2.3\n", "exec: 0 hello world\n", "fails: 3\n", "refused: true\n", "io: one sh\n",
+				"glob: a.txt,deep/c.txt,two words.txt\n",
+			} {
+				if !strings.Contains(log, want) {
+					t.Errorf("the log lacks %q:\n%s", want, log)
+				}
+			}
+			_, theirs, _ := strings.Cut(log, "\nhash: ")
+			_, ours, _ := strings.Cut(log, "\nours: ")
+			if len(theirs) < 64 || len(ours) < 64 || theirs[:64] != ours[:64] {
+				t.Errorf("the hash of files: theirs %.64s, ours %.64s", theirs, ours)
+			}
+		})
+	}
+}
+
+const toolsWorkflow = `
+on: push
+jobs:
+  a:
+    runs-on: x
+    steps:
+      - run: |
+          mkdir act; cp "$TOOLKIT"/tools/* act; ln -s "$TOOLKIT/node_modules" ../node_modules
+          printf one > a.txt; printf two > 'two words.txt'; printf no > ignored.txt
+      - uses: ./act
+      - run: |
+          echo "ours: ${{ hashFiles('**/*.txt') }}"
 `

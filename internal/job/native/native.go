@@ -9,6 +9,7 @@ import (
 	"context"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/penstock-ci/penstock/internal/expr"
 	"github.com/penstock-ci/penstock/internal/sandbox"
@@ -47,6 +48,9 @@ type Step struct {
 	State   map[string]string // kept for Post; as GITHUB_STATE
 	Summary string            // Markdown; as GITHUB_STEP_SUMMARY
 	Failed  bool              // in Post: the job has failed
+
+	JobName string    // as it is shown
+	Began   time.Time // when the job did
 }
 
 // Find gives the native version of an action, nil if there is none. repository is owner/name, path the directory
@@ -79,6 +83,8 @@ func actions() map[string]Action {
 		"docker/setup-qemu-action":      setupQEMU{},
 		"docker/login-action":           dockerLogin{},
 		"docker/build-push-action":      buildPush{},
+		"docker/metadata-action":        dockerMetadata{},
+		"8398a7/action-slack":           slack{},
 	}
 }
 

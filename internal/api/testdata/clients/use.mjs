@@ -28,6 +28,10 @@ if (kind === 'artifact') {
   said.same = (await fs.readFile(path.join(got, 'deep/big.bin'))).equals(await fs.readFile(files[1]))
   said.deleted = (await artifacts.deleteArtifact('thing')).id === up.id
   said.left = (await artifacts.listArtifacts()).artifacts.length
+} else if (kind === 'identity') {
+  const token = await client.getIDToken('sts.example.com')
+  const [head, claims] = token.split('.').slice(0, 2).map(part => JSON.parse(Buffer.from(part, 'base64url')))
+  Object.assign(said, { alg: head.alg, aud: claims.aud, sub: claims.sub, plain: (await client.getIDToken()).split('.').length })
 } else {
   process.chdir(dir)
   const paths = ['deep']
