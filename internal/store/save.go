@@ -132,7 +132,7 @@ func (s *Store) Create(plan *ci.Plan, begin func(id ci.RunID, plan *ci.Plan) (Sa
 		if err := b.insertJobs(row); err != nil {
 			return err
 		}
-		if err := b.replaceClaims(id, claims); err != nil {
+		if err := b.insertClaims(id, claims); err != nil {
 			return err
 		}
 		b.records = append(b.records, row.records...)
@@ -323,12 +323,17 @@ func (b *batch) insertJobs(row runRow) error {
 	return nil
 }
 
-// replaceClaims stores the claims of a run. That no group has two holders is a constraint of the database: a second
-// one fails the transaction, which the writer then repeats write by write.
+// replaceClaims stores the claims of a run in place of those before.
 func (b *batch) replaceClaims(run int64, claims []claimRow) error {
 	if _, err := b.exec(queryDropClaims, run); err != nil {
 		return err
 	}
+	return b.insertClaims(run, claims)
+}
+
+// insertClaims stores the claims of a run that has none. That no group has two holders is a constraint of the database: a second
+// one fails the transaction, which the writer then repeats write by write.
+func (b *batch) insertClaims(run int64, claims []claimRow) error {
 	for i, c := range claims {
 		if _, err := b.exec(queryClaim, run, i, c.repository, c.name, c.held, c.claim); err != nil {
 			if b.w.d.isConstraint(err) {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -444,31 +443,6 @@ func TestGroupHasOneHolder(t *testing.T) {
 	})
 }
 
-// Text that a user chose freely: what one database would take, all must.
-func TestAnyTextIsStored(t *testing.T) {
-	everyKind(t, func(t *testing.T, s *Store) {
-		long := strings.Repeat("long \U0001F6B0", 5000)
-		for i, name := range []string{"a\x00b", "a\uFFFDb", "\xff\xfe", long + "1", long + "2", "'; DROP TABLE runs; --", "$1 %s {{}}"} {
-			run := create(t, s, plan(t, twoCells, func(p *ci.Plan) {
-				p.GitHub = p.GitHub.With("ref", expr.String("refs/heads/"+name)).With("actor", expr.String(name))
-			}))
-			run.Name = name
-			ended := make(chan error, 1)
-			claims := []ci.Claim{{Key: name, Held: true, Since: noon}}
-			s.Save(Save{Run: run, From: run.Version, Before: run.Jobs, Claims: claims, ClaimsChanged: true}, func(err error) { ended <- err })
-			if err := <-ended; err != nil {
-				t.Fatalf("text %d: %v", i, err)
-			}
-			if found, err := s.Claims(t.Context(), "octo/hello", name); err != nil || len(found) != 1 || found[0].Run != run.ID {
-				t.Errorf("claims by text %d: %d of them, %v, want the one that was stored", i, len(found), err)
-			}
-			if got := load(t, s, run.ID).Name; got != strings.ToValidUTF8(name, "\uFFFD\uFFFD") {
-				t.Errorf("name %d came back as %.40q", i, got)
-			}
-		}
-	})
-}
-
 // Writes that share a transaction: the trouble of one is not that of the others.
 func TestOneFailsAlone(t *testing.T) {
 	everyKind(t, func(t *testing.T, s *Store) {
@@ -537,72 +511,4 @@ func TestReadersThatGiveUp(t *testing.T) {
 		wantSame(t, load(t, s, run.ID), run)
 		wantGapless(t, s)
 	})
-}
-
-func TestReopen(t *testing.T) {
-	url := "sqlite:" + filepath.Join(t.TempDir(), "p.db")
-	s, err := Open(t.Context(), url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	run := create(t, s, plan(t, twoCells, nil))
-	looking := openStore(t, url+"?mode=ro")
-	step(t, s, run, ci.Cancel{By: "mona"})
-	wantSame(t, load(t, looking, run.ID), run)
-	if _, err := tryCreate(looking, plan(t, twoCells, nil)); !errors.Is(err, ErrReadOnly) {
-		t.Errorf("Create in a store that looks on = %v, want ErrReadOnly", err)
-	}
-	if err := tryStep(looking, load(t, looking, run.ID), ci.Tick{}); !errors.Is(err, ErrReadOnly) {
-		t.Errorf("Save in a store that looks on = %v, want ErrReadOnly", err)
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Close(); err != nil {
-		t.Errorf("second Close = %v", err)
-	}
-	if _, err := tryCreate(s, plan(t, twoCells, nil)); !errors.Is(err, ErrClosed) {
-		t.Errorf("Create in a closed store = %v, want ErrClosed", err)
-	}
-	s = openStore(t, url)
-	wantSame(t, load(t, s, run.ID), run)
-	if next := create(t, s, plan(t, twoCells, nil)); next.ID != 2 {
-		t.Errorf("the next run has ID %d, want 2", next.ID)
-	}
-	wantGapless(t, s)
-}
-
-func TestOpenRefuses(t *testing.T) {
-	dir := t.TempDir()
-	garbage := filepath.Join(dir, "garbage.db")
-	if err := os.WriteFile(garbage, []byte(strings.Repeat("this is no database ", 500)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	newer := filepath.Join(dir, "newer.db")
-	s, err := Open(t.Context(), "sqlite:"+newer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.writer.db.Exec(`UPDATE meta SET value = '999' WHERE name = 'schema'`); err != nil {
-		t.Fatal(err)
-	}
-	s.Close()
-	for _, c := range []struct{ url, want string }{
-		{"mysql://localhost/x", `unknown kind of database "mysql": use sqlite:PATH, sqlite::memory: or postgres://USER`},
-		{"", "unknown kind of database"},
-		{"sqlite:", "names no file"},
-		{"sqlite:" + garbage, garbage + " is not a sound SQLite database"},
-		{"sqlite:" + newer, "its tables are of version 999"},
-		{"sqlite:" + newer + "?mode=ro", "its tables are of version 999"},
-		{"sqlite:" + dir + "/none.db?mode=ro", "no such file"},
-		{"sqlite:" + dir, dir},
-	} {
-		s, err := Open(t.Context(), c.url)
-		if err == nil {
-			s.Close()
-		}
-		if err == nil || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("Open(%s) = %v, want an error with %q", c.url, err, c.want)
-		}
-	}
 }
