@@ -16,8 +16,8 @@ const module = "github.com/penstock-ci/penstock/internal/"
 // floors says where each room stands (ARCHITECTURE.md, "The house"). A room of a room (job/native) stands below
 // the room it belongs to and above everything that one stands on.
 var floors = [][]string{
-	{"npmtest"}, // for tests alone, as imagetest is
-	{"expr", "layer", "blob", "config", "toolchain"},
+	{"npmtest", "pgtest"}, // for tests alone, as imagetest is
+	{"expr", "layer", "blob", "config", "toolchain", "auth"},
 	{"workflow", "sandbox", "image"},
 	{"ci", "forge", "container", "build", "imagetest"},
 	{"store", "docker", "job/native", "job"},

@@ -219,7 +219,7 @@ func (s *Store) LastRecord(ctx context.Context) (int64, error) {
 
 // Claims gives all claims on a concurrency group, by run and then in the order in which the run has them.
 func (s *Store) Claims(ctx context.Context, repository, name string) ([]Claim, error) {
-	return s.claims(ctx, `SELECT run, repository, claim FROM claims WHERE repository = ? AND name = ? ORDER BY run, position`, repository, name)
+	return s.claims(ctx, `SELECT run, repository, claim FROM claims WHERE repository = ? AND name = ? ORDER BY run, position`, repository, indexed(name))
 }
 
 // AllClaims gives all claims on all groups: what is to be looked at after a start.

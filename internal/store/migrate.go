@@ -15,50 +15,54 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// migrate brings the tables up to date, each migration in a transaction of its own.
+// migrate brings the tables up to date, all in one transaction: of servers that start at once one does it.
 func migrate(ctx context.Context, db *sql.DB, d dialect) error {
 	names, err := fs.Glob(migrations, "migrations/*.sql")
 	if err != nil {
 		return err
 	}
-	_, err = db.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)`)
-	if err != nil {
-		return fmt.Errorf("begin the tables: %w", err)
-	}
-	done, err := schema(ctx, db, d)
-	if err != nil {
-		return err
-	}
-	for version := done; version < len(names); version++ {
-		text, err := migrations.ReadFile(names[version])
-		if err != nil {
-			return err
-		}
-		if err := migrateOne(ctx, db, d, d.ddl(string(text)), version+1); err != nil {
-			return fmt.Errorf("migrate to %s: %w", strings.TrimPrefix(names[version], "migrations/"), err)
-		}
-	}
-	return checkSchema(ctx, db, d)
-}
-
-func migrateOne(ctx context.Context, db *sql.DB, d dialect, text string, version int) error {
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
 	defer tx.Rollback()
-	if _, err := tx.ExecContext(ctx, text); err != nil {
+	if _, err := d.begin(tx); err != nil {
 		return err
 	}
+	_, err = tx.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)`)
+	if err != nil {
+		return fmt.Errorf("begin the tables: %w", err)
+	}
+	done, err := schema(ctx, tx)
+	if err != nil {
+		return err
+	}
+	if done > len(names) {
+		return tooNew(done, len(names))
+	}
+	for _, name := range names[done:] {
+		text, err := migrations.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, d.ddl(string(text))); err != nil {
+			return fmt.Errorf("migrate to %s: %w", strings.TrimPrefix(name, "migrations/"), err)
+		}
+	}
 	const mark = `INSERT INTO meta (name, value) VALUES ('schema', ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value`
-	if _, err := tx.ExecContext(ctx, d.bind(mark), strconv.Itoa(version)); err != nil {
+	if _, err := tx.ExecContext(ctx, d.bind(mark), strconv.Itoa(len(names))); err != nil {
 		return err
 	}
 	return tx.Commit()
 }
 
+// querier is a database, or a transaction.
+type querier interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
 // schema gives the number of the last migration that was applied, 0 for none.
-func schema(ctx context.Context, db *sql.DB, d dialect) (int, error) {
+func schema(ctx context.Context, db querier) (int, error) {
 	var text string
 	err := db.QueryRowContext(ctx, `SELECT value FROM meta WHERE name = 'schema'`).Scan(&text)
 	if err == sql.ErrNoRows {
@@ -75,19 +79,23 @@ func schema(ctx context.Context, db *sql.DB, d dialect) (int, error) {
 }
 
 // checkSchema refuses tables that are newer than this program, or, looking on, older.
-func checkSchema(ctx context.Context, db *sql.DB, d dialect) error {
+func checkSchema(ctx context.Context, db querier) error {
 	names, err := fs.Glob(migrations, "migrations/*.sql")
 	if err != nil {
 		return err
 	}
-	version, err := schema(ctx, db, d)
+	version, err := schema(ctx, db)
 	switch {
 	case err != nil:
 		return err
 	case version > len(names):
-		return fmt.Errorf("its tables are of version %d, this penstock knows up to %d: use the newer one", version, len(names))
+		return tooNew(version, len(names))
 	case version < len(names):
 		return fmt.Errorf("its tables are of version %d and need to be brought to %d: open it for writing once", version, len(names))
 	}
 	return nil
+}
+
+func tooNew(version, known int) error {
+	return fmt.Errorf("its tables are of version %d, this penstock knows up to %d: use the newer one", version, known)
 }

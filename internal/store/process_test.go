@@ -27,7 +27,13 @@ func TestMain(m *testing.M) {
 		hold(url)
 		return
 	}
-	os.Exit(m.Run())
+	status := m.Run()
+	if server.made != nil {
+		if err := server.made.Close(); err != nil {
+			fmt.Println(err)
+		}
+	}
+	os.Exit(status)
 }
 
 func hold(url string) {

@@ -95,7 +95,7 @@ func (s *Store) Create(plan *ci.Plan, begin func(id ci.RunID, plan *ci.Plan) (Sa
 	}
 	sum := sha256.Sum256(text)
 	hash := hex.EncodeToString(sum[:])
-	branch := branchOf(plan)
+	branch := storable(branchOf(plan))
 	var step Save
 	exec := func(b *batch) error {
 		id, err := b.count("run", 1)
@@ -125,14 +125,14 @@ func (s *Store) Create(plan *ci.Plan, begin func(id ci.RunID, plan *ci.Plan) (Sa
 			b.plans = append(b.plans, hash)
 		}
 		if _, err := b.exec(queryRun, id, plan.Repository, plan.Workflow, number, plan.Event, branch,
-			plan.GitHub.Property("sha").Text(), plan.GitHub.Property("actor").Text(), nanos(step.Run.Created), hash,
+			storable(plan.GitHub.Property("sha").Text()), storable(plan.GitHub.Property("actor").Text()), nanos(step.Run.Created), hash,
 			row.name, row.attempt, row.status, row.conclusion, row.started, row.completed, row.version, row.snapshot); err != nil {
 			return err
 		}
 		if err := b.insertJobs(row); err != nil {
 			return err
 		}
-		if err := b.replaceClaims(id, claims); err != nil {
+		if err := b.insertClaims(id, claims); err != nil {
 			return err
 		}
 		b.records = append(b.records, row.records...)
@@ -225,6 +225,24 @@ type claimRow struct {
 	held                    bool
 }
 
+// storable is text as every database takes it: UTF-8 without NUL. What was otherwise is still in the snapshot.
+func storable(text string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
+}
+
+// maxIndexed bounds what goes into an index: PostgreSQL takes a third of a page, less than 3 kB for a row.
+const maxIndexed = 1000
+
+// indexed is text as an index takes it. Equal texts stay equal, different ones different.
+func indexed(text string) string {
+	clean := storable(text)
+	if clean == text && len(text) <= maxIndexed {
+		return text
+	}
+	sum := sha256.Sum256([]byte(text))
+	return strings.ToValidUTF8(clean[:min(len(clean), maxIndexed-2*len(sum)-1)], "") + " " + hex.EncodeToString(sum[:])
+}
+
 // encodeRun encodes a run, those of its jobs that changed, and the events.
 func encodeRun(step Save) (runRow, error) {
 	r := step.Run
@@ -237,7 +255,7 @@ func encodeRun(step Save) (runRow, error) {
 	row := runRow{
 		id: int64(r.ID), attempt: int64(r.Attempt), version: r.Version,
 		started: nanos(r.Started), completed: nanos(r.Completed),
-		name: r.Name, status: string(r.Status), conclusion: string(r.Conclusion), snapshot: text, trim: -1,
+		name: storable(r.Name), status: string(r.Status), conclusion: string(r.Conclusion), snapshot: text, trim: -1,
 	}
 	if len(r.Jobs) < len(step.Before) {
 		row.trim = int64(len(r.Jobs))
@@ -286,7 +304,7 @@ func encodeClaims(step Save) ([]claimRow, error) {
 		if err != nil {
 			return nil, err
 		}
-		rows = append(rows, claimRow{step.Run.Plan.Repository, c.Key, text, c.Held})
+		rows = append(rows, claimRow{step.Run.Plan.Repository, indexed(c.Key), text, c.Held})
 	}
 	return rows, nil
 }
@@ -305,12 +323,17 @@ func (b *batch) insertJobs(row runRow) error {
 	return nil
 }
 
-// replaceClaims stores the claims of a run. That no group has two holders is a constraint of the database: a second
-// one fails the transaction, which the writer then repeats write by write.
+// replaceClaims stores the claims of a run in place of those before.
 func (b *batch) replaceClaims(run int64, claims []claimRow) error {
 	if _, err := b.exec(queryDropClaims, run); err != nil {
 		return err
 	}
+	return b.insertClaims(run, claims)
+}
+
+// insertClaims stores the claims of a run that has none. That no group has two holders is a constraint of the database: a second
+// one fails the transaction, which the writer then repeats write by write.
+func (b *batch) insertClaims(run int64, claims []claimRow) error {
 	for i, c := range claims {
 		if _, err := b.exec(queryClaim, run, i, c.repository, c.name, c.held, c.claim); err != nil {
 			if b.w.d.isConstraint(err) {

@@ -1,8 +1,9 @@
-// Package store keeps runs, their plans and their records in a database: SQLite in a file or in memory. It is the
-// only room that speaks SQL. What a write has acknowledged is on the disk; a state change and its records are one
+// Package store keeps runs, their plans and their records in a database: SQLite in a file or in memory, or PostgreSQL,
+// which several servers may share. It is the only room that speaks SQL. What a write has acknowledged is on the disk; a state change and its records are one
 // transaction; record numbers have no gaps and appear in order.
 //
-// It decides nothing, and never sees a secret: those are resolved when a job is leased and are not part of a run.
+// It decides nothing, and never sees a secret: those of a run are resolved when a job is leased, and those that it keeps
+// are sealed.
 package store
 
 import (
@@ -14,10 +15,10 @@ import (
 )
 
 var (
-	// ErrNotFound says that there is no such run.
-	ErrNotFound = errors.New("no such run")
-	// ErrConflict says that a run was changed by somebody else since it was loaded: nothing was written, load again.
-	ErrConflict = errors.New("the run was changed meanwhile")
+	// ErrNotFound says that there is no such thing.
+	ErrNotFound = errors.New("not found")
+	// ErrConflict says that something was changed by somebody else since it was loaded: nothing was written, load again.
+	ErrConflict = errors.New("it was changed meanwhile")
 	// ErrHeld says that another run holds the concurrency group that this one was to hold: nothing was written.
 	ErrHeld = errors.New("another run holds the concurrency group")
 	// ErrFull says that the disk of the database is full: nothing was written.
@@ -28,37 +29,48 @@ var (
 	ErrReadOnly = errors.New("the database is open for reading only")
 	// ErrClosed is the answer to every write after Close.
 	ErrClosed = errors.New("the store is closed")
+	// ErrUnavailable says that the database server does not answer. A write that gets it has waited for the server to
+	// come back, and was not made.
+	ErrUnavailable = errors.New("does not answer")
+	// ErrInDoubt says that the database server went away in the middle of a commit and stayed away: whether the write was
+	// made is not known. Load again before it is repeated.
+	ErrInDoubt = errors.New("the database went away while it committed, the change may have been made")
 )
 
 // Store is an open database. It may be used by any number of goroutines.
 type Store struct {
 	d       dialect
+	source  source
 	reader  *sql.DB // any number of connections; in memory the same as writer.db
 	writer  *writer // nil if read only
 	unlock  func() error
 	plans   planCache
 	changed broadcast
-	once    sync.Once // closes
+
+	unfollow func()         // ends the following of other servers
+	followed sync.WaitGroup // counts it
+	once     sync.Once      // closes
 }
 
 // Open opens a database and brings its tables up to date. The URL is sqlite:PATH, sqlite:PATH?mode=ro to look on while
-// another process writes, or sqlite::memory: for a database that ends with the store. The error wraps ErrInUse if
-// another process, or another Store of this one, has the file open for writing.
+// another process writes, sqlite::memory: for a database that ends with the store, or postgres://... as libpq and pgx
+// take it. The error wraps ErrInUse if another process, or another Store of this one, has a file open for writing, and
+// ErrUnavailable if a database server does not answer. No error has the password of the URL.
 func Open(ctx context.Context, url string) (*Store, error) {
-	d, err := parseURL(url)
+	from, err := parseURL(url)
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	s := &Store{d: d, unlock: func() error { return nil }}
+	s := &Store{d: from.dialect, source: from, unlock: func() error { return nil }, unfollow: func() {}}
 	if err := s.open(ctx); err != nil {
 		s.Close()
-		return nil, fmt.Errorf("open store %s: %w", url, d.explain(err))
+		return nil, fmt.Errorf("open store %s: %w", from.name, s.d.explain(err))
 	}
 	return s, nil
 }
 
 func (s *Store) open(ctx context.Context) error {
-	if !s.d.readOnly {
+	if !s.source.readOnly {
 		unlock, err := s.d.lock()
 		if err != nil {
 			return err
@@ -77,15 +89,24 @@ func (s *Store) open(ctx context.Context) error {
 			return err
 		}
 	}
-	if s.d.memory {
-		s.reader = s.writer.db
-		return nil
-	}
 	var err error
-	if s.reader, err = s.d.openReader(); err != nil {
+	if s.reader, err = s.d.openReader(s.writerDB()); err != nil {
 		return err
 	}
-	return checkSchema(ctx, s.reader, s.d)
+	if err := checkSchema(ctx, s.reader); err != nil {
+		return err
+	}
+	following, unfollow := context.WithCancel(context.WithoutCancel(ctx))
+	s.unfollow = unfollow
+	s.followed.Go(func() { s.d.follow(following, s.changed.wake) })
+	return nil
+}
+
+func (s *Store) writerDB() *sql.DB {
+	if s.writer == nil {
+		return nil
+	}
+	return s.writer.db
 }
 
 // Close finishes the writes that are under way and closes the database. Closing it again does nothing.
@@ -95,8 +116,10 @@ func (s *Store) Close() (err error) {
 }
 
 func (s *Store) close() error {
+	s.unfollow()
+	s.followed.Wait()
 	var errs []error
-	if s.reader != nil && !s.d.memory {
+	if s.reader != nil && s.reader != s.writerDB() {
 		errs = append(errs, s.reader.Close())
 	}
 	if s.writer != nil {
@@ -110,10 +133,14 @@ func (s *Store) close() error {
 }
 
 // Durable reports whether what is stored outlives the process.
-func (s *Store) Durable() bool { return !s.d.memory }
+func (s *Store) Durable() bool { return s.source.durable }
+
+// Shared reports whether other servers may write to the database at the same time.
+func (s *Store) Shared() bool { return s.source.shared }
 
 // Changed gives a channel that is closed when records are added after the call. Take it, read, and wait on it if
-// there was nothing new: so nothing is missed and nothing polled. Records that another process adds do not close it.
+// there was nothing new: so nothing is missed and nothing polled. Records that other servers add to PostgreSQL close it
+// as well; those that another process adds to a SQLite file that is looked on at do not.
 func (s *Store) Changed() <-chan struct{} { return s.changed.wait() }
 
 // broadcast wakes everyone who waits.

@@ -38,9 +38,12 @@ type writer struct {
 	waiting []write
 	closed  bool
 	wake    chan struct{} // holds one
+	closing chan struct{} // closed when closed is set
 	ended   chan struct{}
 
-	known map[string]bool // hashes of plans that are stored; the writer's goroutine owns it
+	// The writer's goroutine owns these.
+	known map[string]bool // hashes of plans that are stored
+	away  outage
 }
 
 // batch is one transaction of the writer.
@@ -62,7 +65,8 @@ func startWriter(ctx context.Context, db *sql.DB, d dialect, changed *broadcast)
 	w := &writer{
 		db: db, d: d, changed: changed,
 		stmts: map[string]*sql.Stmt{}, known: map[string]bool{},
-		wake: make(chan struct{}, 1), ended: make(chan struct{}),
+		wake: make(chan struct{}, 1), closing: make(chan struct{}), ended: make(chan struct{}),
+		away: outage{patience: patience},
 	}
 	for _, query := range writerQueries {
 		stmt, err := db.PrepareContext(ctx, d.bind(query))
@@ -75,11 +79,12 @@ func startWriter(ctx context.Context, db *sql.DB, d dialect, changed *broadcast)
 	return w, nil
 }
 
-// close finishes what waits, then ends the writer and its connection.
+// close finishes what waits, then ends the writer and its connection. For a database that is away it does not wait.
 func (w *writer) close() error {
 	w.mu.Lock()
 	w.closed = true
 	w.mu.Unlock()
+	close(w.closing)
 	w.signal()
 	<-w.ended
 	return w.db.Close()
@@ -139,8 +144,8 @@ func (w *writer) take() (ops []write, closed bool) {
 // only those that are the trouble fail.
 func (w *writer) commit(ops []write) {
 	results := make([]error, len(ops))
-	added, err := w.transact(ops, results)
-	if err != nil && len(ops) > 1 {
+	added, err := w.persist(ops, results)
+	if err != nil && len(ops) > 1 && !errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrInDoubt) {
 		for i := range ops {
 			w.commit(ops[i : i+1])
 		}
@@ -158,30 +163,26 @@ func (w *writer) commit(ops []write) {
 }
 
 // transact carries out writes in one transaction. It sets the results of those that were refused; an error means that
-// the transaction failed and nothing was written.
+// the transaction failed and nothing was written, unless it is ErrInDoubt.
 func (w *writer) transact(ops []write, results []error) (added bool, err error) {
-	ctx := context.Background()
-	tx, err := w.db.BeginTx(ctx, nil)
+	tx, err := w.db.BeginTx(context.Background(), nil)
 	if err != nil {
 		return false, w.d.explain(err)
 	}
 	b := &batch{w: w, tx: tx}
-	for i, op := range ops {
-		err := op.exec(b)
-		var r refused
-		if err != nil && !errors.As(err, &r) {
-			tx.Rollback()
-			return false, w.d.explain(err)
-		}
-		results[i] = r.err
-	}
-	err = b.insertRecords()
-	if err == nil {
-		err = tx.Commit()
-	}
+	mark, err := w.fill(b, ops, results)
 	if err != nil {
 		tx.Rollback()
 		return false, w.d.explain(err)
+	}
+	if err := w.d.explain(tx.Commit()); err != nil {
+		tx.Rollback()
+		if !errors.Is(err, ErrUnavailable) {
+			return false, err
+		}
+		if err := w.settle(mark, err); err != nil {
+			return false, err
+		}
 	}
 	if len(w.known)+len(b.plans) > maxKnownPlans {
 		clear(w.known)
@@ -190,6 +191,28 @@ func (w *writer) transact(ops []write, results []error) (added bool, err error) 
 		w.known[hash] = true
 	}
 	return len(b.records) > 0, nil
+}
+
+// fill does all of a transaction but its commit.
+func (w *writer) fill(b *batch, ops []write, results []error) (mark string, err error) {
+	if mark, err = w.d.begin(b.tx); err != nil {
+		return "", err
+	}
+	for i, op := range ops {
+		err := op.exec(b)
+		var r refused
+		if err != nil && !errors.As(err, &r) {
+			return "", err
+		}
+		results[i] = r.err
+	}
+	if len(b.records) == 0 {
+		return mark, nil
+	}
+	if err := b.insertRecords(); err != nil {
+		return "", err
+	}
+	return mark, w.d.announce(b.tx)
 }
 
 // refused is the error of a write that was found not to apply before it wrote anything.
@@ -235,9 +258,6 @@ func (b *batch) count(name string, n int64) (int64, error) {
 // has locked from here to its end, so they are given in the order in which they become visible, without gaps.
 func (b *batch) insertRecords() error {
 	n := len(b.records)
-	if n == 0 {
-		return nil
-	}
 	last, err := b.count("record", int64(n))
 	if err != nil {
 		return err
