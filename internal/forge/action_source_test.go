@@ -405,8 +405,12 @@ func TestActionSourceAsksForNoPassword(t *testing.T) {
 	}
 }
 
-// TestMain lets the test binary be another process that resolves.
+// TestMain lets the test binary be another process: one that resolves, or a server that a test kills.
 func TestMain(m *testing.M) {
+	if dir := os.Getenv("TEST_SERVE"); dir != "" {
+		fmt.Fprintln(os.Stderr, serveUntilKilled(dir))
+		os.Exit(1)
+	}
 	if uses := os.Getenv("TEST_RESOLVE"); uses != "" {
 		a := &ActionSource{CacheDir: os.Getenv("TEST_CACHE"), URLTemplate: os.Getenv("TEST_URL")}
 		got, err := a.Resolve(context.Background(), uses)
