@@ -51,12 +51,13 @@ if [ ! -s "$data/PG_VERSION" ]; then
 		echo "Error: Database is uninitialized and superuser password is not specified." >&2; exit 1
 	fi
 	umask 077; printf '%s' "$POSTGRES_PASSWORD" >/dev/shm/password; [ -n "$POSTGRES_PASSWORD" ] || printf x >/dev/shm/password
-	"$bin/initdb" -D "$data" --username="$POSTGRES_USER" --pwfile=/dev/shm/password --auth-local=trust --auth-host=scram-sha-256 $POSTGRES_INITDB_ARGS >/dev/null || exit 1
+	"$bin/initdb" -D "$data" --username="$POSTGRES_USER" --pwfile=/dev/shm/password --auth-local=trust --auth-host=scram-sha-256 --encoding=UTF8 --locale=C.UTF-8 $POSTGRES_INITDB_ARGS >/dev/null || exit 1
 	rm /dev/shm/password
 	echo "host all all all ${POSTGRES_HOST_AUTH_METHOD:-scram-sha-256}" >>"$data/pg_hba.conf"
 	if [ "$POSTGRES_DB" != postgres ]; then echo "CREATE DATABASE \"$POSTGRES_DB\"" | "$bin/postgres" --single -D "$data" postgres >/dev/null || exit 1; fi
 fi
 exec "$bin/postgres" -D "$data" -c listen_addresses='*' -c unix_socket_directories=/tmp`,
+		env:     []string{"PGHOST=/tmp"}, // so that a health check without a host finds it, as in the image
 		healthy: []string{"CMD-SHELL", `"$(dirname "$PROGRAM")/pg_isready" -h localhost`},
 	},
 	{
@@ -80,6 +81,7 @@ if [ ! -d "$data/mysql" ]; then
 	rm /dev/shm/init.sql
 fi
 exec "$PROGRAM" --no-defaults --datadir="$data" --bind-address='*' --socket=/tmp/mysqld.sock`,
+		env:     []string{"MYSQL_UNIX_PORT=/tmp/mysqld.sock"},
 		healthy: []string{"CMD-SHELL", "mariadb-admin --no-defaults -h 127.0.0.1 ping || mysqladmin --no-defaults -h 127.0.0.1 ping"},
 	},
 	{
