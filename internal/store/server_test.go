@@ -483,3 +483,27 @@ func TestAuditIsProvenToBeChanged(t *testing.T) {
 		})
 	}
 }
+
+// Who writes a record anew with a hash that fits has to write all that follow.
+func TestAuditIsAChain(t *testing.T) {
+	s := openStore(t, "sqlite::memory:")
+	var before []byte
+	for n := range 4 {
+		a := Audit{At: noon, Actor: "mona", Action: "a"}
+		if err := s.AppendAudit(t.Context(), &a); err != nil {
+			t.Fatal(err)
+		}
+		if n == 0 {
+			before = a.Hash
+		}
+	}
+	forged := []byte(`{"seq":2,"at":"2026-01-02T12:00:00Z","actor":"mona","action":"a","target":"elsewhere"}`)
+	if _, err := s.writer.db.Exec(`UPDATE audit SET body = ?, target = 'elsewhere', hash = ? WHERE seq = 2`, string(forged), chain(before, forged)); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err := s.VerifyAudit(t.Context())
+	var broken *AuditError
+	if !errors.As(err, &broken) || broken.Seq != 3 {
+		t.Errorf("VerifyAudit = %v, want that record 3 does not follow", err)
+	}
+}
