@@ -409,6 +409,25 @@ func TestRunsAreListed(t *testing.T) {
 	})
 }
 
+func TestVersions(t *testing.T) {
+	everyKind(t, func(t *testing.T, s *Store) {
+		var ids []ci.RunID
+		expected := map[ci.RunID]int64{}
+		for range 3 {
+			run := create(t, s, plan(t, twoCells, nil))
+			if run.ID == 2 {
+				step(t, s, run, ci.Cancel{By: "mona"})
+			}
+			expected[run.ID] = run.Version
+		}
+		for id := range ci.RunID(1200) {
+			ids = append(ids, id)
+		}
+		want(t, "versions", must(s.Versions(t.Context(), ids))(t), expected)
+		want(t, "versions of none", must(s.Versions(t.Context(), nil))(t), map[ci.RunID]int64{})
+	})
+}
+
 func TestGroupHasOneHolder(t *testing.T) {
 	everyKind(t, func(t *testing.T, s *Store) {
 		save := func(run *ci.Run, held bool, name string) error {
