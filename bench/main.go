@@ -42,6 +42,7 @@ var cases = []struct {
 	{"build", measureBuild},
 	{"docker", measureDocker},
 	{"service", measureService},
+	{"artifact", measureArtifact},
 }
 
 // bench is what all cases share.

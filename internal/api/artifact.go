@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"mime"
 	"net/http"
@@ -131,9 +130,13 @@ func (rt *Runtime) finalizeArtifact(ctx context.Context, s *session, q *request)
 		return nil, &twirpError{http.StatusNotFound, "not_found", "no upload of artifact " + q.Name}
 	}
 	defer rt.uploads.drop(up)
-	art, err := rt.artifacts.Create(ctx, native.Artifact{
+	parts, err := rt.uploads.committed(up)
+	if err != nil {
+		return nil, err
+	}
+	art, err := rt.artifacts.Assemble(ctx, native.Artifact{
 		Run: s.run, Attempt: s.attempt, Name: q.Name, Expires: up.expires, Raw: up.mime != "" && up.mime != "application/zip",
-	}, func(w io.Writer) error { return rt.uploads.write(up, w) })
+	}, parts...)
 	if errors.Is(err, native.ErrArtifactExists) {
 		return nil, &twirpError{http.StatusConflict, "already_exists", err.Error()}
 	}

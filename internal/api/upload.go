@@ -190,13 +190,21 @@ func (u *uploads) commit(up *upload, names []string) error {
 	return nil
 }
 
+// committed gives the keys of a committed blob's blocks, in order.
+func (u *uploads) committed(up *upload) ([]string, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if up.list == nil {
+		return nil, errors.New("the upload was not completed")
+	}
+	return up.list, nil
+}
+
 // write writes a committed blob.
 func (u *uploads) write(up *upload, w io.Writer) error {
-	u.mu.Lock()
-	list := up.list
-	u.mu.Unlock()
-	if list == nil {
-		return errors.New("the upload was not completed")
+	list, err := u.committed(up)
+	if err != nil {
+		return err
 	}
 	for _, key := range list {
 		f, err := u.blobs.Open(key)

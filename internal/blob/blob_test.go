@@ -403,3 +403,42 @@ func BenchmarkAppend(b *testing.B) {
 		}
 	}
 }
+
+func TestConcat(t *testing.T) {
+	for _, open := range []func(string) (*Store, error){Open, OpenUnsynced} {
+		s, err := open(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		put := func(keys ...string) {
+			for _, k := range keys {
+				if _, err := s.Put(t.Context(), k, strings.NewReader("<"+k+">")); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		put("whole", "up/b", "up/a", "up/c")
+		size, err := s.Concat("whole", "up/b", "up/a", "up/c")
+		text, readErr := s.ReadAll("whole", 100)
+		if err != nil || readErr != nil || size != 18 || string(text) != "<up/b><up/a><up/c>" {
+			t.Errorf("%q of %d bytes: %v, %v", text, size, err, readErr)
+		}
+		if size, err := s.Concat("empty"); err != nil || size != 0 {
+			t.Errorf("of nothing: %d bytes, %v", size, err)
+		}
+		put("up/d")
+		if _, err := s.Concat("whole", "up/d", "up/missing"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("of a part that is not there: %v", err)
+		}
+		if text, err := s.ReadAll("whole", 100); err != nil || string(text) != "<up/b><up/a><up/c>" {
+			t.Errorf("what was there is %q, %v", text, err)
+		}
+		if _, err := s.Concat("../out", "up/d"); !errors.Is(err, ErrKey) {
+			t.Errorf("a key that leads out: %v", err)
+		}
+		if left, err := s.List("up/"); err != nil || len(left) > 0 {
+			t.Errorf("parts are left: %v, %v", left, err)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package native
 
 import (
 	"archive/zip"
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -116,6 +117,42 @@ func (x Artifact) key(ext string) string {
 // filled in. The error wraps ErrArtifactExists if the attempt has the name already or is just getting it. After an
 // error nothing of it is left.
 func (a *Artifacts) Create(ctx context.Context, art Artifact, write func(io.Writer) error) (Artifact, error) {
+	return a.create(ctx, art, func(art *Artifact) error {
+		sum := sha256.New()
+		var err error
+		art.Size, err = a.store(ctx, art.key(".data"), sum, write)
+		art.Digest = "sha256:" + hex.EncodeToString(sum.Sum(nil))
+		return err
+	})
+}
+
+// Assemble is Create for an artifact whose bytes are blobs of the store, in this order. They are gone after it.
+func (a *Artifacts) Assemble(ctx context.Context, art Artifact, parts ...string) (Artifact, error) {
+	return a.create(ctx, art, func(art *Artifact) (err error) {
+		if art.Size, err = a.blobs.Concat(art.key(".data"), parts...); err != nil {
+			return err
+		}
+		art.Digest, err = a.digest(*art)
+		return err
+	})
+}
+
+// digest reads the stored bytes of an artifact.
+func (a *Artifacts) digest(art Artifact) (string, error) {
+	f, err := a.Open(art)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	sum := sha256.New()
+	if _, err := io.CopyBuffer(sum, struct{ io.Reader }{f}, make([]byte, 256<<10)); err != nil {
+		return "", err
+	}
+	return "sha256:" + hex.EncodeToString(sum.Sum(nil)), nil
+}
+
+// create makes the bytes of an artifact, and then its description.
+func (a *Artifacts) create(ctx context.Context, art Artifact, fill func(*Artifact) error) (Artifact, error) {
 	if !isNumber(art.Run) || !isNumber(art.Attempt) {
 		return art, fmt.Errorf("create artifact: run %q, attempt %q: not numbers", art.Run, art.Attempt)
 	}
@@ -136,12 +173,9 @@ func (a *Artifacts) Create(ctx context.Context, art Artifact, write func(io.Writ
 			return art, fmt.Errorf("create artifact %s: %w", art.Name, ErrArtifactExists)
 		}
 	}
-	sum := sha256.New()
-	art.Size, err = a.store(ctx, art.key(".data"), sum, write)
-	if err != nil {
-		return art, fmt.Errorf("create artifact %s: %w", art.Name, err)
+	if err := fill(&art); err != nil {
+		return art, errors.Join(fmt.Errorf("create artifact %s: %w", art.Name, err), a.blobs.Delete(art.key(".data")))
 	}
-	art.Digest = "sha256:" + hex.EncodeToString(sum.Sum(nil))
 	text, err := json.Marshal(art)
 	if err == nil {
 		_, err = a.blobs.Put(ctx, art.key(".json"), strings.NewReader(string(text)))
@@ -152,17 +186,66 @@ func (a *Artifacts) Create(ctx context.Context, art Artifact, write func(io.Writ
 	return art, nil
 }
 
+// store stores what write produces. The digest is made beside the writing: each takes as long as the other.
 func (a *Artifacts) store(ctx context.Context, key string, sum hash.Hash, write func(io.Writer) error) (int64, error) {
 	pr, pw := io.Pipe()
+	summed := newBeside(sum)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		pw.CloseWithError(write(pw))
+		to := bufio.NewWriterSize(pw, besideSize)
+		err := write(to)
+		if err == nil {
+			err = to.Flush()
+		}
+		pw.CloseWithError(err)
 	}()
-	size, err := a.blobs.Put(ctx, key, io.TeeReader(pr, sum))
+	size, err := a.blobs.Put(ctx, key, io.TeeReader(pr, summed))
 	pr.CloseWithError(err)
 	<-done
+	summed.close()
 	return size, err
+}
+
+// besideSize is how many bytes go to the digest at once.
+const besideSize = 512 << 10
+
+// beside writes to another writer, which never fails, in a goroutine of its own.
+type beside struct {
+	full, free chan []byte
+	ended      chan struct{}
+}
+
+func newBeside(to io.Writer) *beside {
+	b := &beside{full: make(chan []byte, 4), free: make(chan []byte, 4), ended: make(chan struct{})}
+	for range cap(b.free) {
+		b.free <- make([]byte, 0, besideSize)
+	}
+	go func() {
+		defer close(b.ended)
+		for p := range b.full {
+			_, _ = to.Write(p)
+			b.free <- p[:0]
+		}
+	}()
+	return b
+}
+
+func (b *beside) Write(p []byte) (int, error) {
+	n := len(p)
+	for len(p) > 0 {
+		part := <-b.free
+		part = append(part, p[:min(len(p), besideSize)]...)
+		p = p[len(part):]
+		b.full <- part
+	}
+	return n, nil
+}
+
+// close waits until everything is written.
+func (b *beside) close() {
+	close(b.full)
+	<-b.ended
 }
 
 // take reserves the name while the artifact is made and gives it its ID.

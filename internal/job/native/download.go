@@ -3,7 +3,6 @@ package native
 import (
 	"archive/tar"
 	"archive/zip"
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -211,13 +210,21 @@ func (s *Step) unpackArtifact(ctx context.Context, art Artifact, dir string, raw
 	}
 	defer f.Close()
 	s.info("Starting download of artifact to: %s", dir)
-	sum := sha256.New()
-	size, err := io.Copy(sum, bufio.NewReaderSize(f, 1<<20))
+	info, err := f.Stat()
 	if err != nil {
 		return false, err
 	}
-	s.info("SHA256 digest of downloaded artifact is %s", hex.EncodeToString(sum.Sum(nil)))
-	same = art.Digest == "sha256:"+hex.EncodeToString(sum.Sum(nil))
+	size := info.Size()
+	digest := make(chan string, 1) // made while the files are unpacked
+	go func() {
+		sum := sha256.New()
+		_, err := io.CopyBuffer(sum, struct{ io.Reader }{io.NewSectionReader(f, 0, size)}, make([]byte, besideSize))
+		if err != nil { // then unpacking fails too
+			digest <- ""
+			return
+		}
+		digest <- hex.EncodeToString(sum.Sum(nil))
+	}()
 
 	pack := func(w *tar.Writer) error { return packZip(ctx, w, f, size) }
 	if art.Raw || raw {
@@ -235,10 +242,12 @@ func (s *Step) unpackArtifact(ctx context.Context, art Artifact, dir string, raw
 		}
 	}
 	err = s.putTar(ctx, dir, pack)
+	found := <-digest
+	s.info("SHA256 digest of downloaded artifact is %s", found)
 	if err == nil {
 		s.info("Artifact download completed successfully.")
 	}
-	return same, err
+	return art.Digest == "sha256:"+found, err
 }
 
 // maxUnpacked bounds what an artifact may unpack to, bytes: a guard against archives made to fill a disk.
@@ -251,6 +260,7 @@ func packZip(ctx context.Context, w *tar.Writer, r io.ReaderAt, size int64) erro
 		return err
 	}
 	var total uint64
+	buffer := make([]byte, besideSize)
 	for _, f := range z.File {
 		if err := context.Cause(ctx); err != nil {
 			return err
@@ -277,7 +287,7 @@ func packZip(ctx context.Context, w *tar.Writer, r io.ReaderAt, size int64) erro
 		if err != nil {
 			return err
 		}
-		_, err = io.Copy(w, content)
+		_, err = io.CopyBuffer(w, struct{ io.Reader }{content}, buffer)
 		if err := errors.Join(err, content.Close()); err != nil {
 			return err
 		}

@@ -36,6 +36,50 @@ func (s *Step) stream(ctx context.Context, files []entry, use func(i int, c cont
 		}
 		return nil
 	}
+	done, err := s.streamWhereTheyAre(ctx, files, use)
+	if err != nil || done == len(files) {
+		return err
+	}
+	return s.streamTar(ctx, files[done:], func(i int, c content) error { return use(done+i, c) })
+}
+
+// streamWhereTheyAre reads files in the machine's own directories, where they can be seen from here. It gives how many
+// were read: it stops at the first that is not plainly there, such as one behind a link that leads out of its directory.
+func (s *Step) streamWhereTheyAre(ctx context.Context, files []entry, use func(i int, c content) error) (int, error) {
+	readable, ok := s.Sandbox.(sandbox.Readable)
+	if !ok {
+		return 0, nil
+	}
+	root, err := readable.Open(s.workspace())
+	if err != nil {
+		return 0, nil
+	}
+	defer root.Close()
+	for i, e := range files {
+		if err := context.Cause(ctx); err != nil {
+			return i, err
+		}
+		name, below := strings.CutPrefix(e.path, s.workspace()+"/")
+		if !below {
+			return i, nil
+		}
+		f, err := root.Open(name)
+		if err != nil {
+			return i, nil
+		}
+		info, err := f.Stat()
+		if err == nil && info.Mode().IsRegular() {
+			err = use(i, content{f, info.Size(), int64(info.Mode().Perm()), info.ModTime()})
+		}
+		if err := errors.Join(err, f.Close()); err != nil {
+			return i, err
+		}
+	}
+	return len(files), nil
+}
+
+// streamTar reads files through the machine's tar.
+func (s *Step) streamTar(ctx context.Context, files []entry, use func(i int, c content) error) error {
 	if len(files) == 0 {
 		return nil
 	}
