@@ -1,8 +1,8 @@
 package forge
 
 import (
-	"context"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/penstock-ci/penstock/internal/expr"
@@ -15,150 +15,160 @@ type Event struct {
 	Match workflow.Event
 	// GitHub is the github context without what only a run has: run_id, run_number, workflow, token, job.
 	GitHub expr.Value
+	// SHA is the commit that the event runs at and that its workflows are read at, as github.sha. It is empty where
+	// there is none and nothing runs: a pull request with conflicts.
+	SHA string
 }
 
-// Event tells that the named event happens now, here: a push of HEAD, a pull request of this branch into the
-// default one, a dispatch. payload replaces GitHub's event payload where given (penstock run -e); the context's
-// fields follow it, so a payload with pull_request.head.ref decides head_ref.
-func (w *WorkTree) Event(ctx context.Context, name string, payload expr.Value) (*Event, error) {
-	made := w.payload(name)
-	if !payload.IsNull() {
-		if payload.Kind() != expr.KindObject {
-			return nil, fmt.Errorf("the event payload is %s, not an object", strings.ToLower(string(payload.Kind())))
-		}
-		for _, p := range payload.Pairs() {
-			made = made.With(p.Key, p.Value)
-		}
+// Scene is where an event happens and who makes it happen: what a payload says of every event.
+type Scene struct {
+	ServerURL  string // without a slash at the end
+	Repository Repository
+	Sender     Account
+}
+
+// Repository is what a payload says of a repository.
+type Repository struct {
+	ID            int64
+	Name          string // OWNER/NAME
+	Owner         Account
+	DefaultBranch string // without refs/heads/
+	Public        bool
+	Archived      bool
+}
+
+// Account is a person, an organisation or a program, as payloads and commits name it.
+type Account struct {
+	Login string `json:"login"`
+	ID    int64  `json:"id"`
+	Type  string `json:"type,omitempty"`  // User where empty; Organization, Bot
+	Name  string `json:"name,omitempty"`  // for commits; Login where empty
+	Email string `json:"email,omitempty"` // for commits; LOGIN@users.noreply.localhost where empty
+}
+
+// place is what of the github context depends on where an event happens.
+type place struct {
+	ref        string // in full
+	sha        string
+	base, head string // of a pull request: branches without refs/heads/
+}
+
+// event puts together an event from its payload.
+func (s Scene) event(name string, at place, payload expr.Value) *Event {
+	return &Event{
+		Match: workflow.Event{
+			Name: name, Action: payload.Property("action").Text(), Ref: at.ref, BaseRef: at.base, HeadRef: at.head, Payload: payload,
+		},
+		GitHub: s.context(name, at, payload),
+		SHA:    at.sha,
 	}
-	sha, ref, base, head := w.SHA, w.Ref, "", ""
-	if strings.HasPrefix(name, "pull_request") {
-		pr := made.Property("pull_request")
-		base, head = pr.Property("base").Property("ref").Text(), pr.Property("head").Property("ref").Text()
-		if name == "pull_request_target" {
-			ref = "refs/heads/" + base
-		} else {
-			ref = fmt.Sprintf("refs/pull/%s/merge", made.Property("number").Text())
-		}
-	} else if r := made.Property("ref").Text(); r != "" && (name == "push" || name == "workflow_dispatch") {
-		ref = r
-	}
-	ev := &Event{Match: workflow.Event{
-		Name: name, Action: made.Property("action").Text(), Ref: ref, BaseRef: base, HeadRef: head,
-		Payload: made, CommitMessage: w.Message,
-	}}
-	if name == "push" || strings.HasPrefix(name, "pull_request") {
-		var err error
-		if ev.Match.Paths, ev.Match.PathsKnown, err = w.Changed(ctx); err != nil {
-			return nil, err
-		}
-	}
-	ev.GitHub = w.context(name, ref, sha, base, head, made)
-	return ev, nil
 }
 
 // context is the github context's part that the repository and the event decide.
-func (w *WorkTree) context(event, ref, sha, base, head string, payload expr.Value) expr.Value {
-	owner, _, _ := strings.Cut(w.Repository, "/")
-	refName, refType := ref, "branch"
+func (s Scene) context(event string, at place, payload expr.Value) expr.Value {
+	owner, _, _ := strings.Cut(s.Repository.Name, "/")
+	refName, refType := at.ref, "branch"
 	for _, prefix := range []string{"refs/heads/", "refs/tags/", "refs/pull/"} {
 		refName = strings.TrimPrefix(refName, prefix)
 	}
-	if strings.HasPrefix(ref, "refs/tags/") {
+	if strings.HasPrefix(at.ref, "refs/tags/") {
 		refType = "tag"
 	}
-	api, graphql := w.ServerURL+"/api/v3", w.ServerURL+"/api/graphql"
-	if w.ServerURL == "https://github.com" {
-		api, graphql = "https://api.github.com", "https://api.github.com/graphql"
-	}
-	s := expr.String
+	text := expr.String
+	id := func(n int64) expr.Value { return text(strconv.FormatInt(n, 10)) }
 	return expr.Object(
-		expr.Pair{Key: "ref", Value: s(ref)},
-		expr.Pair{Key: "sha", Value: s(sha)},
-		expr.Pair{Key: "repository", Value: s(w.Repository)},
-		expr.Pair{Key: "repository_owner", Value: s(owner)},
-		expr.Pair{Key: "repository_owner_id", Value: s("0")},
-		expr.Pair{Key: "repositoryUrl", Value: s("git://" + strings.TrimPrefix(w.ServerURL, "https://") + "/" + w.Repository + ".git")},
-		expr.Pair{Key: "retention_days", Value: s("90")},
-		expr.Pair{Key: "repository_visibility", Value: s("private")},
-		expr.Pair{Key: "repository_id", Value: s("0")},
-		expr.Pair{Key: "actor_id", Value: s("0")},
-		expr.Pair{Key: "actor", Value: s(w.Actor)},
-		expr.Pair{Key: "triggering_actor", Value: s(w.Actor)},
-		expr.Pair{Key: "head_ref", Value: s(head)},
-		expr.Pair{Key: "base_ref", Value: s(base)},
-		expr.Pair{Key: "event_name", Value: s(event)},
-		expr.Pair{Key: "server_url", Value: s(w.ServerURL)},
-		expr.Pair{Key: "api_url", Value: s(api)},
-		expr.Pair{Key: "graphql_url", Value: s(graphql)},
-		expr.Pair{Key: "ref_name", Value: s(refName)},
+		expr.Pair{Key: "ref", Value: text(at.ref)},
+		expr.Pair{Key: "sha", Value: text(at.sha)},
+		expr.Pair{Key: "repository", Value: text(s.Repository.Name)},
+		expr.Pair{Key: "repository_owner", Value: text(owner)},
+		expr.Pair{Key: "repository_owner_id", Value: id(s.Repository.Owner.ID)},
+		expr.Pair{Key: "repositoryUrl", Value: text(s.gitURL())},
+		expr.Pair{Key: "retention_days", Value: text("90")},
+		expr.Pair{Key: "repository_visibility", Value: text(s.Repository.visibility())},
+		expr.Pair{Key: "repository_id", Value: id(s.Repository.ID)},
+		expr.Pair{Key: "actor_id", Value: id(s.Sender.ID)},
+		expr.Pair{Key: "actor", Value: text(s.Sender.Login)},
+		expr.Pair{Key: "triggering_actor", Value: text(s.Sender.Login)},
+		expr.Pair{Key: "head_ref", Value: text(at.head)},
+		expr.Pair{Key: "base_ref", Value: text(at.base)},
+		expr.Pair{Key: "event_name", Value: text(event)},
+		expr.Pair{Key: "server_url", Value: text(s.ServerURL)},
+		expr.Pair{Key: "api_url", Value: text(s.apiURL())},
+		expr.Pair{Key: "graphql_url", Value: text(s.graphqlURL())},
+		expr.Pair{Key: "ref_name", Value: text(refName)},
 		expr.Pair{Key: "ref_protected", Value: expr.Bool(false)},
-		expr.Pair{Key: "ref_type", Value: s(refType)},
-		expr.Pair{Key: "secret_source", Value: s("Actions")},
+		expr.Pair{Key: "ref_type", Value: text(refType)},
+		expr.Pair{Key: "secret_source", Value: text("Actions")},
 		expr.Pair{Key: "event", Value: payload},
 	)
 }
 
-// payload is what GitHub would send with the event, as far as a working tree can know it.
-func (w *WorkTree) payload(event string) expr.Value {
-	p := map[string]any{"repository": w.repository(), "sender": w.account(w.Actor)}
-	switch event {
-	case "push":
-		commit := w.commit()
-		p["ref"], p["before"], p["after"] = w.Ref, w.Before, w.SHA
-		p["created"], p["deleted"], p["forced"], p["base_ref"] = w.Before == zeroSHA, false, false, nil
-		p["compare"] = fmt.Sprintf("%s/compare/%.12s...%.12s", w.htmlURL(), w.Before, w.SHA)
-		p["commits"], p["head_commit"] = []any{commit}, commit
-		p["pusher"] = map[string]any{"name": w.Actor, "email": w.Author.Email}
-	case "pull_request", "pull_request_target":
-		p["action"], p["number"] = "opened", 1
-		p["pull_request"] = w.pullRequest()
-	case "workflow_dispatch":
-		p["ref"], p["inputs"], p["workflow"] = w.Ref, nil, nil
-	case "repository_dispatch":
-		p["action"], p["branch"], p["client_payload"] = "dispatch", w.DefaultBranch, map[string]any{}
-	case "schedule":
-		p["schedule"] = ""
-	case "release":
-		p["action"] = "published"
-		p["release"] = map[string]any{"tag_name": w.Branch(), "name": w.Branch(), "draft": false, "prerelease": false, "target_commitish": w.SHA}
+// payload makes a payload of what is particular to an event and what every event says.
+func (s Scene) payload(own map[string]any) expr.Value {
+	whole := map[string]any{"repository": s.repository(), "sender": s.account(s.Sender)}
+	if s.Repository.Owner.Type == "Organization" {
+		whole["organization"] = s.account(s.Repository.Owner)
 	}
-	v, err := expr.FromGo(p)
+	for k, v := range own {
+		whole[k] = v
+	}
+	v, err := expr.FromGo(whole)
 	if err != nil {
-		panic(err) // only JSON's own types are in p
+		panic(err) // only JSON's own types are in it, and what callers give was decoded from JSON
 	}
 	return v
 }
 
-func (w *WorkTree) repository() map[string]any {
-	owner, _, _ := strings.Cut(w.Repository, "/")
+func (s Scene) repository() map[string]any {
+	r := s.Repository
+	owner, name, _ := strings.Cut(r.Name, "/")
+	if r.Owner.Login == "" {
+		r.Owner.Login = owner
+	}
 	return map[string]any{
-		"id": 0, "name": w.Name(), "full_name": w.Repository, "private": true, "owner": w.account(owner),
-		"html_url": w.htmlURL(), "clone_url": w.htmlURL() + ".git", "default_branch": w.DefaultBranch,
-		"master_branch": w.DefaultBranch, "fork": false, "url": w.htmlURL(),
+		"id": r.ID, "name": name, "full_name": r.Name, "private": !r.Public, "visibility": r.visibility(), "owner": s.account(r.Owner),
+		"html_url": s.htmlURL(), "clone_url": s.htmlURL() + ".git", "git_url": s.gitURL(), "default_branch": r.DefaultBranch,
+		"master_branch": r.DefaultBranch, "fork": false, "archived": r.Archived, "disabled": false, "url": s.htmlURL(),
 	}
 }
 
-func (w *WorkTree) account(login string) map[string]any {
-	return map[string]any{"login": login, "id": 0, "type": "User", "html_url": w.ServerURL + "/" + login}
-}
-
-func (w *WorkTree) commit() map[string]any {
-	who := map[string]any{"name": w.Author.Name, "email": w.Author.Email, "username": w.Actor}
-	return map[string]any{
-		"id": w.SHA, "message": w.Message, "timestamp": w.Author.Date, "author": who, "committer": who,
-		"url": w.htmlURL() + "/commit/" + w.SHA, "distinct": true,
+func (s Scene) account(a Account) map[string]any {
+	kind := a.Type
+	if kind == "" {
+		kind = "User"
 	}
+	return map[string]any{"login": a.Login, "id": a.ID, "type": kind, "html_url": s.ServerURL + "/" + a.Login, "site_admin": false}
 }
 
-func (w *WorkTree) pullRequest() map[string]any {
-	title, body, _ := strings.Cut(w.Message, "\n")
-	head := map[string]any{"ref": w.Branch(), "sha": w.SHA, "label": w.Actor + ":" + w.Branch(), "repo": w.repository()}
-	base := map[string]any{"ref": w.DefaultBranch, "sha": w.Before, "label": w.Actor + ":" + w.DefaultBranch, "repo": w.repository()}
-	return map[string]any{
-		"number": 1, "id": 0, "state": "open", "title": title, "body": strings.TrimSpace(body), "draft": false,
-		"merged": false, "user": w.account(w.Actor), "head": head, "base": base, "labels": []any{},
-		"merge_commit_sha": w.SHA, "html_url": w.htmlURL() + "/pull/1",
+func (s Scene) htmlURL() string { return s.ServerURL + "/" + s.Repository.Name }
+
+func (s Scene) gitURL() string {
+	_, host, _ := strings.Cut(s.ServerURL, "://")
+	return "git://" + host + "/" + s.Repository.Name + ".git"
+}
+
+func (s Scene) apiURL() string {
+	if s.ServerURL == "https://github.com" {
+		return "https://api.github.com"
 	}
+	return s.ServerURL + "/api/v3"
 }
 
-func (w *WorkTree) htmlURL() string { return w.ServerURL + "/" + w.Repository }
+func (s Scene) graphqlURL() string {
+	if s.ServerURL == "https://github.com" {
+		return "https://api.github.com/graphql"
+	}
+	return s.ServerURL + "/api/graphql"
+}
+
+func (r Repository) visibility() string {
+	if r.Public {
+		return "public"
+	}
+	return "private"
+}
+
+// compareURL is the page of what lies between two commits.
+func (s Scene) compareURL(before, after string) string {
+	return fmt.Sprintf("%s/compare/%.12s...%.12s", s.htmlURL(), before, after)
+}
