@@ -43,6 +43,7 @@ var cases = []struct {
 	{"docker", measureDocker},
 	{"service", measureService},
 	{"artifact", measureArtifact},
+	{"example", measureExample},
 }
 
 // bench is what all cases share.

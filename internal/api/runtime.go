@@ -8,6 +8,7 @@
 package api
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -40,6 +41,7 @@ type Runtime struct {
 	now       func() time.Time
 	identity  *identity
 	github    *LocalGitHub // nil for none
+	server    http.Handler // of a server's jobs; nil for none
 
 	mu       sync.Mutex
 	sessions map[string]*session // by token
@@ -73,11 +75,37 @@ func NewRuntime(blobs *blob.Store, artifacts *native.Artifacts, git string, gith
 // tokenLife is how long a job's token is valid: longer than any job may take.
 const tokenLife = 7 * 24 * time.Hour
 
+// newServerRuntime is the runtime of a server: its jobs have tokens of Grant, by which they also call the server's API and
+// fetch their repository, through the listener in their machine.
+func newServerRuntime(blobs *blob.Store, artifacts *native.Artifacts, server http.Handler) *Runtime {
+	rt := NewRuntime(blobs, artifacts, "", nil)
+	rt.server = server
+	return rt
+}
+
+// Grant makes github.token for a task that is leased: good until the job ends.
+func (rt *Runtime) Grant(_ context.Context, t *ci.Task) (string, error) {
+	return rt.begin(t).token, nil
+}
+
+// byToken gives the session that a token is of, nil for none.
+func (rt *Runtime) byToken(token string) *session {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	return rt.sessions[token]
+}
+
 // Serve implements job.Services.
 func (rt *Runtime) Serve(l net.Listener, t *ci.Task) (job.ServiceAddress, func() []string) {
-	s := rt.begin(t)
+	s := rt.byToken(t.Token)
+	handler := http.Handler(rt)
+	if s == nil {
+		s = rt.begin(t)
+	} else {
+		handler = rt.server // the token is one of its own
+	}
 	origin := "http://" + l.Addr().String()
-	server := &http.Server{Handler: rt, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
 	go func() { _ = server.Serve(l) }() // until it is closed
 	address := job.ServiceAddress{
 		Env: map[string]string{
@@ -86,8 +114,11 @@ func (rt *Runtime) Serve(l net.Listener, t *ci.Task) (job.ServiceAddress, func()
 		},
 		Token: s.token,
 	}
-	if rt.git != "" {
+	if rt.git != "" || rt.server != nil {
 		address.Git = origin
+	}
+	if rt.server != nil {
+		address.API = origin + "/api"
 	}
 	if t.Token == "" && rt.github != nil {
 		if err := rt.github.know(t); err != nil {
@@ -162,18 +193,17 @@ func (rt *Runtime) mac(text string) []byte {
 
 // session gives whose request it is, nil if nobody's.
 func (rt *Runtime) session(r *http.Request) *session {
-	kind, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
-	switch {
-	case strings.EqualFold(kind, "bearer") || strings.EqualFold(kind, "token"): // octokit says the latter
-	default:
-		_, token, ok = r.BasicAuth() // git's
+	return rt.byToken(tokenOf(r))
+}
+
+// tokenOf gives the token that a request shows, "" for none.
+func tokenOf(r *http.Request) string {
+	kind, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if strings.EqualFold(kind, "bearer") || strings.EqualFold(kind, "token") { // octokit says the latter
+		return token
 	}
-	if !ok {
-		return nil
-	}
-	rt.mu.Lock()
-	defer rt.mu.Unlock()
-	return rt.sessions[token]
+	_, token, _ = r.BasicAuth() // git's
+	return token
 }
 
 // cacheScopes are the refs whose caches a job may restore: its own, which it saves to, that of the branch it is to be

@@ -185,7 +185,7 @@ func (l *local) nativeHost(f *runFlags) (*native.Host, error) {
 	return &native.Host{
 		WorkTree: &native.WorkTree{Dir: l.tree.Root, Repository: l.tree.Repository}, CloneURL: f.actionsURL,
 		Cache: cache, Artifacts: native.OpenArtifacts(l.history.blobs), Home: home,
-		Coverage: filepath.Join(l.data, "coverage"), Tools: toolCaches(),
+		Coverage: filepath.Join(l.data, "coverage"), Vulnerabilities: filepath.Join(l.data, "osv"), Tools: toolCaches(),
 		Toolchains: &toolchain.Source{
 			Dir: filepath.Join(l.data, "toolchains"), NodeURL: os.Getenv("NODEJS_ORG_MIRROR"), GoURL: os.Getenv("GO_DOWNLOAD_BASE_URL"), Offline: f.offline,
 		},

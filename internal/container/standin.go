@@ -51,12 +51,13 @@ if [ ! -s "$data/PG_VERSION" ]; then
 		echo "Error: Database is uninitialized and superuser password is not specified." >&2; exit 1
 	fi
 	umask 077; printf '%s' "$POSTGRES_PASSWORD" >/dev/shm/password; [ -n "$POSTGRES_PASSWORD" ] || printf x >/dev/shm/password
-	"$bin/initdb" -D "$data" --username="$POSTGRES_USER" --pwfile=/dev/shm/password --auth-local=trust --auth-host=scram-sha-256 $POSTGRES_INITDB_ARGS >/dev/null || exit 1
+	"$bin/initdb" -D "$data" --username="$POSTGRES_USER" --pwfile=/dev/shm/password --auth-local=trust --auth-host=scram-sha-256 --encoding=UTF8 --locale=C.UTF-8 $POSTGRES_INITDB_ARGS >/dev/null || exit 1
 	rm /dev/shm/password
 	echo "host all all all ${POSTGRES_HOST_AUTH_METHOD:-scram-sha-256}" >>"$data/pg_hba.conf"
 	if [ "$POSTGRES_DB" != postgres ]; then echo "CREATE DATABASE \"$POSTGRES_DB\"" | "$bin/postgres" --single -D "$data" postgres >/dev/null || exit 1; fi
 fi
 exec "$bin/postgres" -D "$data" -c listen_addresses='*' -c unix_socket_directories=/tmp`,
+		env:     []string{"PGHOST=/tmp"}, // so that a health check without a host finds it, as in the image
 		healthy: []string{"CMD-SHELL", `"$(dirname "$PROGRAM")/pg_isready" -h localhost`},
 	},
 	{
@@ -69,18 +70,41 @@ exec "$bin/postgres" -D "$data" -c listen_addresses='*' -c unix_socket_directori
 		names: []string{"mysql", "mariadb"}, port: "3306/tcp",
 		find: func() (string, string) { return ofProgram("mariadbd", "--version", `Ver (\d+\.\d+)`) },
 		script: `data=` + dataDir + `/mysql
+printf '[client]\nsocket=/tmp/mysqld.sock\n' >/tmp/.my.cnf # where health checks without a host look
 if [ ! -d "$data/mysql" ]; then
-	password=${MYSQL_ROOT_PASSWORD-$MARIADB_ROOT_PASSWORD}
+	password=${MYSQL_ROOT_PASSWORD-$MARIADB_ROOT_PASSWORD} db=${MYSQL_DATABASE-$MARIADB_DATABASE} user=${MYSQL_USER-$MARIADB_USER}
+	if [ -z "$password$MYSQL_ALLOW_EMPTY_PASSWORD$MARIADB_ALLOW_EMPTY_ROOT_PASSWORD$MYSQL_RANDOM_ROOT_PASSWORD$MARIADB_RANDOM_ROOT_PASSWORD" ]; then
+		echo "Database is uninitialized and password option is not specified" >&2; exit 1
+	fi
 	mariadb-install-db --no-defaults --datadir="$data" --auth-root-authentication-method=normal --skip-test-db >/dev/null || exit 1
-	umask 077; { echo "FLUSH PRIVILEGES; CREATE USER IF NOT EXISTS 'root'@'%'; ALTER USER 'root'@'localhost' IDENTIFIED BY '$password'; ALTER USER 'root'@'%' IDENTIFIED BY '$password'; GRANT ALL ON *.* TO 'root'@'%' WITH GRANT OPTION;"
-	db=${MYSQL_DATABASE-$MARIADB_DATABASE} user=${MYSQL_USER-$MARIADB_USER}
-	[ -z "$db" ] || echo "CREATE DATABASE IF NOT EXISTS \` + "`$db\\`" + `;"
-	[ -z "$user" ] || echo "CREATE USER '$user'@'%' IDENTIFIED BY '${MYSQL_PASSWORD-$MARIADB_PASSWORD}'; GRANT ALL ON \` + "`$db\\`" + `.* TO '$user'@'%';"; } >/dev/shm/init.sql
-	"$PROGRAM" --no-defaults --datadir="$data" --bootstrap </dev/shm/init.sql >/dev/null 2>&1 || exit 1
+	umask 077; {
+		echo "FLUSH PRIVILEGES;"
+		echo "CREATE USER IF NOT EXISTS 'root'@'%' IDENTIFIED BY '$password';"
+		echo "ALTER USER 'root'@'localhost' IDENTIFIED BY '$password';"
+		echo "GRANT ALL ON *.* TO 'root'@'%' WITH GRANT OPTION;"
+		if [ -n "$db" ]; then printf 'CREATE DATABASE IF NOT EXISTS \140%s\140;\n' "$db"; fi
+		if [ -n "$user" ]; then
+			echo "CREATE USER '$user'@'%' IDENTIFIED BY '${MYSQL_PASSWORD-$MARIADB_PASSWORD}';"
+			printf "GRANT ALL ON \140%s\140.* TO '%s'@'%%';\n" "$db" "$user"
+		fi
+	} >/dev/shm/init.sql
+	"$PROGRAM" --no-defaults --datadir="$data" --bootstrap </dev/shm/init.sql >/dev/null || exit 1
 	rm /dev/shm/init.sql
 fi
 exec "$PROGRAM" --no-defaults --datadir="$data" --bind-address='*' --socket=/tmp/mysqld.sock`,
 		healthy: []string{"CMD-SHELL", "mariadb-admin --no-defaults -h 127.0.0.1 ping || mysqladmin --no-defaults -h 127.0.0.1 ping"},
+	},
+	{
+		names: []string{"rabbitmq"}, port: "5672/tcp",
+		find: func() (string, string) { return newest("/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server") },
+		script: `umask 077; printf '%s\n' "loopback_users.guest = false" "default_user = ${RABBITMQ_DEFAULT_USER:-guest}" \
+	"default_pass = ${RABBITMQ_DEFAULT_PASS:-guest}" "default_vhost = ${RABBITMQ_DEFAULT_VHOST:-/}" >/tmp/rabbitmq.conf
+exec "$PROGRAM"`,
+		env: []string{
+			"RABBITMQ_NODENAME=rabbit@localhost", "RABBITMQ_MNESIA_BASE=" + dataDir, "RABBITMQ_LOG_BASE=/tmp", "RABBITMQ_LOGS=-", "RABBITMQ_CONFIG_FILE=/tmp/rabbitmq.conf",
+			"RABBITMQ_ENABLED_PLUGINS_FILE=/tmp/plugins",
+		},
+		healthy: []string{"CMD-SHELL", "rabbitmq-diagnostics -q check_port_connectivity"},
 	},
 	{
 		names: []string{"memcached"}, port: "11211/tcp",

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -177,6 +178,28 @@ func (s *Store) Active(ctx context.Context) ([]ci.RunID, error) {
 		return nil, fmt.Errorf("list active runs: %w", err)
 	}
 	return list, nil
+}
+
+// Versions gives the versions of runs as they are stored, of those that exist. Whoever keeps runs in memory sees by them
+// which of these another server has changed.
+func (s *Store) Versions(ctx context.Context, ids []ci.RunID) (map[ci.RunID]int64, error) {
+	const atOnce = 500
+	versions := make(map[ci.RunID]int64, len(ids))
+	for some := range slices.Chunk(ids, atOnce) {
+		args := make([]any, len(some))
+		for i, id := range some {
+			args[i] = int64(id)
+		}
+		query := `SELECT id, version FROM runs WHERE id IN (?` + strings.Repeat(", ?", len(some)-1) + `)`
+		found, err := collect(ctx, s, query, args, func(rows *sql.Rows) (v [2]int64, err error) { return v, rows.Scan(&v[0], &v[1]) })
+		if err != nil {
+			return nil, fmt.Errorf("read the versions of runs: %w", err)
+		}
+		for _, v := range found {
+			versions[ci.RunID(v[0])] = v[1]
+		}
+	}
+	return versions, nil
 }
 
 // Records gives at most limit records with numbers above after, in order.

@@ -188,6 +188,8 @@ func (d postgresDialect) explainCode(code string, err error) error {
 		return fmt.Errorf("%s is not there: create it with createdb (%w)", d.where(), err)
 	case code == "42501", code == "3F000":
 		return fmt.Errorf("user %s may not make tables in %s: make it the owner (%w)", d.config.User, d.where(), err)
+	case code == "42883":
+		return fmt.Errorf("%s lacks a function: PostgreSQL 13 or newer is needed (%w)", d.where(), err)
 	case code == "22021":
 		return fmt.Errorf("text with a NUL or that is not UTF-8 can not be stored: %w", err)
 	}

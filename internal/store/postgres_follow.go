@@ -50,8 +50,10 @@ func (d postgresDialect) listen(ctx context.Context, news func()) bool {
 	if _, err := conn.Exec(ctx, `LISTEN `+channel); err != nil {
 		return false
 	}
-	news()
 	last, err := lastSeen(ctx, conn)
+	if err == nil {
+		news() // after last was read: what comes in between is noticed below
+	}
 	for err == nil {
 		var told bool
 		if told, err = d.hear(ctx, conn); err != nil {

@@ -123,37 +123,45 @@ func TestServersShareADatabase(t *testing.T) {
 	}
 }
 
-// Where announcements do not arrive, as through some poolers, new records are noticed all the same.
-func TestRecordsAreNoticedUnannounced(t *testing.T) {
-	db := postgres(t)
-	url := db.Database(t)
-	s := openStore(t, url)
-	create(t, s, plan(t, twoCells, nil))
-	last, err := s.LastRecord(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := parsePostgres(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.poll = time.Millisecond
-	ctx, cancel := context.WithCancel(t.Context())
-	news, ended := make(chan struct{}, 1), make(chan struct{})
-	go func() {
-		defer close(ended)
-		d.follow(ctx, func() {
-			select {
-			case news <- struct{}{}:
-			default:
+// New records are noticed by their announcement, and where that does not arrive, as through some poolers, all the same.
+func TestRecordsOfOthersAreNoticed(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		poll time.Duration
+		add  func(t *testing.T, s *Store, database string)
+	}{
+		{"announced", time.Hour, func(t *testing.T, s *Store, _ string) { create(t, s, plan(t, twoCells, nil)) }},
+		{"unannounced", time.Millisecond, func(t *testing.T, _ *Store, database string) {
+			postgres(t).Exec(t, database, `INSERT INTO records SELECT seq + 1, run, event, at FROM records ORDER BY seq DESC LIMIT 1`)
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			url := postgres(t).Database(t)
+			s := openStore(t, url)
+			create(t, s, plan(t, twoCells, nil))
+			d, err := parsePostgres(url)
+			if err != nil {
+				t.Fatal(err)
 			}
+			d.poll = c.poll
+			ctx, cancel := context.WithCancel(t.Context())
+			news, ended := make(chan struct{}, 1), make(chan struct{})
+			go func() {
+				defer close(ended)
+				d.follow(ctx, func() {
+					select {
+					case news <- struct{}{}:
+					default:
+					}
+				})
+			}()
+			<-news // it may have missed some while it was not connected
+			c.add(t, s, strings.TrimPrefix(pathOf(t, url), "/"))
+			<-news
+			cancel()
+			<-ended
 		})
-	}()
-	<-news // it may have missed some while it was not connected
-	db.Exec(t, strings.TrimPrefix(pathOf(t, url), "/"), fmt.Sprintf(`INSERT INTO records SELECT %d, run, event, at FROM records WHERE seq = %d`, last+1, last))
-	<-news
-	cancel()
-	<-ended
+	}
 }
 
 func pathOf(t *testing.T, text string) string {

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -20,6 +21,7 @@ import (
 const (
 	holdEnv = "PENSTOCK_STORE_HOLD" // URL of a store to hold open until stdin ends
 	fillEnv = "PENSTOCK_STORE_FILL" // directory on a small disk to be
+	loadEnv = "PENSTOCK_STORE_LOAD" // URL of a store to write to until killed
 )
 
 func TestMain(m *testing.M) {
@@ -148,5 +150,89 @@ func makeSmall(t *testing.T, dir string) {
 	limit := syscall.Rlimit{Cur: size, Max: size}
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A server that is killed in the middle of its writes leaves nothing half done, and the others go on at once.
+func TestKilledServer(t *testing.T) {
+	if url := os.Getenv(loadEnv); url != "" {
+		keepWriting(t, url)
+		return
+	}
+	url := postgres(t).Database(t)
+	s := openStore(t, url)
+	acknowledged := map[ci.RunID]bool{}
+	for range 5 {
+		child := exec.Command(os.Args[0], "-test.run=^TestKilledServer$")
+		child.Env = append(os.Environ(), loadEnv+"="+url)
+		stdout, err := child.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := child.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewScanner(stdout)
+		for n := 0; n < 30 && lines.Scan(); n++ {
+			if n%10 == 0 { // both write
+				acknowledged[create(t, s, plan(t, twoCells, nil)).ID] = true
+			}
+			var id ci.RunID
+			if _, err := fmt.Sscanf(lines.Text(), "run %d", &id); err != nil {
+				t.Fatalf("the other server says %q", lines.Text())
+			}
+			acknowledged[id] = true
+		}
+		child.Process.Kill()
+		for lines.Scan() {
+			var id ci.RunID
+			if _, err := fmt.Sscanf(lines.Text(), "run %d", &id); err == nil {
+				acknowledged[id] = true
+			}
+		}
+		child.Wait()
+		acknowledged[create(t, s, plan(t, twoCells, nil)).ID] = true
+	}
+	list, err := s.Runs(t.Context(), Filter{Limit: 10_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, r := range list {
+		if r.ID != ci.RunID(len(list)-i) {
+			t.Fatalf("run %d is at place %d of %d: there is a gap", r.ID, i, len(list))
+		}
+		delete(acknowledged, r.ID)
+		wantReplay(t, s, r.ID)
+	}
+	if len(acknowledged) > 0 {
+		t.Errorf("runs %v were acknowledged and are not stored", acknowledged)
+	}
+	wantGapless(t, s)
+}
+
+// keepWriting creates runs, several at once, and says which were acknowledged, until the process is killed.
+func keepWriting(t *testing.T, url string) {
+	s, err := Open(context.Background(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := plan(t, twoCells, nil)
+	for !t.Failed() {
+		var all sync.WaitGroup
+		for range 8 {
+			all.Add(1)
+			s.Create(p, func(id ci.RunID, p *ci.Plan) (Save, error) {
+				run, events := ci.New(id, p, noon)
+				return Save{Run: run, Events: events}, nil
+			}, func(step Save, err error) {
+				defer all.Done()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				fmt.Println("run", step.Run.ID)
+			})
+		}
+		all.Wait()
 	}
 }

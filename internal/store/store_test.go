@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -247,7 +248,7 @@ func TestConflictWritesNothing(t *testing.T) {
 // the order of the calls, and the records have no gaps.
 func TestManyWriters(t *testing.T) {
 	everyKind(t, func(t *testing.T, s *Store) {
-		const writers, each = 16, 10
+		const writers, each = 16, 6
 		shared := create(t, s, plan(t, twoCells, nil))
 		var all sync.WaitGroup
 		var mu sync.Mutex
@@ -314,7 +315,7 @@ func TestSavesEndInOrder(t *testing.T) {
 		var ids []ci.RunID
 		var all sync.WaitGroup
 		p := plan(t, twoCells, nil)
-		for range 600 { // more than go into one transaction
+		for range 300 { // more than go into one transaction
 			all.Add(1)
 			s.Create(p, func(id ci.RunID, p *ci.Plan) (Save, error) {
 				run, events := ci.New(id, p, noon)
@@ -329,7 +330,7 @@ func TestSavesEndInOrder(t *testing.T) {
 			})
 		}
 		all.Wait()
-		if len(ids) != 600 || !slices.IsSorted(ids) {
+		if len(ids) != 300 || !slices.IsSorted(ids) {
 			t.Errorf("runs were acknowledged in the order %v", ids)
 		}
 	})
@@ -409,6 +410,25 @@ func TestRunsAreListed(t *testing.T) {
 	})
 }
 
+func TestVersions(t *testing.T) {
+	everyKind(t, func(t *testing.T, s *Store) {
+		var ids []ci.RunID
+		expected := map[ci.RunID]int64{}
+		for range 3 {
+			run := create(t, s, plan(t, twoCells, nil))
+			if run.ID == 2 {
+				step(t, s, run, ci.Cancel{By: "mona"})
+			}
+			expected[run.ID] = run.Version
+		}
+		for id := range ci.RunID(1200) {
+			ids = append(ids, id)
+		}
+		want(t, "versions", must(s.Versions(t.Context(), ids))(t), expected)
+		want(t, "versions of none", must(s.Versions(t.Context(), nil))(t), map[ci.RunID]int64{})
+	})
+}
+
 func TestGroupHasOneHolder(t *testing.T) {
 	everyKind(t, func(t *testing.T, s *Store) {
 		save := func(run *ci.Run, held bool, name string) error {
@@ -481,10 +501,22 @@ func TestOneFailsAlone(t *testing.T) {
 
 func TestWhatIsAcknowledgedIsOnTheDisk(t *testing.T) {
 	s := openStore(t, "sqlite:"+filepath.Join(t.TempDir(), "p.db"))
-	for pragma, want := range map[string]string{"synchronous": "2", "journal_mode": "wal"} { // 2 is FULL
+	wantSettings(t, s.writer.db, "PRAGMA ", map[string]string{"synchronous": "2", "journal_mode": "wal", "foreign_keys": "1"}) // 2 is FULL
+	s = openStore(t, postgres(t).Database(t)+"&synchronous_commit=off")
+	wantSettings(t, s.writer.db, "SHOW ", map[string]string{
+		"synchronous_commit": "on", "idle_in_transaction_session_timeout": "10s", "default_transaction_isolation": "read committed",
+	})
+	wantSettings(t, s.reader, "SHOW ", map[string]string{
+		"default_transaction_read_only": "on", "default_transaction_isolation": "repeatable read", "statement_timeout": "1min",
+	})
+}
+
+func wantSettings(t *testing.T, db *sql.DB, show string, settings map[string]string) {
+	t.Helper()
+	for name, want := range settings {
 		var got string
-		if err := s.writer.db.QueryRow("PRAGMA " + pragma).Scan(&got); err != nil || got != want {
-			t.Errorf("%s = %q, %v, want %q", pragma, got, err, want)
+		if err := db.QueryRow(show + name).Scan(&got); err != nil || got != want {
+			t.Errorf("%s = %q, %v, want %q", name, got, err, want)
 		}
 	}
 }

@@ -246,7 +246,7 @@ func (c *call) writeCommit(parent, ref, at, message string, data []byte, remove 
 	if err != nil {
 		return "", err
 	}
-	if _, err := run(nil, "update-ref", ref, sha, parent); err != nil {
+	if err := c.setRef(ref, parent, sha); err != nil {
 		return "", &Error{Status: http.StatusConflict, Message: "the branch has moved meanwhile"}
 	}
 	return sha, nil

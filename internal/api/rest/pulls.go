@@ -1,9 +1,13 @@
 package rest
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
+
+	"github.com/penstock-ci/penstock/internal/store"
 )
 
 var (
@@ -210,6 +214,12 @@ func (c *call) addPull() (any, error) {
 		return nil, err
 	}
 	c.tell("new pull request #%s, %s into %s: %s", d.Name, head, base, first(d.text("title")))
+	if err := c.happened(Happening{Event: "pull_request", Action: "opened", Number: numberOf(d)}); err != nil {
+		return nil, err
+	}
+	if d, err = c.named(kindIssue, "", d.Name); err != nil { // with its merge commit
+		return nil, err
+	}
 	return created(c.pullObject(d, true)), nil
 }
 
@@ -376,4 +386,76 @@ func (c *call) addReviewComment() (any, error) {
 	}
 	c.tell("comment on %s in #%s: %s", path, pull.Name, first(body))
 	return created(c.noteObject(d)), nil
+}
+
+// Pull is a pull request as others than the API's clients need it.
+type Pull struct {
+	ID, Number                         int64
+	Title, Body, User                  string
+	Closed, Draft, Merged              bool
+	HeadRef, HeadSHA, BaseRef, BaseSHA string
+	MergeCommit                        string
+	Labels                             []string
+	Created, Updated                   time.Time
+}
+
+func pullOf(d *document) Pull {
+	pull, _ := d.body["pull"].(object)
+	date := func(member string) time.Time {
+		t, _ := time.Parse(time.RFC3339, d.text(member))
+		return t
+	}
+	return Pull{
+		ID: d.ID, Number: numberOf(d), Title: d.text("title"), Body: d.text("body"), User: d.text("user"), Closed: d.text("state") == "closed",
+		Draft: pull["draft"] == true, Merged: pull["merged"] == true, HeadRef: d.pullPart("head_ref"), HeadSHA: d.pullPart("head_sha"),
+		BaseRef: d.pullPart("base_ref"), BaseSHA: d.pullPart("base_sha"), MergeCommit: d.pullPart("merge_commit_sha"), Labels: d.list("labels"),
+		Created: date("created_at"), Updated: date("updated_at"),
+	}
+}
+
+// Pull gives a pull request. The error wraps store.ErrNotFound if there is none of the number.
+func (a *API) Pull(ctx context.Context, repo *Repository, number int64) (Pull, error) {
+	c := &call{API: a, ctx: ctx, by: &Caller{}, repo: repo}
+	d, err := c.named(kindIssue, "", text(number))
+	if err == nil && d.body["pull"] == nil {
+		err = store.ErrNotFound
+	}
+	if err != nil {
+		return Pull{}, err
+	}
+	return pullOf(d), nil
+}
+
+// OpenPulls gives the open pull requests of a repository.
+func (a *API) OpenPulls(ctx context.Context, repo *Repository) ([]Pull, error) {
+	c := &call{API: a, ctx: ctx, by: &Caller{}, repo: repo}
+	all, err := c.all(kindIssue, nil, false)
+	if err != nil {
+		return nil, err
+	}
+	var open []Pull
+	for _, d := range all {
+		if d.body["pull"] != nil && d.text("state") == "open" {
+			open = append(open, pullOf(d))
+		}
+	}
+	return open, nil
+}
+
+// SetPullCommits stores what became of a pull request's commits.
+func (a *API) SetPullCommits(ctx context.Context, repo *Repository, number int64, head, base, merge string) (Pull, error) {
+	c := &call{API: a, ctx: ctx, by: &Caller{}, repo: repo}
+	d, err := c.change(func() (*document, error) { return c.named(kindIssue, "", text(number)) }, func(d *document) error {
+		pull, ok := d.body["pull"].(object)
+		if !ok {
+			return store.ErrNotFound
+		}
+		pull["head_sha"], pull["base_sha"], pull["merge_commit_sha"] = head, base, orNull(merge)
+		d.body["updated_at"] = c.now()
+		return nil
+	})
+	if err != nil {
+		return Pull{}, err
+	}
+	return pullOf(d), nil
 }

@@ -62,6 +62,9 @@ func (c *call) matchingRefs() (any, error) {
 	return out, nil
 }
 
+// noCommit is what a ref is that is not there.
+const noCommit = "0000000000000000000000000000000000000000"
+
 var fullSHA = regexp.MustCompile(`^[0-9a-f]{40}([0-9a-f]{24})?$`)
 
 // unprocessable is an answer of one sentence to a request that makes no sense.
@@ -96,7 +99,7 @@ func (c *call) createRef() (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := c.gitIn(true, nil, nil, "update-ref", name, sha, strings.Repeat("0", len(sha))); err != nil {
+	if err := c.setRef(name, noCommit, sha); err != nil {
 		return nil, unprocessable("Reference already exists")
 	}
 	c.tell("new ref %s at %.12s", name, sha)
@@ -126,7 +129,7 @@ func (c *call) updateRef() (any, error) {
 			return nil, unprocessable("Update is not a fast forward")
 		}
 	}
-	if _, err := c.gitIn(true, nil, nil, "update-ref", ref.name, sha, ref.sha); err != nil {
+	if err := c.setRef(ref.name, ref.sha, sha); err != nil {
 		return nil, unprocessable("Reference cannot be updated")
 	}
 	c.tell("%s moves to %.12s", ref.name, sha)
@@ -139,7 +142,7 @@ func (c *call) deleteRef() (any, error) {
 	if err != nil || !c.writable(ref.name) {
 		return nil, unprocessable("Reference does not exist")
 	}
-	if _, err := c.gitIn(true, nil, nil, "update-ref", "-d", ref.name, ref.sha); err != nil {
+	if err := c.setRef(ref.name, ref.sha, noCommit); err != nil {
 		return nil, unprocessable("Reference cannot be deleted")
 	}
 	c.tell("%s is deleted", ref.name)

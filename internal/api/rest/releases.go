@@ -111,8 +111,7 @@ func (c *call) publish(body object) error {
 	if err != nil {
 		return invalid("Release", "target_commitish", "invalid", "")
 	}
-	_, err = c.gitIn(true, nil, nil, "update-ref", tag, sha)
-	return err
+	return c.setRef(tag, noCommit, sha)
 }
 
 func (c *call) listReleases() (any, error) { return c.listed(kindRelease, nil, true, c.releaseObject) }

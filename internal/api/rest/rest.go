@@ -53,6 +53,8 @@ type Repository struct {
 	Web           string // the page of the repository, without a slash at its end
 	// Git gives a directory of git. With write its refs may be changed.
 	Git func(ctx context.Context, write bool) (string, error)
+	// Update changes a ref as a push would; nil writes it with git alone.
+	Update func(ctx context.Context, by *Caller, ref, from, to string) error
 	// AnyIssue says that what belongs to an issue may be added without the issue being known.
 	AnyIssue bool
 }
@@ -68,8 +70,19 @@ type Options struct {
 	Prefix, Uploads string
 	// Repository finds a repository for a caller. The error wraps ErrNoRepository if there is none.
 	Repository func(ctx context.Context, by *Caller, name string) (*Repository, error)
+	// Runs is nil where there are none to ask about: then those routes are not there.
+	Runs *Runs
+	// Happened is told of what workflows may run on, after it is stored; it may be nil. Its error fails the request.
+	Happened func(ctx context.Context, by *Caller, repo *Repository, h Happening) error
 	// Now is the clock.
 	Now func() time.Time
+}
+
+// Happening is something that was done by the API.
+type Happening struct {
+	Event, Action string // as in GitHub's events: pull_request, opened
+	Number        int64  // of the issue or pull request
+	Document      int64  // else its ID
 }
 
 // API answers requests. It may be used by any number of goroutines.
@@ -89,10 +102,14 @@ func (a *API) routes() http.Handler {
 	mux := chi.NewRouter()
 	mux.NotFound(a.unknown)
 	mux.MethodNotAllowed(a.unknown)
-	for _, routes := range [][]route{
+	all := [][]route{
 		generalRoutes, repositoryRoutes, contentRoutes, commitRoutes, refRoutes, statusRoutes, checkRoutes, issueRoutes, labelRoutes, pullRoutes,
 		releaseRoutes, deploymentRoutes,
-	} {
+	}
+	if a.Runs != nil {
+		all = append(all, runRoutes)
+	}
+	for _, routes := range all {
 		for _, rt := range routes {
 			method, path, _ := strings.Cut(rt.pattern, " ")
 			prefix := a.Prefix
@@ -385,6 +402,27 @@ func (c *call) part(name string) string {
 		return plain
 	}
 	return s
+}
+
+// happened tells of what was done.
+func (c *call) happened(h Happening) error {
+	if c.Happened == nil {
+		return nil
+	}
+	return c.Happened(c.ctx, c.by, c.repo, h)
+}
+
+// setRef makes, moves or deletes a ref; forty zeros are a ref that is not there.
+func (c *call) setRef(ref, from, to string) error {
+	if c.repo.Update != nil {
+		return c.repo.Update(c.ctx, c.by, ref, from, to)
+	}
+	args := []string{"update-ref", ref, to, from}
+	if strings.Trim(to, "0") == "" {
+		args = []string{"update-ref", "-d", ref, from}
+	}
+	_, err := c.gitIn(true, nil, nil, args...)
+	return err
 }
 
 func (c *call) number(name string) (int64, error) {

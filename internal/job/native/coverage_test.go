@@ -92,7 +92,7 @@ func TestScanDockerfile(t *testing.T) {
 		t.Errorf("a good one: %v", got)
 	}
 	for _, format := range []func([]problem) ([]byte, error){sarifOf, func(p []problem) ([]byte, error) { return jsonOf(".", p) }} {
-		text, err := format([]problem{{"secret", "r", "HIGH", "t", "f", 3, ""}})
+		text, err := format([]problem{{Kind: "secret", Rule: "r", Severity: "HIGH", Title: "t", File: "f", Line: 3}})
 		if err != nil || !json.Valid(text) || !strings.Contains(string(text), "3") {
 			t.Errorf("%s, %v", text, err)
 		}

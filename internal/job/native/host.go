@@ -16,6 +16,8 @@ type Host struct {
 	Artifacts *Artifacts
 	// Coverage is a directory for the last coverage reports of each branch; empty keeps none.
 	Coverage string
+	// Vulnerabilities is a directory of OSV's databases, as package osv takes it; there need be none in it.
+	Vulnerabilities string
 	// Home is the home directory of who runs Penstock, where version managers keep tools: looked into besides the
 	// machine's own directories, and mounted into machines that do not show it.
 	Home string

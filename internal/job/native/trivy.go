@@ -14,22 +14,25 @@ import (
 	"text/tabwriter"
 
 	"github.com/penstock-ci/penstock/internal/build"
+	"github.com/penstock-ci/penstock/internal/osv"
 	"github.com/penstock-ci/penstock/internal/sandbox"
 )
 
-// trivy is aquasecurity/trivy-action. It runs trivy if the machine has it; else it looks by itself for secrets (by
-// gitleaks' rules) and for mistakes in Dockerfiles (by BuildKit's checks), and says what it did not look at.
+// trivy is aquasecurity/trivy-action. It runs trivy if the machine has it; else it looks by itself for vulnerabilities of
+// what lock files pin (in a database of OSV's, where there is one), for secrets (by gitleaks' rules) and for mistakes in
+// Dockerfiles (by BuildKit's checks), and says what it did not look at.
 type trivy struct{}
 
 // problem is one finding of a scan.
 type problem struct {
-	Kind     string // secret, misconfig
+	Kind     string // vulnerability, secret, misconfig
 	Rule     string
 	Severity string // CRITICAL, HIGH, MEDIUM, LOW, UNKNOWN
 	Title    string
 	File     string // relative to what was scanned
 	Line     int
 	URL      string
+	osv      osv.Finding // of a vulnerability
 }
 
 // Limits of a scan.
@@ -98,8 +101,9 @@ func (s *Step) scan(ctx context.Context, kind string) ([]problem, error) {
 		}
 	}
 	secrets, misconfig := slices.Contains(scanners, "secret"), slices.Contains(scanners, "misconfig") || slices.Contains(scanners, "config") || kind == "config"
+	var database *osv.Database
 	if slices.Contains(scanners, "vuln") {
-		s.warning("Known vulnerabilities of dependencies were not looked for: that needs trivy and its database. Install trivy in a step before this one")
+		database = s.vulnerabilities()
 	}
 	readable, ok := s.Sandbox.(sandbox.Readable)
 	if !ok {
@@ -113,6 +117,7 @@ func (s *Step) scan(ctx context.Context, kind string) ([]problem, error) {
 	skip := slices.Concat(s.commaList("skip-dirs"), s.commaList("skip-files"))
 	ignored := s.ignoredRules(ctx)
 	var found []problem
+	var packages []osv.Package
 	files := 0
 	err = fs.WalkDir(root.FS(), ".", func(name string, e fs.DirEntry, err error) error {
 		switch {
@@ -135,6 +140,13 @@ func (s *Step) scan(ctx context.Context, kind string) ([]problem, error) {
 		if err != nil || len(text) > maxScanned || bytes.IndexByte(text[:min(len(text), 8000)], 0) >= 0 {
 			return nil
 		}
+		if database != nil && osv.IsLockFile(name) {
+			more, err := osv.Read(name, text)
+			if err != nil {
+				s.warning("%s", err)
+			}
+			packages = append(packages, more...)
+		}
 		if secrets {
 			found = append(found, scanSecrets(name, text)...)
 		}
@@ -146,11 +158,21 @@ func (s *Step) scan(ctx context.Context, kind string) ([]problem, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.info("Scanned %d files of %s for %s", files, or(s.input("scan-ref"), "."), strings.Join(lookedFor(secrets, misconfig), " and "))
+	if database != nil {
+		vulnerable, err := s.findVulnerable(ctx, database, packages)
+		if err != nil {
+			return nil, err
+		}
+		found = append(vulnerable, found...)
+	}
+	s.info("Scanned %d files of %s for %s", files, or(s.input("scan-ref"), "."), strings.Join(lookedFor(database != nil, secrets, misconfig), " and "))
 	return s.severe(found, ignored), nil
 }
 
-func lookedFor(secrets, misconfig bool) (what []string) {
+func lookedFor(vulnerabilities, secrets, misconfig bool) (what []string) {
+	if vulnerabilities {
+		what = append(what, "vulnerabilities")
+	}
 	if secrets {
 		what = append(what, "secrets")
 	}
@@ -212,7 +234,7 @@ func scanDockerfile(ctx context.Context, name string, text []byte) (found []prob
 		if f.Rule == "SecretsUsedInArgOrEnv" {
 			severity = "CRITICAL"
 		}
-		found = append(found, problem{"misconfig", f.Rule, severity, f.Message, name, f.Line, f.URL})
+		found = append(found, problem{Kind: "misconfig", Rule: f.Rule, Severity: severity, Title: f.Message, File: name, Line: f.Line, URL: f.URL})
 	}
 	user := ""
 	for line := range strings.Lines(string(text)) {
@@ -221,7 +243,10 @@ func scanDockerfile(ctx context.Context, name string, text []byte) (found []prob
 		}
 	}
 	if user == "" || user == "root" || user == "0" {
-		found = append(found, problem{"misconfig", "DS002", "HIGH", "Specify at least 1 USER command in Dockerfile with non-root user as argument", name, 1, "https://avd.aquasec.com/misconfig/ds002"})
+		found = append(found, problem{
+			Kind: "misconfig", Rule: "DS002", Severity: "HIGH", Title: "Specify at least 1 USER command in Dockerfile with non-root user as argument",
+			File: name, Line: 1, URL: "https://avd.aquasec.com/misconfig/ds002",
+		})
 	}
 	return found
 }
@@ -264,16 +289,25 @@ func jsonOf(target string, found []problem) ([]byte, error) {
 		ID, Severity, Title, PrimaryURL, Status string
 		CauseMetadata                           struct{ StartLine int }
 	}
+	type vulnerability struct{ VulnerabilityID, PkgName, InstalledVersion, FixedVersion, Severity, Title, PrimaryURL string }
 	type result struct {
 		Target, Class     string
-		Secrets           []secret    `json:",omitempty"`
-		Misconfigurations []misconfig `json:",omitempty"`
+		Vulnerabilities   []vulnerability `json:",omitempty"`
+		Secrets           []secret        `json:",omitempty"`
+		Misconfigurations []misconfig     `json:",omitempty"`
 	}
 	results := map[string]*result{}
 	for _, p := range found {
 		key := p.Kind + " " + p.File
 		if results[key] == nil {
 			results[key] = &result{Target: p.File, Class: p.Kind}
+		}
+		if p.Kind == "vulnerability" {
+			results[key].Class = "lang-pkgs"
+			results[key].Vulnerabilities = append(results[key].Vulnerabilities, vulnerability{
+				p.Rule, p.osv.Name, p.osv.Version, p.osv.Fixed, p.Severity, p.osv.Summary, p.URL,
+			})
+			continue
 		}
 		if p.Kind == "secret" {
 			results[key].Secrets = append(results[key].Secrets, secret{p.Rule, "secret", p.Severity, p.Title, p.Line, p.Line})

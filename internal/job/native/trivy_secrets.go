@@ -42,7 +42,7 @@ func scanSecrets(name string, text []byte) (found []problem) {
 		}
 		for _, at := range rule.Regex.FindAllStringSubmatchIndex(string(text), 1000) {
 			if secret := secretOf(rule, text, at); secret != "" && !allowed(append(rules.Allowlists, rule.Allowlists...), secret, string(text[at[0]:at[1]])) {
-				found = append(found, problem{"secret", id, "CRITICAL", rule.Description, name, lineOf(text, at[0]), ""})
+				found = append(found, problem{Kind: "secret", Rule: id, Severity: "CRITICAL", Title: rule.Description, File: name, Line: lineOf(text, at[0])})
 			}
 		}
 	}

@@ -1,0 +1,307 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/penstock-ci/penstock/internal/api/rest"
+	"github.com/penstock-ci/penstock/internal/ci"
+	"github.com/penstock-ci/penstock/internal/engine"
+	"github.com/penstock-ci/penstock/internal/expr"
+	"github.com/penstock-ci/penstock/internal/forge"
+	"github.com/penstock-ci/penstock/internal/store"
+	"github.com/penstock-ci/penstock/internal/workflow"
+)
+
+// kindPush marks pushes whose runs have begun: a push may be told of twice.
+const kindPush = "push"
+
+// pushed begins the runs that a push leads to. What it gives is shown to who pushed.
+func (s *Server) pushed(ctx context.Context, p forge.Push) ([]string, error) {
+	owner, name, _ := strings.Cut(p.Repository, "/")
+	repo, err := s.Store.RepositoryNamed(ctx, owner, name)
+	if err != nil {
+		return nil, err
+	}
+	mark := &store.Document{Repository: repo.FullName(), Kind: kindPush, Name: fmt.Sprint(p.Number), Body: []byte("{}")}
+	if _, err := s.Store.DocumentNamed(ctx, mark.Repository, kindPush, "", mark.Name); err == nil {
+		return nil, nil
+	}
+	bare, err := s.hosted.Open(repo.FullName())
+	if err != nil {
+		return nil, err
+	}
+	var notes []string
+	for _, c := range p.Changes {
+		more, err := s.changed(ctx, bare, repo, p, c)
+		if err != nil {
+			return nil, err
+		}
+		notes = append(notes, more...)
+	}
+	if err := s.Store.AddDocument(ctx, mark); err != nil && !errors.Is(err, store.ErrExists) {
+		return nil, err
+	}
+	return notes, nil
+}
+
+// changed begins the runs that one change of a ref leads to.
+func (s *Server) changed(ctx context.Context, bare *forge.Bare, repo store.Repository, p forge.Push, c forge.Change) ([]string, error) {
+	if _, ok := c.For(); ok {
+		return []string{"Pull requests are opened by the API: POST /repos/" + repo.FullName() + "/pulls"}, nil
+	}
+	scene := s.scene(repo, p.By)
+	ev, err := bare.PushEvent(ctx, scene, c)
+	if err != nil {
+		return nil, err
+	}
+	notes, err := s.trigger(ctx, bare, repo, ev)
+	if err != nil {
+		return nil, err
+	}
+	if c.Created() || c.Deleted() {
+		ev, err := bare.RefEvent(ctx, scene, c)
+		if err != nil {
+			return nil, err
+		}
+		more, err := s.trigger(ctx, bare, repo, ev)
+		if err != nil {
+			return nil, err
+		}
+		notes = append(notes, more...)
+	}
+	branch, ok := strings.CutPrefix(c.Ref, "refs/heads/")
+	if !ok || c.Deleted() {
+		return notes, nil
+	}
+	more, err := s.synchronize(ctx, bare, repo, p, branch, c)
+	return append(notes, more...), err
+}
+
+// synchronize brings the open pull requests of a branch up to date.
+func (s *Server) synchronize(ctx context.Context, bare *forge.Bare, repo store.Repository, p forge.Push, branch string, c forge.Change) ([]string, error) {
+	r, err := s.restRepository(repo)
+	if err != nil {
+		return nil, err
+	}
+	open, err := s.rest.OpenPulls(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	var notes []string
+	for _, pull := range open {
+		if pull.HeadRef != branch && pull.BaseRef != branch {
+			continue
+		}
+		head := pull.HeadSHA
+		if pull.HeadRef == branch {
+			head = c.New
+		}
+		if pull, err = s.setPull(ctx, bare, r, pull.Number, pull.BaseRef, head); err != nil {
+			return nil, err
+		}
+		if pull.HeadRef != branch {
+			continue
+		}
+		extra := map[string]any{"before": c.Old, "after": c.New}
+		more, err := s.pullEvent(ctx, bare, repo, p.By, "synchronize", pull, extra)
+		if err != nil {
+			return nil, err
+		}
+		notes = append(notes, more...)
+	}
+	return notes, nil
+}
+
+func (s *Server) setPull(ctx context.Context, bare *forge.Bare, r *rest.Repository, number int64, base, head string) (rest.Pull, error) {
+	state, err := bare.SetPull(ctx, number, base, head)
+	if err != nil {
+		return rest.Pull{}, err
+	}
+	return s.rest.SetPullCommits(ctx, r, number, state.Head, state.Base, state.Merge)
+}
+
+// pullEvent begins the runs of an event of a pull request.
+func (s *Server) pullEvent(ctx context.Context, bare *forge.Bare, repo store.Repository, by forge.Account, action string, p rest.Pull, extra map[string]any) ([]string, error) {
+	var labels []forge.Label
+	for _, name := range p.Labels {
+		labels = append(labels, forge.Label{Name: name, Color: "ededed"})
+	}
+	pull := forge.Pull{
+		ID: p.ID, Number: p.Number, Title: p.Title, Body: p.Body, Closed: p.Closed, Draft: p.Draft, Merged: p.Merged, User: forge.Account{Login: p.User}, Labels: labels,
+		Head: forge.PullEnd{Branch: p.HeadRef, SHA: p.HeadSHA, Owner: repo.Owner}, Base: forge.PullEnd{Branch: p.BaseRef, SHA: p.BaseSHA, Owner: repo.Owner},
+		MergeCommit: p.MergeCommit, Created: p.Created, Updated: p.Updated,
+	}
+	var notes []string
+	for _, event := range []string{"pull_request", "pull_request_target"} {
+		ev, err := bare.PullEvent(ctx, s.scene(repo, by), event, action, pull, extra)
+		if err != nil {
+			return nil, err
+		}
+		more, err := s.trigger(ctx, bare, repo, ev)
+		if err != nil {
+			return nil, err
+		}
+		notes = append(notes, more...)
+	}
+	return notes, nil
+}
+
+func (s *Server) scene(repo store.Repository, by forge.Account) forge.Scene {
+	return forge.Scene{ServerURL: s.URL, Sender: by, Repository: forge.Repository{
+		ID: repo.ID, Name: repo.FullName(), Owner: forge.Account{Login: repo.Owner}, DefaultBranch: repo.DefaultBranch, Public: !repo.Private, Archived: repo.Archived,
+	}}
+}
+
+// happened begins the runs of what was done by the API.
+func (s *Server) happened(ctx context.Context, by *rest.Caller, r *rest.Repository, h rest.Happening) error {
+	if h.Event != "pull_request" {
+		return nil
+	}
+	repo, err := s.Store.Repository(ctx, r.ID)
+	if err != nil {
+		return err
+	}
+	bare, err := s.hosted.Open(r.Name)
+	if err != nil {
+		return err
+	}
+	pull, err := s.rest.Pull(ctx, r, h.Number)
+	if err != nil {
+		return err
+	}
+	if pull, err = s.setPull(ctx, bare, r, h.Number, pull.BaseRef, pull.HeadSHA); err != nil {
+		return err
+	}
+	if by.Only != "" {
+		return nil // what a job's token does starts nothing, as on GitHub
+	}
+	_, err = s.pullEvent(ctx, bare, repo, forge.Account{Login: by.Login}, h.Action, pull, nil)
+	return err
+}
+
+// trigger begins a run of each workflow that an event starts. Mistakes in a workflow file keep that file from running and
+// are told; they are no error.
+func (s *Server) trigger(ctx context.Context, bare *forge.Bare, repo store.Repository, ev *forge.Event) (notes []string, err error) {
+	if ev.SHA == "" {
+		return nil, nil
+	}
+	tree, err := bare.Tree(ctx, ev.SHA)
+	if err != nil {
+		return nil, err
+	}
+	defer tree.Close()
+	files, err := tree.Workflows()
+	if err != nil {
+		return nil, err
+	}
+	start, err := s.start(ctx, repo, tree, ev)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range files {
+		note, err := s.triggerOne(ctx, repo, start, f)
+		if err != nil {
+			return nil, err
+		}
+		if note != "" {
+			notes = append(notes, note)
+		}
+	}
+	return notes, nil
+}
+
+// start is what runs of an event begin with.
+func (s *Server) start(ctx context.Context, repo store.Repository, tree *forge.Tree, ev *forge.Event) (*engine.Start, error) {
+	vars := map[string]string{}
+	for _, scope := range []store.Scope{{Owner: repo.Owner}, {Repository: repo.ID}} {
+		all, err := s.Store.Variables(ctx, scope)
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range all {
+			vars[v.Name] = v.Value
+		}
+	}
+	return &engine.Start{
+		Event: ev, Repository: repo.FullName(), Ref: ev.GitHub.Property("ref").Text(), SHA: ev.SHA, Read: readAt(tree), Actions: s.Actions, Vars: expr.FromStrings(vars),
+	}, nil
+}
+
+// triggerOne begins a run of one workflow if the event starts it, and says so.
+func (s *Server) triggerOne(ctx context.Context, repo store.Repository, start *engine.Start, f forge.File) (note string, err error) {
+	parsed, err := engine.ParseWorkflows([]forge.File{f})
+	var mistakes workflow.Errors
+	if errors.As(err, &mistakes) {
+		return mistakes.Error(), nil
+	}
+	if err != nil {
+		return "", err
+	}
+	w := parsed[0]
+	name := w.Name
+	if name == "" {
+		name = w.Path
+	}
+	known, err := s.Store.PutWorkflow(ctx, repo.ID, w.Path, name, time.Now().UTC())
+	if err != nil {
+		return "", err
+	}
+	if ok, _ := w.Matches(start.Event.Match); !ok || known.State != "active" {
+		return "", nil
+	}
+	plan, err := start.Plan(ctx, w)
+	if err != nil {
+		return fmt.Sprintf("%s did not start: %v", w.Path, err), nil
+	}
+	id, err := s.Engine.Trigger(ctx, plan)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s: %s/%s/actions/runs/%d", name, s.URL, repo.FullName(), id), nil
+}
+
+// dispatch begins a run of a workflow by workflow_dispatch.
+func (s *Server) dispatch(ctx context.Context, by *rest.Caller, r *rest.Repository, path, ref string, inputs map[string]string) (ci.RunID, error) {
+	repo, err := s.Store.Repository(ctx, r.ID)
+	if err != nil {
+		return 0, err
+	}
+	bare, err := s.hosted.Open(r.Name)
+	if err != nil {
+		return 0, err
+	}
+	ev, err := bare.Event(ctx, s.scene(repo, forge.Account{Login: by.Login}), "workflow_dispatch", map[string]any{"ref": ref, "workflow": path, "inputs": nil})
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", rest.ErrDispatch, err)
+	}
+	tree, err := bare.Tree(ctx, ev.SHA)
+	if err != nil {
+		return 0, err
+	}
+	defer tree.Close()
+	f, err := tree.Read(path)
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", rest.ErrDispatch, err)
+	}
+	parsed, err := engine.ParseWorkflows([]forge.File{f})
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", rest.ErrDispatch, err)
+	}
+	if parsed[0].On.Find("workflow_dispatch") == nil {
+		return 0, fmt.Errorf("%w: Workflow does not have 'workflow_dispatch' trigger", rest.ErrDispatch)
+	}
+	start, err := s.start(ctx, repo, tree, ev)
+	if err != nil {
+		return 0, err
+	}
+	start.Inputs = inputs
+	plan, err := start.Plan(ctx, parsed[0])
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", rest.ErrDispatch, err)
+	}
+	return s.Engine.Trigger(ctx, plan)
+}
