@@ -118,7 +118,7 @@ func (rt *Runtime) Serve(l net.Listener, t *ci.Task) (job.ServiceAddress, func()
 		address.Git = origin
 	}
 	if rt.server != nil {
-		address.API = origin + "/api"
+		address.API, address.Server = origin+"/api", true
 	}
 	if t.Token == "" && rt.github != nil {
 		if err := rt.github.know(t); err != nil {

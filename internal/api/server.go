@@ -42,6 +42,7 @@ type Server struct {
 	Runtime *Runtime // for jobs that run here
 	hosted  *forge.Hosted
 	rest    *rest.API
+	page    http.Handler
 }
 
 // NewServer opens the repositories, finds the work that is stored, and tells of pushes that a crash left untold.
@@ -56,6 +57,7 @@ func NewServer(ctx context.Context, o ServerOptions) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.page = s.pages()
 	s.rest = rest.New(rest.Options{
 		Store: o.Store, Blobs: o.Blobs, Prefix: "/api/v3", Uploads: "/api/uploads", Now: time.Now, Repository: s.repository, Happened: s.happened,
 		Runs: &rest.Runs{Engine: s.Engine, Dispatch: s.dispatch},
@@ -76,9 +78,32 @@ func (s *Server) Setup(ctx context.Context) (token string, err error) {
 	if err := s.Store.AddUser(ctx, admin); err != nil {
 		return "", err
 	}
-	token = auth.NewToken()
+	return s.newToken(ctx, admin.ID, "first", time.Time{})
+}
+
+// AdminToken makes another token for the first administrator, good for sessionLife.
+func (s *Server) AdminToken(ctx context.Context, name string) (string, error) {
+	for after := int64(0); ; {
+		users, err := s.Store.Users(ctx, after, 100)
+		if err != nil {
+			return "", err
+		}
+		if len(users) == 0 {
+			return "", errors.New("no user of this server is an administrator")
+		}
+		for _, u := range users {
+			if u.Admin {
+				return s.newToken(ctx, u.ID, name, time.Now().Add(sessionLife))
+			}
+			after = u.ID
+		}
+	}
+}
+
+func (s *Server) newToken(ctx context.Context, user int64, name string, expires time.Time) (string, error) {
+	token := auth.NewToken()
 	return token, s.Store.AddToken(ctx, &store.Token{
-		User: admin.ID, Name: "first", Hash: auth.HashToken(token), Scopes: []string{"repo", "workflow", "admin:org", "read:org"}, Created: time.Now().UTC(),
+		User: user, Name: name, Hash: auth.HashToken(token), Scopes: []string{"repo", "workflow", "admin:org", "read:org"}, Created: time.Now().UTC(), Expires: expires,
 	})
 }
 
@@ -88,29 +113,42 @@ type visitor struct {
 	session *session
 }
 
-// visitor finds out who a request comes from.
-func (s *Server) visitor(r *http.Request) (v visitor, err error) {
+type visitorKey struct{}
+
+// visitorOf is who makes a request that ServeHTTP has let in.
+func visitorOf(r *http.Request) visitor { return r.Context().Value(visitorKey{}).(visitor) }
+
+// visitor finds out who a request comes from. A browser's session is good for pages and the API, not for git.
+func (s *Server) visitor(r *http.Request, cookie bool) (v visitor, err error) {
 	token := tokenOf(r)
+	if token == "" && cookie {
+		token = byCookie(r)
+	}
 	if token == "" {
 		return v, nil
 	}
 	if v.session = s.Runtime.byToken(token); v.session != nil {
 		return v, nil
 	}
+	_, v.user, err = s.userOf(r, token)
+	return v, err
+}
+
+// userOf finds the user of a token; nil if it is not good.
+func (s *Server) userOf(r *http.Request, token string) (t store.Token, user *store.User, err error) {
 	if auth.CheckToken(token) != nil {
-		return v, nil
+		return t, nil, nil
 	}
-	t, user, err := s.Store.TokenByHash(r.Context(), auth.HashToken(token))
+	t, u, err := s.Store.TokenByHash(r.Context(), auth.HashToken(token))
 	switch {
 	case errors.Is(err, store.ErrNotFound):
-		return v, nil
+		return t, nil, nil
 	case err != nil:
-		return v, err
+		return t, nil, err
 	case !t.Expires.IsZero() && time.Now().After(t.Expires):
-		return v, nil
+		return t, nil, nil
 	}
-	v.user = &user
-	return v, nil
+	return t, &u, nil
 }
 
 // caller is a visitor as the REST API knows them.
@@ -135,22 +173,24 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "Penstock. git clone %s/OWNER/NAME, API at %s/api/v3\n", s.URL, s.URL)
 		return
 	}
-	v, err := s.visitor(r)
+	asked, git := forge.ParseGitRequest(r)
+	v, err := s.visitor(r, !git)
 	if err != nil {
 		s.Log.Error("a token could not be looked up", "error", err)
 		http.Error(w, "the database can not be reached", http.StatusServiceUnavailable)
 		return
 	}
-	if asked, ok := forge.ParseGitRequest(r); ok {
-		s.serveGit(w, r, asked, v)
-		return
-	}
+	r = r.WithContext(context.WithValue(r.Context(), visitorKey{}, v))
 	switch {
+	case git:
+		s.serveGit(w, r, asked, v)
 	case path == "/api/v3" || strings.HasPrefix(path, "/api/v3/") || strings.HasPrefix(path, "/api/uploads/"):
 		if path == "/api/v3" {
 			r.URL.Path = "/api/v3/"
 		}
 		s.rest.ServeHTTP(w, r, v.caller())
+	case strings.HasPrefix(path, pagePath+"/"):
+		s.page.ServeHTTP(w, r)
 	case path == "/api/graphql":
 		writeJSON(w, http.StatusOK, map[string]any{"data": nil, "errors": []any{map[string]any{"type": "NOT_IMPLEMENTED", "message": "This server answers no GraphQL yet."}}})
 	default:

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -22,13 +21,11 @@ import (
 // runFlags are what `run` takes besides the trigger.
 type runFlags struct {
 	triggerFlags
+	machineFlags
 	secrets    []string
 	secretFile string
 	env        []string
 	envFile    string
-	platforms  []string
-	sandbox    string
-	parallel   int
 	asJSON     bool
 	resume     bool
 	noNative   bool
@@ -60,27 +57,28 @@ Exit codes: 0 success, 1 the run failed, 2 bad usage or workflow, 130 cancelled.
 			return flags.run(c, strings.Join(args, ""))
 		},
 	}
-	flags.add(c)
+	flags.triggerFlags.add(c)
+	flags.machineFlags.add(c, "parallel")
 	f := c.Flags()
 	f.StringArrayVarP(&flags.secrets, "secret", "s", nil, "secret, `NAME[=VALUE]`; NAME alone takes it from the environment, or asks. With GITHUB_TOKEN jobs reach GitHub's own API; else what they write to it is recorded and told")
 	f.StringVar(&flags.secretFile, "secret-file", ".secrets", "dotenv `FILE` with secrets")
 	f.StringArrayVar(&flags.env, "env", nil, "environment of every step, `NAME[=VALUE]`")
 	f.StringVar(&flags.envFile, "env-file", ".env", "dotenv `FILE` with environment of every step")
-	f.StringArrayVarP(&flags.platforms, "platform", "P", nil, "run jobs with this runs-on label in that sandbox, `LABEL=SANDBOX`: host, none, docker, or an image (docker://node:22)")
-	f.StringVar(&flags.sandbox, "sandbox", "auto", "`KIND` of machine: auto, host (namespaces and layers), docker (containers of a Docker daemon) or none (plain processes in a temporary directory)")
-	f.IntVar(&flags.parallel, "parallel", max(runtime.NumCPU(), 2), "at most `N` jobs at a time")
 	f.BoolVar(&flags.asJSON, "json", false, "print one JSON event a line")
 	f.BoolVar(&flags.resume, "resume", false, "go on with the last failed run of this repository, from the step that failed")
 	f.BoolVar(&flags.noNative, "no-native", false, "run the original actions where Penstock has a version of its own")
 	f.StringArrayVar(&flags.writeBack, "write-back", nil, "copy this `PATH` of the workspace back into the working tree when its job succeeds")
 	f.BoolVarP(&flags.verbose, "verbose", "v", false, "show debug messages: as the secret ACTIONS_STEP_DEBUG=true")
-	_ = c.RegisterFlagCompletionFunc("sandbox", cobra.FixedCompletions([]string{"auto", "host", "docker", "none"}, cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
 
 func (f *runFlags) run(c *cobra.Command, event string) error {
 	ctx := c.Context()
-	m, err := f.openMachines()
+	data, err := dataDir()
+	if err != nil {
+		return err
+	}
+	m, err := f.openMachines(data)
 	if err != nil {
 		return err
 	}

@@ -46,7 +46,11 @@ Secrets are not kept: name them again with -s, or those in .secrets are there.`,
 
 func (f *runFlags) shell(c *cobra.Command, id string, command []string) error {
 	ctx := c.Context()
-	m, err := f.openMachines()
+	data, err := dataDir()
+	if err != nil {
+		return err
+	}
+	m, err := f.openMachines(data)
 	if err != nil {
 		return err
 	}

@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// tidyEvery is how often a run looks for what nobody needs any more.
+	// tidyEvery is how often one looks for what nobody needs any more.
 	tidyEvery = time.Hour
 	// tidyFor bounds how long it looks; what is left is found the next time.
 	tidyFor = 2 * time.Second

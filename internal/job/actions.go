@@ -325,14 +325,27 @@ func (e *execution) inputs(r *stepRun) ([]pair, error) {
 		}
 		out = append(out, pair{in.Name, v.Text()})
 	}
-	return e.withoutOwnToken(r, out), nil
+	return e.ownServer(r, e.withoutOwnToken(r, out)), nil
+}
+
+// ownServer has checkout fetch from the run's server by the address that the machine reaches it at.
+func (e *execution) ownServer(r *stepRun, inputs []pair) []pair {
+	if e.services == nil || !e.services.Server || !strings.EqualFold(r.action.repository, "actions/checkout") {
+		return inputs
+	}
+	for i := range inputs {
+		if in := &inputs[i]; strings.EqualFold(in.name, "github-server-url") && (in.value == "" || in.value == e.github.Property("server_url").Text()) {
+			in.value = e.services.Git
+		}
+	}
+	return inputs
 }
 
 // withoutOwnToken takes the services' token out of the inputs of the actions that send it to github.com whatever the API's
 // address is, where it would be refused and none at all be taken: checkout and the setup- actions.
 func (e *execution) withoutOwnToken(r *stepRun, inputs []pair) []pair {
 	name := strings.ToLower(r.action.repository)
-	if name != "actions/checkout" && !strings.HasPrefix(name, "actions/setup-") {
+	if (name != "actions/checkout" || e.services != nil && e.services.Server) && !strings.HasPrefix(name, "actions/setup-") {
 		return inputs
 	}
 	for i := range inputs {

@@ -28,6 +28,9 @@ type ServiceAddress struct {
 	// API is where GitHub's API is answered, REST below /v3, for a job that has no token of GitHub's: Token is good for it
 	// and for nothing else. Empty for none.
 	API string
+	// Server says that they are the server which the run is of: what the machine reaches at Git is github.server_url,
+	// and takes pushes.
+	Server bool
 }
 
 // offerServices brings the services up. A job that was given no token for GitHub has theirs.
@@ -76,7 +79,7 @@ func (e *execution) addServices(env map[string]string, a *action, inputs map[str
 	maps.Copy(env, address.Env)
 	maps.Copy(env, address.Identity)
 	own := inputs["repository"] == "" || strings.EqualFold(inputs["repository"], e.t.Repository)
-	if address.Git != "" && own && strings.EqualFold(a.repository, "actions/checkout") {
+	if address.Git != "" && (own || address.Server) && strings.EqualFold(a.repository, "actions/checkout") {
 		env["GITHUB_SERVER_URL"] = address.Git
 		if env["INPUT_TOKEN"] == "" {
 			env["INPUT_TOKEN"] = address.Token

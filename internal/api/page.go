@@ -1,0 +1,262 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/penstock-ci/penstock/internal/auth"
+	"github.com/penstock-ci/penstock/internal/ci"
+	"github.com/penstock-ci/penstock/internal/store"
+)
+
+const (
+	// pagePath begins what the pages ask of the server besides GitHub's API.
+	pagePath = "/api/penstock"
+	// sessionCookie is what a browser shows in place of a token.
+	sessionCookie = "penstock_session"
+	sessionLife   = 30 * 24 * time.Hour
+	// csrfHeader must be with whatever changes something on the word of a cookie: no other site's page can send it.
+	csrfHeader = "X-Penstock"
+)
+
+// pages are the routes of pagePath.
+func (s *Server) pages() http.Handler {
+	mux := chi.NewRouter()
+	mux.NotFound(func(w http.ResponseWriter, r *http.Request) { refuse(w, http.StatusNotFound, "Not Found") })
+	mux.Post(pagePath+"/login", s.login)
+	mux.Post(pagePath+"/logout", s.logout)
+	mux.Get(pagePath+"/events", s.events)
+	mux.Get(pagePath+"/repos/{owner}/{repo}/events", s.events)
+	mux.Get(pagePath+"/repos/{owner}/{repo}/runs/{run}", s.runPage)
+	mux.Get(pagePath+"/repos/{owner}/{repo}/runs/{run}/events", s.events)
+	mux.Get(pagePath+"/repos/{owner}/{repo}/runs/{run}/jobs/{job}/log", s.log)
+	return mux
+}
+
+// refuse answers an error as GitHub's API does.
+func refuse(w http.ResponseWriter, status int, message string) {
+	writeJSON(w, status, map[string]string{"message": message})
+}
+
+// byCookie is the token of the session that a browser has, "" for none or if the request may come from another site.
+func byCookie(r *http.Request) string {
+	c, err := r.Cookie(sessionCookie)
+	if err != nil {
+		return ""
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead && r.Header.Get(csrfHeader) == "" {
+		return ""
+	}
+	return c.Value
+}
+
+// login makes a session for who has a token.
+func (s *Server) login(w http.ResponseWriter, r *http.Request) {
+	var in struct{ Token string }
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 4<<10)).Decode(&in); err != nil {
+		refuse(w, http.StatusBadRequest, "Problems parsing JSON")
+		return
+	}
+	token, user, err := s.userOf(r, strings.TrimSpace(in.Token))
+	if err != nil {
+		s.failed(w, r, err)
+		return
+	}
+	if user == nil {
+		refuse(w, http.StatusUnauthorized, "This token is not known, or has expired")
+		return
+	}
+	now := time.Now().UTC()
+	expires := now.Add(sessionLife)
+	if !token.Expires.IsZero() && token.Expires.Before(expires) {
+		expires = token.Expires
+	}
+	session := auth.NewToken()
+	err = s.Store.AddToken(r.Context(), &store.Token{User: user.ID, Name: "browser", Hash: auth.HashToken(session), Scopes: token.Scopes, Created: now, Expires: expires})
+	if err != nil {
+		s.failed(w, r, err)
+		return
+	}
+	http.SetCookie(w, &http.Cookie{
+		Name: sessionCookie, Value: session, Path: "/", Expires: expires, HttpOnly: true, Secure: secure(r), SameSite: http.SameSiteStrictMode,
+	})
+	writeJSON(w, http.StatusOK, map[string]string{"login": user.Login})
+}
+
+// secure says whether the client spoke to us, or to a proxy before us, by TLS.
+func secure(r *http.Request) bool {
+	return r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https"
+}
+
+// logout ends the session of the request.
+func (s *Server) logout(w http.ResponseWriter, r *http.Request) {
+	token, user, err := s.userOf(r, byCookie(r))
+	if err == nil && user != nil {
+		err = s.Store.DeleteToken(r.Context(), user.ID, token.ID)
+	}
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		s.failed(w, r, err)
+		return
+	}
+	http.SetCookie(w, &http.Cookie{Name: sessionCookie, Path: "/", MaxAge: -1, HttpOnly: true, Secure: secure(r), SameSite: http.SameSiteStrictMode})
+	writeJSON(w, http.StatusOK, struct{}{})
+}
+
+// failed answers an error that is not the client's.
+func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
+	if r.Context().Err() != nil {
+		return // nobody waits for the answer
+	}
+	s.Log.Error("a request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+	refuse(w, http.StatusInternalServerError, "Server Error")
+}
+
+// runOfPage is the run of a request's path, nil after it was answered that there is none for the visitor.
+func (s *Server) runOfPage(w http.ResponseWriter, r *http.Request) *ci.Run {
+	repo, ok := s.repoOfPage(w, r)
+	if !ok {
+		return nil
+	}
+	id, err := strconv.ParseInt(r.PathValue("run"), 10, 64)
+	if err != nil {
+		refuse(w, http.StatusNotFound, "Not Found")
+		return nil
+	}
+	run, err := s.Engine.Run(r.Context(), ci.RunID(id))
+	if errors.Is(err, store.ErrNotFound) || err == nil && !strings.EqualFold(run.Plan.Repository, repo.FullName()) {
+		refuse(w, http.StatusNotFound, "Not Found")
+		return nil
+	}
+	if err != nil {
+		s.failed(w, r, err)
+		return nil
+	}
+	return run
+}
+
+// repoOfPage is the repository of a request's path; false after it was answered that there is none for the visitor.
+func (s *Server) repoOfPage(w http.ResponseWriter, r *http.Request) (store.Repository, bool) {
+	repo, err := s.Store.RepositoryNamed(r.Context(), r.PathValue("owner"), r.PathValue("repo"))
+	if err == nil {
+		var role auth.Role
+		if role, err = s.role(r.Context(), visitorOf(r), repo); err == nil && !role.Allows(auth.Read) {
+			err = store.ErrNotFound
+		}
+	}
+	if errors.Is(err, store.ErrNotFound) {
+		refuse(w, http.StatusNotFound, "Not Found")
+		return repo, false
+	}
+	if err != nil {
+		s.failed(w, r, err)
+		return repo, false
+	}
+	return repo, true
+}
+
+// runPage answers a run as the engine has it, with what a page shows of its plan.
+func (s *Server) runPage(w http.ResponseWriter, r *http.Request) {
+	run := s.runOfPage(w, r)
+	if run == nil {
+		return
+	}
+	github := run.Plan.GitHub
+	w.Header().Set("Cache-Control", "no-store")
+	writeJSON(w, http.StatusOK, struct {
+		*ci.Run
+		Number   string `json:"number"`
+		Workflow string `json:"workflow"` // path of its file
+		Title    string `json:"title"`    // of the workflow
+		Event    string `json:"event"`
+		Ref      string `json:"ref"`
+		SHA      string `json:"sha"`
+		Actor    string `json:"actor"`
+	}{
+		run, github.Property("run_number").Text(), run.Plan.Workflow, github.Property("workflow").Text(), run.Plan.Event, github.Property("ref_name").Text(),
+		github.Property("sha").Text(), github.Property("actor").Text(),
+	})
+}
+
+// log streams a job's log as it was written: of the attempt that is shown or ?attempt=N, from the byte ?from=N on; with
+// ?follow=1 until the job ends.
+func (s *Server) log(w http.ResponseWriter, r *http.Request) {
+	run := s.runOfPage(w, r)
+	if run == nil {
+		return
+	}
+	query := r.URL.Query()
+	name, err := url.PathUnescape(r.PathValue("job")) // the IDs of matrix cells have a slash
+	if err != nil {
+		refuse(w, http.StatusNotFound, "Not Found")
+		return
+	}
+	id := ci.JobID(name)
+	attempt := run.Attempt
+	if j := run.Job(id); j != nil && j.Attempt > 0 {
+		attempt = j.Attempt
+	}
+	if text := query.Get("attempt"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > run.Attempt {
+			refuse(w, http.StatusNotFound, "Not Found")
+			return
+		}
+		attempt = n
+	}
+	from, err := strconv.ParseInt("0"+query.Get("from"), 10, 64)
+	if err != nil || run.Job(id) == nil {
+		refuse(w, http.StatusNotFound, "Not Found")
+		return
+	}
+	h := w.Header()
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Security-Policy", "sandbox")
+	h.Set("Cache-Control", "no-store")
+	if query.Get("download") != "" {
+		h.Set("Content-Disposition", fmt.Sprintf("attachment; filename=run-%d-attempt-%d.log", run.ID, attempt))
+	}
+	if query.Get("follow") != "" {
+		s.follow(w, r, run.ID, attempt, id, from)
+		return
+	}
+	f, err := s.Engine.Log(run.ID, attempt, id)
+	if err != nil {
+		s.failed(w, r, err)
+		return
+	}
+	if f == nil {
+		return // nothing was written yet
+	}
+	defer f.Close()
+	if _, err := f.Seek(from, io.SeekStart); err != nil {
+		s.failed(w, r, err)
+		return
+	}
+	_, _ = io.Copy(w, f) // the client has gone
+}
+
+// follow writes a log as it grows.
+func (s *Server) follow(w http.ResponseWriter, r *http.Request, run ci.RunID, attempt int, job ci.JobID, from int64) {
+	out := http.NewResponseController(w)
+	w.WriteHeader(http.StatusOK)
+	_ = out.Flush()
+	for p, err := range s.Engine.Follow(r.Context(), run, attempt, job, from) {
+		if err != nil {
+			return
+		}
+		_ = out.SetWriteDeadline(time.Now().Add(slowReader))
+		if _, err := w.Write(p); err != nil || out.Flush() != nil {
+			return
+		}
+	}
+}
