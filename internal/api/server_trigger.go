@@ -176,17 +176,16 @@ func (s *Server) happened(ctx context.Context, by *rest.Caller, r *rest.Reposito
 	if pull, err = s.setPull(ctx, bare, r, h.Number, pull.BaseRef, pull.HeadSHA); err != nil {
 		return err
 	}
-	if by.Only != "" {
-		return nil // what a job's token does starts nothing, as on GitHub
-	}
 	_, err = s.pullEvent(ctx, bare, repo, forge.Account{Login: by.Login}, h.Action, pull, nil)
 	return err
 }
 
 // trigger begins a run of each workflow that an event starts. Mistakes in a workflow file keep that file from running and
 // are told; they are no error.
+//
+// What a job's token does starts nothing, as on GitHub, or one push could go on for ever.
 func (s *Server) trigger(ctx context.Context, bare *forge.Bare, repo store.Repository, ev *forge.Event) (notes []string, err error) {
-	if ev.SHA == "" {
+	if ev.SHA == "" || ev.GitHub.Property("actor").Text() == botLogin {
 		return nil, nil
 	}
 	tree, err := bare.Tree(ctx, ev.SHA)
