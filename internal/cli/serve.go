@@ -281,6 +281,11 @@ func (s *server) serve(ctx context.Context, stop func(), f *serveFlags, stderr i
 	s.work.Go(func() { s.tidy(work) })
 	if f.parallel > 0 {
 		who := runner.Runner{Name: hostName(), Labels: f.labels}
+		if !s.store.Shared() { // else another server may be of that name
+			if err := s.Engine.Abandon(ctx, who.Name, "The server was stopped while the job ran."); err != nil {
+				s.Log.Warn("jobs of the time before are lost a little later", "error", err)
+			}
+		}
 		s.jobs.Go(func() { _ = runner.Work(ctx, s.Engine, who, f.parallel, s.executor) })
 	}
 	err := s.announce(ctx, f, stderr)

@@ -180,3 +180,26 @@ func (e *Engine) update(ctx context.Context, id ci.RunID, then func(*ci.Run) err
 
 // newLease makes the name of a lease.
 func newLease() ci.LeaseID { return ci.LeaseID(rand.Text()) }
+
+// Abandon declares lost what a runner holds, of which its caller knows that it does not run any more.
+func (e *Engine) Abandon(ctx context.Context, runner, reason string) error {
+	active, err := e.store.Active(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range active {
+		r, err := e.Run(ctx, id)
+		if err != nil {
+			return err
+		}
+		for _, j := range r.Jobs {
+			if j.Lease == "" || j.Runner != runner {
+				continue
+			}
+			if err := e.Update(ctx, id, ci.Lost{Job: j.ID, Lease: j.Lease, Reason: reason}); err != nil && !overtaken(err) {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -39,6 +39,8 @@ type Filter struct {
 	Repository string
 	Workflow   string
 	Branch     string
+	SHA        string
+	Actor      string
 	Event      string
 	Status     string   // a status or a conclusion, as in GitHub's API
 	Before     ci.RunID // only runs older than this one: for the next page
@@ -140,6 +142,8 @@ func (s *Store) Runs(ctx context.Context, f Filter) ([]Summary, error) {
 	match("repository", f.Repository)
 	match("workflow", f.Workflow)
 	match("branch", f.Branch)
+	match("sha", f.SHA)
+	match("actor", f.Actor)
 	match("event", f.Event)
 	if f.Status != "" {
 		where, args = append(where, "(status = ? OR conclusion = ?)"), append(args, f.Status, f.Status)

@@ -100,7 +100,7 @@ type NumberedJob struct {
 }
 
 // JobNumbers gives the numbers of jobs of one attempt of a run, by which GitHub's API names them. A job that has none yet
-// gets one, and keeps it.
+// gets one, and keeps it. No document has the same one: jobs are check runs, as those are.
 func (s *Store) JobNumbers(ctx context.Context, run ci.RunID, attempt int, jobs []ci.JobID) (map[ci.JobID]int64, error) {
 	numbers, err := s.knownNumbers(ctx, run, attempt)
 	if err != nil {
@@ -124,7 +124,7 @@ func (s *Store) JobNumbers(ctx context.Context, run ci.RunID, attempt int, jobs 
 			if known { // another was faster
 				continue
 			}
-			if _, err := b.insert("job", `INSERT INTO job_numbers (id, run, attempt, job, name) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+			if _, err := b.insert("document", `INSERT INTO job_numbers (id, run, attempt, job, name) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
 				int64(run), attempt, storable(string(job)), indexed(string(job))); err != nil {
 				return err
 			}

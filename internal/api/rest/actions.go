@@ -121,12 +121,13 @@ func viewOf(r *ci.Run) runView {
 	}, r.Plan.GitHub.Property("event").Property("head_commit").Property("message").Text()}
 }
 
-// orNull is a text, null if it is empty.
-func orNull[T ~string](s T) any {
-	if s == "" {
+// orNull is a value, null if it is the zero one.
+func orNull[T comparable](v T) any {
+	var zero T
+	if v == zero {
 		return nil
 	}
-	return string(s)
+	return v
 }
 
 // when is a time, null if it is not yet.
@@ -198,7 +199,7 @@ func (c *call) runList(workflow string) (any, error) {
 	query := c.r.URL.Query()
 	offset, limit := c.page()
 	found, err := c.Runs.Engine.Runs(c.ctx, store.Filter{
-		Repository: c.repo.Name, Workflow: workflow, Branch: query.Get("branch"), Event: query.Get("event"), Status: query.Get("status"), Limit: min(offset+limit+1, maxList),
+		Repository: c.repo.Name, Workflow: workflow, Branch: query.Get("branch"), SHA: query.Get("head_sha"), Actor: query.Get("actor"), Event: query.Get("event"), Status: query.Get("status"), Limit: min(offset+limit+1, maxList),
 	})
 	if err != nil {
 		return nil, err

@@ -124,3 +124,7 @@ CREATE TABLE servers (
   address TEXT NOT NULL,
   beats   BIGINT NOT NULL
 );
+
+-- What pages and GitHub's API list: the runs of a repository, and those of a commit.
+CREATE INDEX runs_repository ON runs (repository, id);
+CREATE INDEX runs_sha ON runs (repository, sha, id);

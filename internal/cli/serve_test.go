@@ -1,0 +1,107 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// servers are the servers that scripts have started, by script.
+var servers sync.Map
+
+// startServer is the command serve: it starts `penstock serve` with the arguments, on the same directory each time, and sets
+// URL, URL_IN (with the token), TOKEN and what gh needs.
+func startServer(ts *testscript.TestScript, neg bool, args []string) {
+	dir := ts.MkAbs(filepath.Join(ts.Getenv("WORK"), ".server"))
+	file := dir + ".ready"
+	_ = os.Remove(file)
+	self, err := exec.LookPath("penstock") // testscript's
+	if err != nil {
+		self = filepath.Join(strings.Split(ts.Getenv("PATH"), string(os.PathListSeparator))[0], "penstock")
+	}
+	cmd := exec.Command(self, append([]string{"serve", "--data", dir, "--listen", "127.0.0.1:0", "--ready-file", file}, args...)...)
+	cmd.Env = append(os.Environ(), "HOME="+ts.Getenv("HOME"), "XDG_CACHE_HOME="+ts.Getenv("XDG_CACHE_HOME"), "PATH="+ts.Getenv("PATH"))
+	log, err := os.OpenFile(dir+".log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	ts.Check(err)
+	cmd.Stdout, cmd.Stderr = log, log
+	ts.Check(cmd.Start())
+	log.Close()
+	servers.Store(ts.Getenv("WORK"), cmd)
+	ts.Defer(func() { endServer(ts, syscall.SIGKILL) })
+	var told ready
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		text, err := os.ReadFile(file)
+		if err == nil {
+			ts.Check(json.Unmarshal(text, &told))
+			break
+		}
+		if time.Now().After(deadline) {
+			text, _ := os.ReadFile(dir + ".log")
+			ts.Fatalf("the server does not come up:\n%s", text)
+		}
+	}
+	config := filepath.Join(ts.Getenv("WORK"), ".gh")
+	ts.Check(os.MkdirAll(config, 0o700))
+	ts.Check(os.WriteFile(filepath.Join(config, "config.yml"), fmt.Appendf(nil, "prompt: disabled\nhttp_unix_socket: %s\n", told.Socket), 0o600))
+	for name, value := range map[string]string{
+		"URL": told.URL, "TOKEN": told.Token, "URL_IN": strings.Replace(told.URL, "://", "://x:"+told.Token+"@", 1), "SOCKET": told.Socket,
+		"GH_CONFIG_DIR": config, "GH_HOST": "penstock.local", "GH_ENTERPRISE_TOKEN": told.Token, "GH_REPO": "penstock.local/acme/shop",
+	} {
+		ts.Setenv(name, value)
+	}
+}
+
+// endServer sends the script's server a signal and waits for its end.
+func endServer(ts *testscript.TestScript, sig syscall.Signal) {
+	if cmd, ok := servers.LoadAndDelete(ts.Getenv("WORK")); ok {
+		cmd := cmd.(*exec.Cmd)
+		_ = cmd.Process.Signal(sig)
+		_ = cmd.Wait()
+	}
+}
+
+// endServerBy is a command that ends the server by a signal.
+func endServerBy(sig syscall.Signal) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, _ bool, _ []string) { endServer(ts, sig) }
+}
+
+// waitStarted is `started RUN`: it waits until a step of the run has begun.
+func waitStarted(ts *testscript.TestScript, neg bool, args []string) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		var run struct {
+			Jobs []struct {
+				Steps []struct{ Status, Name string }
+			}
+		}
+		req, err := http.NewRequest("GET", ts.Getenv("URL")+"/api/v3/repos/acme/shop/actions/runs/"+args[0]+"/jobs", nil)
+		ts.Check(err)
+		req.Header.Set("Authorization", "token "+ts.Getenv("TOKEN"))
+		res, err := http.DefaultClient.Do(req)
+		ts.Check(err)
+		body, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		ts.Check(err)
+		ts.Check(json.Unmarshal(body, &run))
+		for _, j := range run.Jobs {
+			if slices.ContainsFunc(j.Steps, func(s struct{ Status, Name string }) bool {
+				return s.Status == "in_progress" && strings.HasPrefix(s.Name, "Run")
+			}) {
+				return
+			}
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("no step of run %s begins: %s", args[0], body)
+		}
+	}
+}
