@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/penstock-ci/penstock/internal/api/rest"
@@ -43,11 +44,15 @@ type Server struct {
 	hosted  *forge.Hosted
 	rest    *rest.API
 	page    http.Handler
+	clock   chan struct{} // told that there are other schedules
+
+	mu    sync.Mutex
+	heard map[int64]listening // by repository
 }
 
 // NewServer opens the repositories, finds the work that is stored, and tells of pushes that a crash left untold.
 func NewServer(ctx context.Context, o ServerOptions) (*Server, error) {
-	s := &Server{ServerOptions: o}
+	s := &Server{ServerOptions: o, clock: make(chan struct{}, 1), heard: map[int64]listening{}}
 	var err error
 	if s.hosted, err = forge.OpenHosted(o.Repositories, forge.HostedOptions{Pushed: s.pushed}); err != nil {
 		return nil, err

@@ -74,6 +74,13 @@ func (s *Server) changed(ctx context.Context, bare *forge.Bare, repo store.Repos
 		notes = append(notes, more...)
 	}
 	branch, ok := strings.CutPrefix(c.Ref, "refs/heads/")
+	if ok && branch == repo.DefaultBranch {
+		more, err := s.setSchedules(ctx, bare, repo, c.New)
+		if err != nil {
+			return nil, err
+		}
+		notes = append(notes, more...)
+	}
 	if !ok || c.Deleted() {
 		return notes, nil
 	}
@@ -188,6 +195,11 @@ func (s *Server) trigger(ctx context.Context, bare *forge.Bare, repo store.Repos
 	if ev.SHA == "" || ev.GitHub.Property("actor").Text() == botLogin {
 		return nil, nil
 	}
+	return s.begin(ctx, bare, repo, ev)
+}
+
+// begin is trigger, whoever is the actor.
+func (s *Server) begin(ctx context.Context, bare *forge.Bare, repo store.Repository, ev *forge.Event) (notes []string, err error) {
 	tree, err := bare.Tree(ctx, ev.SHA)
 	if err != nil {
 		return nil, err

@@ -277,7 +277,7 @@ func (s *server) serve(ctx context.Context, stop func(), f *serveFlags, stderr i
 	}()
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
-	s.work.Go(func() { _ = s.Engine.Work(work) })
+	s.work.Go(func() { s.Server.Work(work) })
 	s.work.Go(func() { s.tidy(work) })
 	if f.parallel > 0 {
 		who := runner.Runner{Name: hostName(), Labels: f.labels}

@@ -41,7 +41,7 @@ func (c *call) addDeployment() (any, error) {
 	if err := c.copyTexts(body, "task", "description"); err != nil {
 		return nil, err
 	}
-	d, err := c.add(kindDeployment, "", "", body)
+	d, err := c.add(kindDeployment, environment, "", body)
 	if err != nil {
 		return nil, err
 	}

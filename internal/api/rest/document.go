@@ -22,8 +22,8 @@ const (
 	kindCommitNote = "remark"   // a comment on a commit
 	kindReaction   = "reaction" // its parent is what it is to
 	kindRelease    = "release"
-	kindAsset      = "asset" // its parent is the release's ID
-	kindDeployment = "deployment"
+	kindAsset      = "asset"             // its parent is the release's ID
+	kindDeployment = "deployment"        // its parent is the environment
 	kindState      = "deployment status" // its parent is the deployment's ID
 )
 

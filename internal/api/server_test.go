@@ -1,0 +1,274 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/penstock-ci/penstock/internal/auth"
+	"github.com/penstock-ci/penstock/internal/blob"
+	"github.com/penstock-ci/penstock/internal/ci"
+	"github.com/penstock-ci/penstock/internal/forge"
+	"github.com/penstock-ci/penstock/internal/job"
+	"github.com/penstock-ci/penstock/internal/job/native"
+	"github.com/penstock-ci/penstock/internal/runner"
+	"github.com/penstock-ci/penstock/internal/store"
+)
+
+// team is a server, its administrator's token, and a working tree of acme/shop.
+type team struct {
+	t     *testing.T
+	s     *Server
+	url   string
+	token string
+	dir   string
+}
+
+// nothing is a job that does nothing, and succeeds.
+type nothing struct{}
+
+func (nothing) Run(context.Context, *ci.Task, job.Reporter) ci.Result {
+	return ci.Result{Conclusion: ci.Success}
+}
+
+// newTeam starts a server whose jobs do nothing.
+func newTeam(t *testing.T) *team {
+	t.Helper()
+	data := t.TempDir()
+	st, err := store.Open(t.Context(), "sqlite:"+filepath.Join(data, "penstock.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { st.Close() })
+	blobs, err := blob.OpenUnsynced(filepath.Join(data, "blobs"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { blobs.Close() })
+	var s *Server
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.ServeHTTP(w, r) }))
+	t.Cleanup(web.Close)
+	s, err = NewServer(t.Context(), ServerOptions{
+		Store: st, Blobs: blobs, Artifacts: native.OpenArtifacts(blobs), Keys: auth.NewKeyring(time.Now()), Repositories: filepath.Join(data, "repositories"),
+		Actions: &forge.ActionSource{CacheDir: filepath.Join(data, "actions"), URLTemplate: "file:///nowhere", Log: io.Discard}, URL: web.URL,
+		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := s.Setup(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{}, 2)
+	go func() { s.Work(ctx); done <- struct{}{} }()
+	go func() { _ = runner.Work(ctx, s.Engine, runner.Runner{Name: "here"}, 2, nothing{}); done <- struct{}{} }()
+	t.Cleanup(func() { cancel(); <-done; <-done })
+	tm := &team{t: t, s: s, url: web.URL, token: token, dir: t.TempDir()}
+	tm.git("init", "-q", "-b", "main")
+	return tm
+}
+
+// git runs git in the working tree and gives what it said.
+func (m *team) git(args ...string) string {
+	m.t.Helper()
+	cmd := exec.Command("git", append([]string{"-c", "user.name=a", "-c", "user.email=a@localhost"}, args...)...)
+	cmd.Dir = m.dir
+	cmd.Env = append(os.Environ(), "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null", "GIT_TERMINAL_PROMPT=0")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		m.t.Fatalf("git %v: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+// push commits files, a line "-- name --" before each, and pushes them.
+func (m *team) push(branch, files string) string {
+	m.t.Helper()
+	for _, part := range strings.Split(files, "-- ")[1:] {
+		name, text, _ := strings.Cut(part, " --\n")
+		path := filepath.Join(m.dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			m.t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			m.t.Fatal(err)
+		}
+	}
+	m.git("add", "--all")
+	m.git("commit", "-q", "--allow-empty", "-m", "a change")
+	return m.git("push", strings.Replace(m.url, "://", "://x:"+m.token+"@", 1)+"/acme/shop", "HEAD:refs/heads/"+branch)
+}
+
+// ask makes a request of the REST API, or of another path with an absolute one, and gives status and body.
+func (m *team) ask(method, path string, body any) (int, any) {
+	m.t.Helper()
+	return m.askAs(m.token, method, path, body)
+}
+
+func (m *team) askAs(token, method, path string, body any) (int, any) {
+	m.t.Helper()
+	var in io.Reader
+	if body != nil {
+		text, err := json.Marshal(body)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		in = strings.NewReader(string(text))
+	}
+	if !strings.HasPrefix(path, "/api/") {
+		path = "/api/v3" + path
+	}
+	req, err := http.NewRequestWithContext(m.t.Context(), method, m.url+path, in)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "token "+token)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	var out any
+	if err := json.Unmarshal(text, &out); err != nil && len(text) > 0 {
+		out = string(text)
+	}
+	return res.StatusCode, out
+}
+
+// runs are the runs, the newest first: "EVENT WORKFLOW BRANCH".
+func (m *team) runs() []string {
+	m.t.Helper()
+	found, err := m.s.Engine.Runs(m.t.Context(), store.Filter{})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	var out []string
+	for _, r := range found {
+		out = append(out, fmt.Sprintf("%s %s %s", r.Event, strings.TrimSuffix(filepath.Base(r.Workflow), ".yml"), r.Branch))
+	}
+	return out
+}
+
+// await waits until something is so.
+func (m *team) await(what string, so func() bool) {
+	m.t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !so(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			m.t.Fatalf("%s: that did not come. Runs: %q", what, m.runs())
+		}
+	}
+}
+
+const doesNothing = "\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps: [run: 'true']\n"
+
+func TestServerSchedules(t *testing.T) {
+	m := newTeam(t)
+	said := m.push("main", `-- .github/workflows/night.yml --
+on:
+  schedule:
+    - cron: "30 3 * * *"
+      timezone: Europe/Berlin
+    - cron: "0 0 30 2 *"
+    - cron: "0 4 * * *"
+      timezone: Europe/Atlantis`+doesNothing)
+	for _, want := range []string{"never comes", "Europe/Atlantis"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("the push says nothing of %q: %s", want, said)
+		}
+	}
+	kept, err := m.s.Store.Schedules(t.Context(), 10)
+	if err != nil || len(kept) != 1 {
+		t.Fatalf("got %v, %v", kept, err)
+	}
+	// As if it had been missed for days.
+	if err := m.s.Store.Tick(t.Context(), kept[0], time.Now().AddDate(0, 0, -9)); err != nil {
+		t.Fatal(err)
+	}
+	m.s.clock <- struct{}{}
+	m.await("a run of the schedule", func() bool { return len(m.runs()) == 1 })
+	again, err := m.s.Store.Schedules(t.Context(), 10)
+	if err != nil || len(again) != 1 || !again[0].Next.After(time.Now()) {
+		t.Fatalf("the schedule waits for %v, %v", again, err)
+	}
+	m.push("main", "-- .github/workflows/night.yml --\non: push"+doesNothing)
+	if kept, err := m.s.Store.Schedules(t.Context(), 10); err != nil || len(kept) != 0 {
+		t.Errorf("schedules that are gone: %v, %v", kept, err)
+	}
+	if got := m.runs(); len(got) != 2 || got[1] != "schedule night main" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestServerRunsStartRuns(t *testing.T) {
+	m := newTeam(t)
+	m.push("main", "-- .github/workflows/ci.yml --\nname: CI\non: push"+doesNothing+`-- .github/workflows/deploy.yml --
+name: Deploy
+on:
+  workflow_run: {workflows: [CI], types: [completed], branches: [main]}`+doesNothing+`-- .github/workflows/chain.yml --
+name: Chain
+on:
+  workflow_run: {workflows: [Deploy, Chain], types: [completed]}`+doesNothing)
+	m.await("the end of the chain", func() bool { return len(m.runs()) == 4 })
+	m.push("other", "")
+	m.await("the run of the other branch", func() bool { return m.runs()[0] == "push ci other" })
+	_, body := m.ask("GET", "/repos/acme/shop/actions/runs/2", nil)
+	if event := body.(map[string]any)["event"]; event != "workflow_run" {
+		t.Errorf("run 2 is of %v", event)
+	}
+	m.await("everything has ended", func() bool {
+		active, err := m.s.Store.Active(t.Context())
+		return err == nil && len(active) == 0
+	})
+	if got := m.runs(); len(got) != 5 {
+		t.Errorf("got %q: three may start one another, and the branch does not fit", got)
+	}
+}
+
+func TestServerDeployments(t *testing.T) {
+	m := newTeam(t)
+	m.push("main", `-- .github/workflows/cd.yml --
+on: push
+jobs:
+  release:
+    runs-on: ubuntu-latest
+    environment: production
+    steps: [run: 'true']
+`)
+	states := func(deployment any) (out []string) {
+		_, list := m.ask("GET", fmt.Sprintf("/repos/acme/shop/deployments/%.0f/statuses", deployment.(map[string]any)["id"]), nil)
+		for _, s := range list.([]any) {
+			out = append(out, s.(map[string]any)["state"].(string))
+		}
+		return out
+	}
+	var deployments []any
+	in := func(n int, want string) func() bool {
+		return func() bool {
+			_, list := m.ask("GET", "/repos/acme/shop/deployments?environment=production", nil)
+			deployments = list.([]any)
+			return len(deployments) == n && strings.Join(states(deployments[0]), " ") == want
+		}
+	}
+	m.await("a deployment", in(1, "success in_progress"))
+	m.push("main", "")
+	m.await("another", in(2, "success in_progress"))
+	m.await("the first is not in force any more", func() bool { return strings.Join(states(deployments[1]), " ") == "inactive success in_progress" })
+}
