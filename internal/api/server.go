@@ -58,14 +58,14 @@ func NewServer(ctx context.Context, o ServerOptions) (*Server, error) {
 		return nil, err
 	}
 	s.Runtime = newServerRuntime(o.Blobs, o.Artifacts, s)
-	s.Engine, err = engine.New(ctx, o.Store, o.Blobs, engine.Options{Secrets: s.secrets, Token: s.Runtime.Grant, Log: o.Log})
+	s.Engine, err = engine.New(ctx, o.Store, o.Blobs, engine.Options{Secrets: s.secrets, Vars: s.variables, Token: s.Runtime.Grant, Log: o.Log})
 	if err != nil {
 		return nil, err
 	}
 	s.page = s.pages()
 	s.rest = rest.New(rest.Options{
 		Store: o.Store, Blobs: o.Blobs, Prefix: "/api/v3", Uploads: "/api/uploads", Now: time.Now, Repository: s.repository, Happened: s.happened,
-		Runs: &rest.Runs{Engine: s.Engine, Dispatch: s.dispatch},
+		Keys: o.Keys, Runs: &rest.Runs{Engine: s.Engine, Dispatch: s.dispatch},
 	})
 	if err := s.hosted.Recover(ctx); err != nil {
 		o.Log.Warn("pushes are still untold", "error", err)
@@ -162,7 +162,7 @@ func (v visitor) caller() *rest.Caller {
 	case v.session != nil:
 		return &rest.Caller{Login: botLogin, Only: v.session.repository, Permissions: auth.ParsePermissions(v.session.permissions, true).Levels()}
 	case v.user != nil:
-		return &rest.Caller{Login: v.user.Login}
+		return &rest.Caller{Login: v.user.Login, Admin: v.user.Admin}
 	}
 	return nil
 }
@@ -313,14 +313,33 @@ func (s *Server) repository(ctx context.Context, by *rest.Caller, name string) (
 		if err != nil {
 			return nil, err
 		}
-		switch {
-		case !role.Allows(auth.Read):
+		if !role.Allows(auth.Read) {
 			return nil, rest.ErrNoRepository
-		case !role.Allows(auth.Write):
-			by.Permissions = map[string]string{"contents": "read", "actions": "read", "checks": "read", "issues": "read", "pull-requests": "read", "statuses": "read", "deployments": "read"}
 		}
+		by.Permissions = permissionsOf(role)
 	}
 	return s.restRepository(repo)
+}
+
+// permissionsOf are what a role may do, as the permissions of tokens are named; nil is everything.
+// https://docs.github.com/en/organizations/managing-user-access-to-your-organizations-repositories/managing-repository-roles/repository-roles-for-an-organization
+func permissionsOf(role auth.Role) map[string]string {
+	if role.Allows(auth.Admin) {
+		return nil
+	}
+	level := "read"
+	if role.Allows(auth.Write) {
+		level = "write"
+	}
+	all := map[string]string{"metadata": "read"}
+	for _, name := range []string{"contents", "actions", "checks", "pull-requests", "statuses", "deployments"} {
+		all[name] = level
+	}
+	all["issues"] = "write" // whoever reads may comment
+	if role.Allows(auth.Write) {
+		all["secrets"], all["variables"], all["environments"] = "write", "write", "write"
+	}
+	return all
 }
 
 func (s *Server) restRepository(repo store.Repository) (*rest.Repository, error) {
@@ -355,12 +374,33 @@ func (s *Server) secrets(ctx context.Context, repository, environment string) (m
 			return nil, err
 		}
 		for _, c := range sealed {
+			if !c.Shows(repo.ID, repo.Private) {
+				continue
+			}
 			value, err := s.Keys.Open(c.Value, c.Scope.String(), c.Name)
 			if err != nil {
 				return nil, fmt.Errorf("open the secret %s: %w", c.Name, err)
 			}
 			all[c.Name] = string(value)
 		}
+	}
+	return all, nil
+}
+
+// variables are those of an environment.
+func (s *Server) variables(ctx context.Context, repository, environment string) (map[string]string, error) {
+	owner, name, _ := strings.Cut(repository, "/")
+	repo, err := s.Store.RepositoryNamed(ctx, owner, name)
+	if err != nil {
+		return nil, err
+	}
+	found, err := s.Store.Variables(ctx, store.Scope{Repository: repo.ID, Environment: environment})
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[string]string, len(found))
+	for _, v := range found {
+		all[v.Name] = v.Value
 	}
 	return all, nil
 }

@@ -166,6 +166,14 @@ func (s *Server) deployed(ctx context.Context, repo store.Repository, run *ci.Ru
 	if j == nil || j.Environment == "" || j.Call {
 		return false, nil
 	}
+	if _, err := s.Store.Environment(ctx, repo.ID, j.Environment); errors.Is(err, store.ErrNotFound) {
+		// As on GitHub, a job makes the environment that it names.
+		if _, err := s.Store.PutEnvironment(ctx, &store.Environment{Repository: repo.ID, Name: j.Environment, Updated: e.At}); err != nil {
+			return false, err
+		}
+	} else if err != nil {
+		return false, err
+	}
 	r, err := s.restRepository(repo)
 	if err != nil {
 		return false, err

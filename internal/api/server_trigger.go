@@ -234,11 +234,21 @@ func (s *Server) start(ctx context.Context, repo store.Repository, tree *forge.T
 			return nil, err
 		}
 		for _, v := range all {
-			vars[v.Name] = v.Value
+			if v.Shows(repo.ID, repo.Private) {
+				vars[v.Name] = v.Value
+			}
 		}
 	}
+	r, err := s.restRepository(repo)
+	if err != nil {
+		return nil, err
+	}
+	environments, err := s.rest.Environments(ctx, r)
+	if err != nil {
+		return nil, err
+	}
 	return &engine.Start{
-		Event: ev, Repository: repo.FullName(), Ref: ev.GitHub.Property("ref").Text(), SHA: ev.SHA, Read: readAt(tree), Actions: s.Actions, Vars: expr.FromStrings(vars),
+		Event: ev, Repository: repo.FullName(), Ref: ev.GitHub.Property("ref").Text(), SHA: ev.SHA, Read: readAt(tree), Actions: s.Actions, Vars: expr.FromStrings(vars), Environments: environments,
 	}, nil
 }
 

@@ -91,6 +91,18 @@ func (e Environment) admits(refs ...string) bool {
 	return false
 }
 
+// MayReview says whether a user may answer for an environment of the run. The error wraps ErrRefused and says why not.
+func (r *Run) MayReview(environment, user string) error {
+	env := r.Plan.Environments[strings.ToLower(environment)]
+	if !slices.ContainsFunc(env.Reviewers, func(r string) bool { return r != "" && strings.EqualFold(r, user) }) {
+		return fmt.Errorf("%w: %s is no reviewer of %s", ErrRefused, user, environment)
+	}
+	if env.PreventSelfReview && r.isOwn(user) {
+		return fmt.Errorf("%w: %s began the run, somebody else must review %s", ErrRefused, user, environment)
+	}
+	return nil
+}
+
 func (in Reviewed) decide(d *decision) error {
 	env, ok := d.run.Plan.Environments[strings.ToLower(in.Environment)]
 	if !ok {
@@ -105,11 +117,8 @@ func (in Reviewed) decide(d *decision) error {
 	if len(waiting) == 0 {
 		return ErrStale
 	}
-	if !slices.ContainsFunc(env.Reviewers, func(r string) bool { return strings.EqualFold(r, in.User) }) {
-		return fmt.Errorf("%w: %s is no reviewer of %s", ErrRefused, in.User, env.Name)
-	}
-	if env.PreventSelfReview && d.run.isOwn(in.User) {
-		return fmt.Errorf("%w: %s began the run, somebody else must review %s", ErrRefused, in.User, env.Name)
+	if err := d.run.MayReview(in.Environment, in.User); err != nil {
+		return err
 	}
 	for _, j := range waiting {
 		if in.Approve {

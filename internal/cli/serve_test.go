@@ -77,14 +77,28 @@ func endServerBy(sig syscall.Signal) func(*testscript.TestScript, bool, []string
 }
 
 // waitStarted is `started RUN`: it waits until a step of the run has begun.
-func waitStarted(ts *testscript.TestScript, neg bool, args []string) {
+func waitStarted(ts *testscript.TestScript, _ bool, args []string) {
+	awaitJob(ts, args[0], func(j jobOfRun) bool {
+		return slices.ContainsFunc(j.Steps, func(s stepOfRun) bool { return s.Status == "in_progress" && strings.HasPrefix(s.Name, "Run") })
+	})
+}
+
+// waitWaiting is `waiting RUN`: it waits until a job of the run waits for somebody.
+func waitWaiting(ts *testscript.TestScript, _ bool, args []string) {
+	awaitJob(ts, args[0], func(j jobOfRun) bool { return j.Status == "waiting" })
+}
+
+type jobOfRun struct {
+	Status string
+	Steps  []stepOfRun
+}
+
+type stepOfRun struct{ Status, Name string }
+
+// awaitJob waits for a job of a run to be so.
+func awaitJob(ts *testscript.TestScript, run string, so func(jobOfRun) bool) {
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
-		var run struct {
-			Jobs []struct {
-				Steps []struct{ Status, Name string }
-			}
-		}
-		req, err := http.NewRequest("GET", ts.Getenv("URL")+"/api/v3/repos/acme/shop/actions/runs/"+args[0]+"/jobs", nil)
+		req, err := http.NewRequest("GET", ts.Getenv("URL")+"/api/v3/repos/acme/shop/actions/runs/"+run+"/jobs", nil)
 		ts.Check(err)
 		req.Header.Set("Authorization", "token "+ts.Getenv("TOKEN"))
 		res, err := http.DefaultClient.Do(req)
@@ -92,16 +106,13 @@ func waitStarted(ts *testscript.TestScript, neg bool, args []string) {
 		body, err := io.ReadAll(res.Body)
 		res.Body.Close()
 		ts.Check(err)
-		ts.Check(json.Unmarshal(body, &run))
-		for _, j := range run.Jobs {
-			if slices.ContainsFunc(j.Steps, func(s struct{ Status, Name string }) bool {
-				return s.Status == "in_progress" && strings.HasPrefix(s.Name, "Run")
-			}) {
-				return
-			}
+		var all struct{ Jobs []jobOfRun }
+		ts.Check(json.Unmarshal(body, &all))
+		if slices.ContainsFunc(all.Jobs, so) {
+			return
 		}
 		if time.Now().After(deadline) {
-			ts.Fatalf("no step of run %s begins: %s", args[0], body)
+			ts.Fatalf("no job of run %s comes to that: %s", run, body)
 		}
 	}
 }

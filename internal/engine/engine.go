@@ -34,6 +34,8 @@ type Options struct {
 	// Secrets gives the secrets of a repository, with those of an environment if it is not empty. A job in a called
 	// workflow gets of them what the calls pass.
 	Secrets func(ctx context.Context, repository, environment string) (map[string]string, error)
+	// Vars gives the variables of an environment of a repository, which a job for it has over those of its run. Nil is none.
+	Vars func(ctx context.Context, repository, environment string) (map[string]string, error)
 	// Token makes github.token for a task, with the permissions that the task has.
 	Token func(ctx context.Context, t *ci.Task) (string, error)
 	// LeaseFor is how long a lease lasts without being renewed; LeaseFor if zero.

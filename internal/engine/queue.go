@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/penstock-ci/penstock/internal/ci"
+	"github.com/penstock-ci/penstock/internal/expr"
 )
 
 // Lease waits until there is a job for a runner and leases it: the job whose labels the runner has that is queued
@@ -60,6 +61,15 @@ func (e *Engine) unseal(ctx context.Context, t *ci.Task) (err error) {
 	if e.opt.Secrets != nil {
 		if all, err = e.opt.Secrets(ctx, t.Repository, t.Environment); err != nil {
 			return fmt.Errorf("resolve the secrets: %w", err)
+		}
+	}
+	if t.Environment != "" && e.opt.Vars != nil {
+		vars, err := e.opt.Vars(ctx, t.Repository, t.Environment)
+		if err != nil {
+			return fmt.Errorf("find the variables of %s: %w", t.Environment, err)
+		}
+		for name, value := range vars {
+			t.Vars = t.Vars.With(name, expr.String(value))
 		}
 	}
 	t.Secrets, err = t.Pass(all, t.Token)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -65,6 +66,17 @@ func SettingName(name string) (string, error) {
 type Access struct {
 	Visibility string // all, private or selected; empty where it does not apply
 	Selected   []int64
+}
+
+// Shows says whether a repository sees what has this access.
+func (a Access) Shows(repository int64, private bool) bool {
+	switch a.Visibility {
+	case "private":
+		return private
+	case "selected":
+		return slices.Contains(a.Selected, repository)
+	}
+	return true
 }
 
 // Secret is a secret as it is kept: sealed. The store never sees what is in it.

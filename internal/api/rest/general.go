@@ -1,6 +1,10 @@
 package rest
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/penstock-ci/penstock/internal/store"
+)
 
 var generalRoutes = []route{
 	{pattern: "GET /", handle: (*call).root},
@@ -35,7 +39,32 @@ func (c *call) rateLimit() (any, error) {
 
 func (c *call) self() (any, error) { return c.person(c.by.Login, true), nil }
 
-func (c *call) someone() (any, error) { return c.person(c.part("login"), true), nil }
+func (c *call) someone() (any, error) {
+	login := c.part("login")
+	if c.Runs != nil && c.account(login) == nil && !strings.HasSuffix(login, "[bot]") {
+		return nil, errNotFound
+	}
+	return c.person(login, true), nil
+}
+
+// account is the user of a name, nil if the server has none.
+func (c *call) account(login string) *store.User {
+	if c.Runs == nil {
+		return nil
+	}
+	if u, ok := c.accounts[login]; ok {
+		return u
+	}
+	var account *store.User
+	if u, err := c.Store.UserNamed(c.ctx, login); err == nil {
+		account = &u
+	}
+	if c.accounts == nil {
+		c.accounts = map[string]*store.User{}
+	}
+	c.accounts[login] = account
+	return account
+}
 
 // user is somebody in few words, nil for nobody.
 func (c *call) user(login string) any {
@@ -57,6 +86,10 @@ func (c *call) person(login string, whole bool) object {
 		"type": kind, "site_admin": false, "user_view_type": "public", "events_url": base + "/events{/privacy}",
 		"gists_url": base + "/gists{/gist_id}", "starred_url": base + "/starred{/owner}{/repo}", "following_url": base + "/following{/other_user}",
 	}
+	made := "2020-01-01T00:00:00Z"
+	if account := c.account(login); account != nil {
+		u["login"], u["id"], u["site_admin"], made = account.Login, account.ID, account.Admin, stamp(account.Created)
+	}
 	for _, part := range []string{"followers", "subscriptions", "received_events"} {
 		u[part+"_url"] = base + "/" + part
 	}
@@ -67,7 +100,7 @@ func (c *call) person(login string, whole bool) object {
 		}
 		u["blog"] = ""
 		u["public_repos"], u["public_gists"], u["followers"], u["following"] = 0, 0, 0, 0
-		u["created_at"], u["updated_at"] = "2020-01-01T00:00:00Z", "2020-01-01T00:00:00Z"
+		u["created_at"], u["updated_at"] = made, made
 	}
 	return u
 }

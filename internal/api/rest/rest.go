@@ -26,6 +26,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"github.com/penstock-ci/penstock/internal/auth"
 	"github.com/penstock-ci/penstock/internal/blob"
 	"github.com/penstock-ci/penstock/internal/store"
 )
@@ -38,6 +39,8 @@ type Caller struct {
 	// Permissions are the token's, by GitHub's names of scopes (contents, issues, pull-requests, ...), read or write. Nil
 	// is all of them.
 	Permissions map[string]string
+	// Admin may do everything on this server.
+	Admin bool
 	// Told is called with each change that was made, in words for people; it may be nil.
 	Told func(what string)
 	// Unknown is called with each request that has no route, as "GET /path"; it may be nil.
@@ -70,6 +73,8 @@ type Options struct {
 	Prefix, Uploads string
 	// Repository finds a repository for a caller. The error wraps ErrNoRepository if there is none.
 	Repository func(ctx context.Context, by *Caller, name string) (*Repository, error)
+	// Keys open and seal secrets; nil where there are none to ask about: then those routes are not there.
+	Keys *auth.Keyring
 	// Runs is nil where there are none to ask about: then those routes are not there.
 	Runs *Runs
 	// Happened is told of what workflows may run on, after it is stored; it may be nil. Its error fails the request.
@@ -107,7 +112,10 @@ func (a *API) routes() http.Handler {
 		releaseRoutes, deploymentRoutes,
 	}
 	if a.Runs != nil {
-		all = append(all, runRoutes)
+		all = append(all, runRoutes, environmentRoutes)
+	}
+	if a.Keys != nil {
+		all = append(all, settingRoutes())
 	}
 	for _, routes := range all {
 		for _, rt := range routes {
@@ -225,6 +233,8 @@ type call struct {
 	by   *Caller
 	repo *Repository // nil if the path names none
 	in   object      // the request's body
+
+	accounts map[string]*store.User // that were looked up; nil is nobody
 }
 
 func (a *API) serve(w http.ResponseWriter, r *http.Request, rt *route) {
