@@ -1,7 +1,6 @@
 package api
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -39,6 +38,14 @@ func (s *Server) pages() http.Handler {
 	mux.Get(pagePath+"/repos/{owner}/{repo}/runs/{run}", s.runPage)
 	mux.Get(pagePath+"/repos/{owner}/{repo}/runs/{run}/events", s.events)
 	mux.Get(pagePath+"/repos/{owner}/{repo}/runs/{run}/jobs/{job}/log", s.log)
+	mux.Get(pagePath+"/users", s.listUsers)
+	mux.Post(pagePath+"/users", s.addUser)
+	mux.Delete(pagePath+"/users/{login}", s.removeUser)
+	mux.Get(pagePath+"/users/{login}/tokens", s.listTokens)
+	mux.Post(pagePath+"/users/{login}/tokens", s.addToken)
+	mux.Delete(pagePath+"/users/{login}/tokens/{id}", s.removeToken)
+	mux.Get(pagePath+"/audit", s.auditLog)
+	mux.Get(pagePath+"/audit/verify", s.auditVerified)
 	return mux
 }
 
@@ -62,8 +69,7 @@ func byCookie(r *http.Request) string {
 // login makes a session for who has a token.
 func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 	var in struct{ Token string }
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 4<<10)).Decode(&in); err != nil {
-		refuse(w, http.StatusBadRequest, "Problems parsing JSON")
+	if !readBody(w, r, &in) {
 		return
 	}
 	token, user, err := s.userOf(r, strings.TrimSpace(in.Token))

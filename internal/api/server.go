@@ -65,7 +65,10 @@ func NewServer(ctx context.Context, o ServerOptions) (*Server, error) {
 	s.page = s.pages()
 	s.rest = rest.New(rest.Options{
 		Store: o.Store, Blobs: o.Blobs, Prefix: "/api/v3", Uploads: "/api/uploads", Now: time.Now, Repository: s.repository, Happened: s.happened,
-		Keys: o.Keys, Runs: &rest.Runs{Engine: s.Engine, Dispatch: s.dispatch},
+		Repositories: s.repositories, Create: s.createFor, Keys: o.Keys, Runs: &rest.Runs{Engine: s.Engine, Dispatch: s.dispatch},
+		Audit: func(ctx context.Context, by *rest.Caller, action, target string, details map[string]any) error {
+			return s.audit(ctx, by.Login, action, target, details)
+		},
 	})
 	if err := s.hosted.Recover(ctx); err != nil {
 		o.Log.Warn("pushes are still untold", "error", err)
@@ -108,17 +111,21 @@ func (s *Server) AdminToken(ctx context.Context, name string) (string, error) {
 func (s *Server) newToken(ctx context.Context, user int64, name string, expires time.Time) (string, error) {
 	token := auth.NewToken()
 	return token, s.Store.AddToken(ctx, &store.Token{
-		User: user, Name: name, Hash: auth.HashToken(token), Scopes: []string{"repo", "workflow", "admin:org", "read:org"}, Created: time.Now().UTC(), Expires: expires,
+		User: user, Name: name, Hash: auth.HashToken(token), Scopes: allScopes, Created: time.Now().UTC(), Expires: expires,
 	})
 }
 
 // visitor is who makes a request: a user, or a job by its session. Both nil is nobody.
 type visitor struct {
 	user    *store.User
+	scopes  auth.Scopes // of the user's token
 	session *session
 }
 
 type visitorKey struct{}
+
+// touchEvery is how exactly it is known when a token was last used.
+const touchEvery = time.Hour
 
 // visitorOf is who makes a request that ServeHTTP has let in.
 func visitorOf(r *http.Request) visitor { return r.Context().Value(visitorKey{}).(visitor) }
@@ -135,7 +142,17 @@ func (s *Server) visitor(r *http.Request, cookie bool) (v visitor, err error) {
 	if v.session = s.Runtime.byToken(token); v.session != nil {
 		return v, nil
 	}
-	_, v.user, err = s.userOf(r, token)
+	t, user, err := s.userOf(r, token)
+	if err != nil || user == nil {
+		return v, err
+	}
+	if now := time.Now(); now.Sub(t.Used) > touchEvery {
+		if err := s.Store.TouchToken(r.Context(), t.ID, now); err != nil && !errors.Is(err, store.ErrNotFound) {
+			return v, err
+		}
+	}
+	v.user = user
+	v.scopes, err = auth.ParseScopes(t.Scopes)
 	return v, err
 }
 
@@ -162,7 +179,7 @@ func (v visitor) caller() *rest.Caller {
 	case v.session != nil:
 		return &rest.Caller{Login: botLogin, Only: v.session.repository, Permissions: auth.ParsePermissions(v.session.permissions, true).Levels()}
 	case v.user != nil:
-		return &rest.Caller{Login: v.user.Login, Admin: v.user.Admin}
+		return &rest.Caller{Login: v.user.Login, Admin: v.user.Admin && v.scopes.Allows("admin:org"), Narrow: !v.scopes.Allows("repo")}
 	}
 	return nil
 }
@@ -220,6 +237,11 @@ func (s *Server) role(ctx context.Context, v visitor, r store.Repository) (auth.
 			return auth.Write, nil
 		}
 		return auth.Read, nil
+	case v.user != nil && !v.scopes.Allows("repo"):
+		if r.Private {
+			return "", nil
+		}
+		return auth.Read, nil
 	case v.user != nil && v.user.Admin:
 		return auth.Admin, nil
 	case v.user != nil:
@@ -250,7 +272,7 @@ func (s *Server) serveGit(w http.ResponseWriter, r *http.Request, asked forge.Gi
 	owner, name, _ := strings.Cut(asked.Repository, "/")
 	repo, err := s.Store.RepositoryNamed(r.Context(), owner, name)
 	if errors.Is(err, store.ErrNotFound) && asked.Push() && v.user != nil && v.user.Admin {
-		repo, err = s.create(r.Context(), owner, name)
+		repo, err = s.create(r.Context(), owner, name, true)
 	}
 	if errors.Is(err, store.ErrNotFound) || errors.Is(err, forge.ErrName) {
 		refuse(http.StatusNotFound, "Repository not found.")
@@ -282,8 +304,8 @@ func (s *Server) serveGit(w http.ResponseWriter, r *http.Request, asked forge.Gi
 }
 
 // create makes a repository, in git and in the store.
-func (s *Server) create(ctx context.Context, owner, name string) (store.Repository, error) {
-	repo := store.Repository{Owner: owner, Name: name, DefaultBranch: "main", Private: true, Created: time.Now().UTC()}
+func (s *Server) create(ctx context.Context, owner, name string, private bool) (store.Repository, error) {
+	repo := store.Repository{Owner: owner, Name: name, DefaultBranch: "main", Private: private, Created: time.Now().UTC()}
 	if _, err := s.hosted.Create(ctx, repo.FullName(), repo.DefaultBranch); err != nil && !errors.Is(err, forge.ErrRepositoryExists) {
 		return repo, err
 	}
@@ -309,7 +331,11 @@ func (s *Server) repository(ctx context.Context, by *rest.Caller, name string) (
 		if err != nil {
 			return nil, err
 		}
-		role, err := s.role(ctx, visitor{user: &user}, repo)
+		v := visitor{user: &user}
+		if !by.Narrow {
+			v.scopes = wholeScopes
+		}
+		role, err := s.role(ctx, v, repo)
 		if err != nil {
 			return nil, err
 		}
@@ -352,6 +378,9 @@ func (s *Server) restRepository(repo store.Repository) (*rest.Repository, error)
 		Git: func(context.Context, bool) (string, error) { return bare.Dir(), nil },
 		Update: func(ctx context.Context, by *rest.Caller, ref, from, to string) error {
 			return bare.UpdateRefs(ctx, forge.Account{Login: by.Login}, time.Now().UTC(), forge.Change{Ref: ref, Old: from, New: to})
+		},
+		Merge: func(ctx context.Context, by *rest.Caller, m rest.Merge) (string, error) {
+			return s.merge(ctx, bare, by, m)
 		},
 	}, nil
 }

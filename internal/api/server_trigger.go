@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -35,6 +36,13 @@ func (s *Server) pushed(ctx context.Context, p forge.Push) ([]string, error) {
 		return nil, err
 	}
 	var notes []string
+	refs := map[string]any{}
+	for _, c := range p.Changes {
+		refs[c.Ref] = c.New
+	}
+	if err := s.audit(ctx, p.By.Login, "git.push", repo.FullName(), refs); err != nil {
+		return nil, err
+	}
 	for _, c := range p.Changes {
 		more, err := s.changed(ctx, bare, repo, p, c)
 		if err != nil {
@@ -107,6 +115,23 @@ func (s *Server) synchronize(ctx context.Context, bare *forge.Bare, repo store.R
 		if pull.HeadRef == branch {
 			head = c.New
 		}
+		if pull.BaseRef == branch {
+			merged, err := s.merged(ctx, bare, p, pull, c)
+			if err != nil {
+				return nil, err
+			}
+			if merged {
+				if pull, err = s.rest.SetMerged(ctx, r, pull.Number, c.New, p.By.Login); err != nil {
+					return nil, err
+				}
+				more, err := s.pullEvent(ctx, bare, repo, p.By, "closed", pull, nil)
+				if err != nil {
+					return nil, err
+				}
+				notes = append(notes, more...)
+				continue
+			}
+		}
 		if pull, err = s.setPull(ctx, bare, r, pull.Number, pull.BaseRef, head); err != nil {
 			return nil, err
 		}
@@ -121,6 +146,14 @@ func (s *Server) synchronize(ctx context.Context, bare *forge.Bare, repo store.R
 		notes = append(notes, more...)
 	}
 	return notes, nil
+}
+
+// merged says whether a push brought a pull request's commits into its base: as its merge, or with whatever else.
+func (s *Server) merged(ctx context.Context, bare *forge.Bare, p forge.Push, pull rest.Pull, c forge.Change) (bool, error) {
+	if p.Pull == pull.Number {
+		return true, nil
+	}
+	return bare.Contains(ctx, c.New, pull.HeadSHA)
 }
 
 func (s *Server) setPull(ctx context.Context, bare *forge.Bare, r *rest.Repository, number int64, base, head string) (rest.Pull, error) {
@@ -165,9 +198,6 @@ func (s *Server) scene(repo store.Repository, by forge.Account) forge.Scene {
 
 // happened begins the runs of what was done by the API.
 func (s *Server) happened(ctx context.Context, by *rest.Caller, r *rest.Repository, h rest.Happening) error {
-	if h.Event != "pull_request" {
-		return nil
-	}
 	repo, err := s.Store.Repository(ctx, r.ID)
 	if err != nil {
 		return err
@@ -176,15 +206,58 @@ func (s *Server) happened(ctx context.Context, by *rest.Caller, r *rest.Reposito
 	if err != nil {
 		return err
 	}
+	if h.Event != "pull_request" {
+		return s.happenedElse(ctx, by, repo, bare, h)
+	}
 	pull, err := s.rest.Pull(ctx, r, h.Number)
 	if err != nil {
 		return err
 	}
-	if pull, err = s.setPull(ctx, bare, r, h.Number, pull.BaseRef, pull.HeadSHA); err != nil {
-		return err
+	if !pull.Closed {
+		if pull, err = s.setPull(ctx, bare, r, h.Number, pull.BaseRef, pull.HeadSHA); err != nil {
+			return err
+		}
 	}
 	_, err = s.pullEvent(ctx, bare, repo, forge.Account{Login: by.Login}, h.Action, pull, nil)
 	return err
+}
+
+// happenedElse begins the runs of what was done to anything but a pull request.
+func (s *Server) happenedElse(ctx context.Context, by *rest.Caller, repo store.Repository, bare *forge.Bare, h rest.Happening) error {
+	text, err := json.Marshal(h.Payload)
+	if err != nil {
+		return err
+	}
+	payload := map[string]any{}
+	if err := json.Unmarshal(text, &payload); err != nil {
+		return err
+	}
+	payload["action"] = h.Action
+	if sha, err := bare.Resolve(ctx, "refs/heads/"+repo.DefaultBranch); err != nil || sha == "" {
+		return err // nothing was pushed yet
+	}
+	ev, err := bare.Event(ctx, s.scene(repo, forge.Account{Login: by.Login}), h.Event, payload)
+	if err != nil {
+		return err
+	}
+	if h.Event == "repository_dispatch" { // a job's token may do this, as on GitHub
+		_, err = s.begin(ctx, bare, repo, ev)
+	} else {
+		_, err = s.trigger(ctx, bare, repo, ev)
+	}
+	return err
+}
+
+// merge merges a pull request. That it is merged is found when the push is told.
+func (s *Server) merge(ctx context.Context, bare *forge.Bare, by *rest.Caller, m rest.Merge) (string, error) {
+	sha, err := bare.Merge(ctx, forge.Merge{
+		Number: m.Number, Method: forge.MergeMethod(m.Method), Base: m.Base, Head: m.Head, HeadLabel: m.HeadLabel, Title: m.Title, CommitTitle: m.CommitTitle,
+		CommitText: m.CommitMessage, By: forge.Account{Login: by.Login}, At: time.Now().UTC(),
+	})
+	if errors.Is(err, forge.ErrNotMergeable) || errors.Is(err, forge.ErrNothing) || errors.Is(err, forge.ErrMoved) {
+		err = fmt.Errorf("%w: %w", rest.ErrNotMergeable, err)
+	}
+	return sha, err
 }
 
 // trigger begins a run of each workflow that an event starts. Mistakes in a workflow file keep that file from running and

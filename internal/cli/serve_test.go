@@ -116,3 +116,22 @@ func awaitJob(ts *testscript.TestScript, run string, so func(jobOfRun) bool) {
 		}
 	}
 }
+
+// runAs is `as FILE exec COMMAND...`: it runs a command with the token in a file, whether it succeeds or not.
+func runAs(ts *testscript.TestScript, _ bool, args []string) {
+	token := strings.TrimSpace(ts.ReadFile(args[0]))
+	was := map[string]string{}
+	for name, value := range map[string]string{
+		"GH_ENTERPRISE_TOKEN": token, "PENSTOCK_TOKEN": token, "URL_AS": strings.Replace(ts.Getenv("URL"), "://", "://x:"+token+"@", 1),
+	} {
+		was[name] = ts.Getenv(name)
+		ts.Setenv(name, value)
+	}
+	for i, arg := range args {
+		args[i] = strings.ReplaceAll(arg, "URL_AS", ts.Getenv("URL_AS"))
+	}
+	_ = ts.Exec(args[2], args[3:]...)
+	for name, value := range was {
+		ts.Setenv(name, value)
+	}
+}

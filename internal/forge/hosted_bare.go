@@ -212,3 +212,12 @@ func goodRef(ref string) bool {
 	}
 	return len(parts) > 2 && !strings.HasPrefix(parts[2], "-") && !isSHA(strings.Join(parts[2:], "/"))
 }
+
+// Contains reports whether a commit is in the history of another.
+func (b *Bare) Contains(ctx context.Context, tip, commit string) (bool, error) {
+	if !isSHA(tip) || !isSHA(commit) {
+		return false, nil
+	}
+	_, code, err := b.call(ctx, call{codes: []int{1}}, "merge-base", "--is-ancestor", commit, tip)
+	return code == 0, err
+}

@@ -46,7 +46,8 @@ func (c *call) addDeployment() (any, error) {
 		return nil, err
 	}
 	c.tell("deployment of %s to %s", ref, environment)
-	return created(c.deploymentObject(d)), nil
+	o := c.deploymentObject(d)
+	return created(o), c.happened(Happening{Event: "deployment", Action: "created", Payload: object{"deployment": o}})
 }
 
 func (c *call) listDeployments() (any, error) {
@@ -115,7 +116,8 @@ func (c *call) addDeploymentStatus() (any, error) {
 		return nil, err
 	}
 	c.tell("deployment of %s to %s: %s %s", deployment.text("ref"), d.text("environment"), state, d.text("environment_url"))
-	return created(c.stateObject(d)), nil
+	o := c.stateObject(d)
+	return created(o), c.happened(Happening{Event: "deployment_status", Action: "created", Payload: object{"deployment": c.deploymentObject(deployment), "deployment_status": o}})
 }
 
 func (c *call) deploymentStatuses() (any, error) {

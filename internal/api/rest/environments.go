@@ -17,13 +17,13 @@ import (
 var environmentRoutes = []route{
 	{pattern: "GET /repos/{owner}/{repo}/environments", scopes: needs("actions:read"), handle: (*call).listEnvironments},
 	{pattern: "GET /repos/{owner}/{repo}/environments/{environment}", scopes: needs("actions:read"), handle: (*call).getEnvironment},
-	{pattern: "PUT /repos/{owner}/{repo}/environments/{environment}", scopes: needs("administration:write"), handle: (*call).putEnvironment},
-	{pattern: "DELETE /repos/{owner}/{repo}/environments/{environment}", scopes: needs("administration:write"), handle: (*call).deleteEnvironment},
+	{pattern: "PUT /repos/{owner}/{repo}/environments/{environment}", scopes: needs("administration:write"), handle: (*call).putEnvironment, audit: "environment.update"},
+	{pattern: "DELETE /repos/{owner}/{repo}/environments/{environment}", scopes: needs("administration:write"), handle: (*call).deleteEnvironment, audit: "environment.delete"},
 	{pattern: "GET /repos/{owner}/{repo}/environments/{environment}/deployment-branch-policies", scopes: needs("actions:read"), handle: (*call).listPolicies},
-	{pattern: "POST /repos/{owner}/{repo}/environments/{environment}/deployment-branch-policies", scopes: needs("administration:write"), handle: (*call).addPolicy},
-	{pattern: "DELETE /repos/{owner}/{repo}/environments/{environment}/deployment-branch-policies/{id:[0-9]+}", scopes: needs("administration:write"), handle: (*call).deletePolicy},
+	{pattern: "POST /repos/{owner}/{repo}/environments/{environment}/deployment-branch-policies", scopes: needs("administration:write"), handle: (*call).addPolicy, audit: "environment.update"},
+	{pattern: "DELETE /repos/{owner}/{repo}/environments/{environment}/deployment-branch-policies/{id:[0-9]+}", scopes: needs("administration:write"), handle: (*call).deletePolicy, audit: "environment.update"},
 	{pattern: "GET /repos/{owner}/{repo}/actions/runs/{id:[0-9]+}/pending_deployments", scopes: readActions, handle: (*call).pendingDeployments},
-	{pattern: "POST /repos/{owner}/{repo}/actions/runs/{id:[0-9]+}/pending_deployments", scopes: needs("deployments:write"), handle: (*call).review},
+	{pattern: "POST /repos/{owner}/{repo}/actions/runs/{id:[0-9]+}/pending_deployments", scopes: needs("deployments:write"), handle: (*call).review, audit: "workflows.review_deployment"},
 	{pattern: "GET /repos/{owner}/{repo}/actions/runs/{id:[0-9]+}/approvals", scopes: readActions, handle: (*call).approvals},
 }
 

@@ -3,6 +3,7 @@ package rest
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -97,7 +98,8 @@ func (c *call) addIssue() (any, error) {
 		return nil, err
 	}
 	c.tell("new issue #%s: %s", d.Name, first(d.text("title")))
-	return created(c.issueObject(d)), nil
+	o := c.issueObject(d)
+	return created(o), c.happened(Happening{Event: "issues", Action: "opened", Payload: object{"issue": o}})
 }
 
 func (c *call) getIssue() (any, error) {
@@ -220,12 +222,47 @@ func (c *call) setIssue(d *document) error {
 }
 
 func (c *call) updateIssue() (any, error) {
-	d, err := c.change(c.issue, c.setIssue)
+	var before document
+	d, err := c.change(c.issue, func(d *document) error {
+		before = document{d.Document, maps.Clone(d.body)}
+		return c.setIssue(d)
+	})
 	if err != nil {
 		return nil, err
 	}
 	c.tell("issue #%s is changed (%s)", d.Name, strings.Join(sortedKeys(c.in), ", "))
-	return c.issueObject(d), nil
+	return c.issueObject(d), c.issueChanged(&before, d)
+}
+
+// issueChanged tells what became of an issue or a pull request.
+func (c *call) issueChanged(before, after *document) error {
+	var actions []string
+	switch was, is := before.text("state"), after.text("state"); {
+	case was != is && is == "closed":
+		actions = append(actions, "closed")
+	case was != is:
+		actions = append(actions, "reopened")
+	}
+	if before.text("title") != after.text("title") || before.text("body") != after.text("body") {
+		actions = append(actions, "edited")
+	}
+	had, has := before.list("labels"), after.list("labels")
+	if slices.ContainsFunc(has, func(l string) bool { return !slices.Contains(had, l) }) {
+		actions = append(actions, "labeled")
+	}
+	if slices.ContainsFunc(had, func(l string) bool { return !slices.Contains(has, l) }) {
+		actions = append(actions, "unlabeled")
+	}
+	for _, action := range actions {
+		h := Happening{Event: "pull_request", Action: action, Number: numberOf(after)}
+		if _, ok := after.body["pull"]; !ok {
+			h = Happening{Event: "issues", Action: action, Payload: object{"issue": c.issueObject(after)}}
+		}
+		if err := c.happened(h); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (c *call) addAssignees() (any, error) {
@@ -293,7 +330,20 @@ func (c *call) addComment() (any, error) {
 		return nil, err
 	}
 	c.tell("comment on #%d: %s", number, first(body))
-	return created(c.commentObject(d)), nil
+	o := c.commentObject(d)
+	return created(o), c.commented(number, o)
+}
+
+// commented tells of a new comment.
+func (c *call) commented(number int64, comment object) error {
+	d, err := c.named(kindIssue, "", text(number))
+	if errors.Is(err, store.ErrNotFound) {
+		return nil // of an issue that is GitHub's
+	}
+	if err != nil {
+		return err
+	}
+	return c.happened(Happening{Event: "issue_comment", Action: "created", Payload: object{"issue": c.issueObject(d), "comment": comment}})
 }
 
 func (c *call) issueComments() (any, error) {

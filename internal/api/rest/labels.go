@@ -150,7 +150,9 @@ func (c *call) removeLabel() (any, error) {
 }
 
 func (c *call) labelIssue(change func(have []string) ([]string, error)) (any, error) {
+	var before document
 	d, err := c.change(c.knownIssue, func(d *document) error {
+		before = document{d.Document, maps.Clone(d.body)}
 		labels, err := change(d.list("labels"))
 		d.body["labels"], d.body["updated_at"] = labels, c.now()
 		return err
@@ -159,7 +161,7 @@ func (c *call) labelIssue(change func(have []string) ([]string, error)) (any, er
 		return nil, err
 	}
 	c.tell("labels of #%s: %s", d.Name, strings.Join(d.list("labels"), ", "))
-	return c.issueObject(d)["labels"], nil
+	return c.issueObject(d)["labels"], c.issueChanged(&before, d)
 }
 
 // knownIssue is the issue of the path; where issues are not known it becomes one.

@@ -3,6 +3,7 @@ package rest
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -20,6 +21,8 @@ var pullRoutes = []route{
 	{pattern: "POST /repos/{owner}/{repo}/pulls", scopes: writePulls, handle: (*call).addPull},
 	{pattern: "GET /repos/{owner}/{repo}/pulls/{number:[0-9]+}", scopes: readPulls, handle: (*call).getPull},
 	{pattern: "PATCH /repos/{owner}/{repo}/pulls/{number:[0-9]+}", scopes: writePulls, handle: (*call).updatePull},
+	{pattern: "GET /repos/{owner}/{repo}/pulls/{number:[0-9]+}/merge", scopes: readPulls, handle: (*call).isMerged},
+	{pattern: "PUT /repos/{owner}/{repo}/pulls/{number:[0-9]+}/merge", scopes: needs("contents:write"), handle: (*call).merge, audit: "pull_request.merge"},
 	{pattern: "GET /repos/{owner}/{repo}/pulls/{number:[0-9]+}/files", scopes: readPulls, handle: (*call).pullFiles},
 	{pattern: "GET /repos/{owner}/{repo}/pulls/{number:[0-9]+}/commits", scopes: readPulls, handle: (*call).pullCommits},
 	{pattern: "POST /repos/{owner}/{repo}/pulls/{number:[0-9]+}/requested_reviewers", scopes: writePulls, handle: (*call).requestReviewers},
@@ -224,7 +227,9 @@ func (c *call) addPull() (any, error) {
 }
 
 func (c *call) updatePull() (any, error) {
+	var before document
 	d, err := c.change(c.pull, func(d *document) error {
+		before = document{d.Document, maps.Clone(d.body)}
 		if base, err := c.text("base", ""); err != nil {
 			return err
 		} else if base != "" {
@@ -241,7 +246,7 @@ func (c *call) updatePull() (any, error) {
 		return nil, err
 	}
 	c.tell("pull request #%s is changed (%s)", d.Name, strings.Join(sortedKeys(c.in), ", "))
-	return c.pullObject(d, true), nil
+	return c.pullObject(d, true), c.issueChanged(&before, d)
 }
 
 func (c *call) pullFiles() (any, error) {

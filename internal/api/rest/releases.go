@@ -83,7 +83,29 @@ func (c *call) addRelease() (any, error) {
 		return nil, err
 	}
 	c.tell("%s %s: %s", releaseKind(d), tag, first(d.text("name")))
-	return created(c.releaseObject(d)), nil
+	return created(c.releaseObject(d)), c.released(d, true)
+}
+
+// released tells of a release that was made, or published after it had been a draft.
+func (c *call) released(d *document, isNew bool) error {
+	if d.yes("draft") {
+		return nil // nobody is told of drafts
+	}
+	actions := []string{"published"}
+	if isNew {
+		actions = append(actions, "created")
+	}
+	if d.yes("prerelease") {
+		actions = append(actions, "prereleased")
+	} else {
+		actions = append(actions, "released")
+	}
+	for _, action := range actions {
+		if err := c.happened(Happening{Event: "release", Action: action, Payload: object{"release": c.releaseObject(d)}}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func releaseKind(d *document) string {
@@ -146,6 +168,7 @@ func (c *call) latestRelease() (any, error) {
 }
 
 func (c *call) updateRelease() (any, error) {
+	published := false
 	d, err := c.change(func() (*document, error) { return c.byID(kindRelease, "id") }, func(d *document) error {
 		if err := c.copyTexts(d.body, "tag_name", "target_commitish", "name", "body"); err != nil {
 			return err
@@ -160,7 +183,7 @@ func (c *call) updateRelease() (any, error) {
 			return nil
 		}
 		d.Name = d.text("tag_name")
-		if was {
+		if published = was; was {
 			return c.publish(d.body)
 		}
 		return nil
@@ -172,7 +195,10 @@ func (c *call) updateRelease() (any, error) {
 		return nil, err
 	}
 	c.tell("%s %s is changed (%s)", releaseKind(d), d.text("tag_name"), strings.Join(sortedKeys(c.in), ", "))
-	return c.releaseObject(d), nil
+	if published {
+		return c.releaseObject(d), c.released(d, true)
+	}
+	return c.releaseObject(d), c.happened(Happening{Event: "release", Action: "edited", Payload: object{"release": c.releaseObject(d)}})
 }
 
 func (c *call) deleteRelease() (any, error) {

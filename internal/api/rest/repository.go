@@ -8,7 +8,6 @@ var repositoryRoutes = []route{
 	{pattern: "GET /repos/{owner}/{repo}/branches/*", scopes: needs("contents:read"), handle: (*call).branch},
 	{pattern: "GET /repos/{owner}/{repo}/tags", scopes: needs("contents:read"), handle: (*call).tags},
 	{pattern: "POST /repos/{owner}/{repo}/dispatches", scopes: needs("contents:write"), handle: (*call).dispatch},
-	{pattern: "GET /repos/{owner}/{repo}/collaborators/{login}/permission", handle: (*call).collaborator},
 }
 
 func (c *call) repository() (any, error) { return c.repositoryObject(true), nil }
@@ -44,7 +43,7 @@ func (c *call) repositoryObject(whole bool) object {
 		"forks_count": 0, "forks": 0, "stargazers_count": 0, "watchers_count": 0, "watchers": 0, "open_issues_count": 0, "open_issues": 0, "size": 0,
 		"created_at": "2020-01-01T00:00:00Z", "updated_at": "2020-01-01T00:00:00Z", "pushed_at": "2020-01-01T00:00:00Z",
 		"permissions": object{
-			"admin": false, "maintain": false, "push": c.by.may(needs("contents:write")), "triage": false, "pull": c.by.may(needs("contents:read")),
+			"admin": c.Runs != nil && c.by.may(needs("administration:write")), "maintain": c.Runs != nil && c.by.may(needs("administration:write")), "push": c.by.may(needs("contents:write")), "triage": false, "pull": c.by.may(needs("contents:read")),
 		},
 	}
 	for name, path := range repositoryLinks {
@@ -113,12 +112,13 @@ func (c *call) dispatch() (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(event) > 100 {
+		return nil, invalid("RepositoryDispatch", "event_type", "custom", "event_type is too long (maximum is 100 characters)")
+	}
+	payload, ok := c.in["client_payload"].(object)
+	if c.in["client_payload"] != nil && !ok || len(payload) > 10 {
+		return nil, invalid("RepositoryDispatch", "client_payload", "invalid", "client_payload is an object of at most 10 members")
+	}
 	c.tell("repository_dispatch %s", event)
-	return noContent, nil
-}
-
-// collaborator says that whoever asks may write: a local repository has one owner.
-func (c *call) collaborator() (any, error) {
-	user := c.person(c.part("login"), false)
-	return object{"permission": "write", "role_name": "write", "user": user}, nil
+	return noContent, c.happened(Happening{Event: "repository_dispatch", Action: event, Payload: object{"branch": c.repo.DefaultBranch, "client_payload": c.in["client_payload"]}})
 }

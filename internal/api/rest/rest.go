@@ -41,6 +41,8 @@ type Caller struct {
 	Permissions map[string]string
 	// Admin may do everything on this server.
 	Admin bool
+	// Narrow callers have a token that is not for repositories: they see public ones.
+	Narrow bool
 	// Told is called with each change that was made, in words for people; it may be nil.
 	Told func(what string)
 	// Unknown is called with each request that has no route, as "GET /path"; it may be nil.
@@ -58,6 +60,8 @@ type Repository struct {
 	Git func(ctx context.Context, write bool) (string, error)
 	// Update changes a ref as a push would; nil writes it with git alone.
 	Update func(ctx context.Context, by *Caller, ref, from, to string) error
+	// Merge merges a pull request into its base and gives the new commit of that; nil can not.
+	Merge func(ctx context.Context, by *Caller, m Merge) (sha string, err error)
 	// AnyIssue says that what belongs to an issue may be added without the issue being known.
 	AnyIssue bool
 }
@@ -77,6 +81,12 @@ type Options struct {
 	Keys *auth.Keyring
 	// Runs is nil where there are none to ask about: then those routes are not there.
 	Runs *Runs
+	// Repositories lists those that a caller may read, by ID, after one; nil where there is one alone.
+	Repositories func(ctx context.Context, by *Caller, after int64) ([]*Repository, error)
+	// Create makes a repository for a caller. The error wraps ErrExists or ErrName if there can be none of that name.
+	Create func(ctx context.Context, by *Caller, name string, private bool) (*Repository, error)
+	// Audit keeps what a user has done: what it was, to what, and details; nil keeps nothing.
+	Audit func(ctx context.Context, by *Caller, action, target string, details map[string]any) error
 	// Happened is told of what workflows may run on, after it is stored; it may be nil. Its error fails the request.
 	Happened func(ctx context.Context, by *Caller, repo *Repository, h Happening) error
 	// Now is the clock.
@@ -86,8 +96,9 @@ type Options struct {
 // Happening is something that was done by the API.
 type Happening struct {
 	Event, Action string // as in GitHub's events: pull_request, opened
-	Number        int64  // of the issue or pull request
-	Document      int64  // else its ID
+	// Number is that of the pull request. All other events have a Payload instead, as GitHub's has it but for who and where.
+	Number  int64
+	Payload map[string]any
 }
 
 // API answers requests. It may be used by any number of goroutines.
@@ -109,7 +120,7 @@ func (a *API) routes() http.Handler {
 	mux.MethodNotAllowed(a.unknown)
 	all := [][]route{
 		generalRoutes, repositoryRoutes, contentRoutes, commitRoutes, refRoutes, statusRoutes, checkRoutes, issueRoutes, labelRoutes, pullRoutes,
-		releaseRoutes, deploymentRoutes,
+		releaseRoutes, deploymentRoutes, peopleRoutes,
 	}
 	if a.Runs != nil {
 		all = append(all, runRoutes, environmentRoutes)
@@ -144,7 +155,8 @@ type route struct {
 	// scopes are those of which the caller needs one, such as "issues:write"; none for what any token may do.
 	scopes []string
 	handle func(*call) (any, error)
-	upload bool // the body is a file
+	upload bool   // the body is a file
+	audit  string // what is kept of it, as GitHub's audit log names it; empty: nothing
 }
 
 // needs writes scopes as routes have them.
@@ -270,7 +282,33 @@ func (c *call) answer(rt *route) (any, error) {
 			return nil, err
 		}
 	}
-	return rt.handle(c)
+	result, err := rt.handle(c)
+	if err == nil && rt.audit != "" {
+		err = c.keep(rt.audit)
+	}
+	return result, err
+}
+
+// keep records what was done in the audit log.
+func (c *call) keep(action string) error {
+	if c.Audit == nil {
+		return nil
+	}
+	target, details := c.part("org"), map[string]any{}
+	if c.repo != nil {
+		target = c.repo.Name
+	}
+	for _, name := range []string{"name", "environment", "login", "id", "number", "workflow"} {
+		if v := c.part(name); v != "" {
+			details[name] = v
+		}
+	}
+	for _, name := range []string{"state", "comment", "ref", "permission", "environment_ids", "merge_method"} { // of the body, where they say what was done
+		if v, ok := c.in[name]; ok {
+			details[name] = v
+		}
+	}
+	return c.Audit(c.ctx, c.by, action, target, details)
 }
 
 func (c *call) findRepository(name string) error {

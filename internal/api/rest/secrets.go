@@ -39,13 +39,13 @@ func settingRoutes() (out []route) {
 			route{pattern: "GET " + place.path + "/secrets", scopes: place.read, handle: (*call).listSecrets},
 			route{pattern: "GET " + place.path + "/secrets/public-key", scopes: place.read, handle: (*call).publicKey},
 			route{pattern: "GET " + place.path + "/secrets/{name}", scopes: place.read, handle: (*call).getSecret},
-			route{pattern: "PUT " + place.path + "/secrets/{name}", scopes: place.secrets, handle: (*call).putSecret},
-			route{pattern: "DELETE " + place.path + "/secrets/{name}", scopes: place.secrets, handle: (*call).deleteSecret},
+			route{pattern: "PUT " + place.path + "/secrets/{name}", scopes: place.secrets, handle: (*call).putSecret, audit: "actions_secret.update"},
+			route{pattern: "DELETE " + place.path + "/secrets/{name}", scopes: place.secrets, handle: (*call).deleteSecret, audit: "actions_secret.remove"},
 			route{pattern: "GET " + place.path + "/variables", scopes: readVariables, handle: (*call).listVariables},
-			route{pattern: "POST " + place.path + "/variables", scopes: place.variables, handle: (*call).addVariable},
+			route{pattern: "POST " + place.path + "/variables", scopes: place.variables, handle: (*call).addVariable, audit: "actions_variable.create"},
 			route{pattern: "GET " + place.path + "/variables/{name}", scopes: readVariables, handle: (*call).getVariable},
-			route{pattern: "PATCH " + place.path + "/variables/{name}", scopes: place.variables, handle: (*call).saveVariable},
-			route{pattern: "DELETE " + place.path + "/variables/{name}", scopes: place.variables, handle: (*call).deleteVariable},
+			route{pattern: "PATCH " + place.path + "/variables/{name}", scopes: place.variables, handle: (*call).saveVariable, audit: "actions_variable.update"},
+			route{pattern: "DELETE " + place.path + "/variables/{name}", scopes: place.variables, handle: (*call).deleteVariable, audit: "actions_variable.remove"},
 		)
 	}
 	return append(out,
