@@ -4,18 +4,23 @@ FUZZTIME ?= 20s
 BENCHFLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-deps lint fmt bench fuzz
+.PHONY: help build web demo test test-deps lint fmt bench fuzz
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: ## build ./penstock
+build: ## build ./penstock, with the pages that `make web` has built
 	go build ./cmd/penstock
+
+web: internal/web/dist/index.html ## build the server's pages, if they have changed
+
+internal/web/dist/index.html: $(shell find web -path web/node_modules -prune -o -type f -print)
+	cd web && npm ci --no-audit --no-fund --loglevel=error && npm run --silent build && npm run --silent test
 
 demo: ## install what is missing, build, and run the example's CI here
 	@scripts/demo
 
-test: test-deps build lint ## everything that CI checks: install what the tests need, lint, run every test
+test: test-deps web build lint ## everything that CI checks: install what the tests need, lint, run every test
 	go test -race -timeout 40m ./...
 
 test-deps: ## install what the tests need

@@ -17,7 +17,7 @@ const module = "github.com/penstock-ci/penstock/internal/"
 // the room it belongs to and above everything that one stands on.
 var floors = [][]string{
 	{"npmtest", "pgtest"}, // for tests alone, as imagetest is
-	{"expr", "layer", "blob", "config", "toolchain", "osv", "auth"},
+	{"expr", "layer", "blob", "config", "toolchain", "osv", "auth", "web"},
 	{"workflow", "sandbox", "image"},
 	{"ci", "forge", "container", "build", "imagetest"},
 	{"store", "docker", "job/native", "job"},

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"github.com/penstock-ci/penstock/internal/forge"
 	"github.com/penstock-ci/penstock/internal/job/native"
 	"github.com/penstock-ci/penstock/internal/store"
+	"github.com/penstock-ci/penstock/internal/web"
 )
 
 // ServerOptions are what a Server stands on.
@@ -43,7 +45,8 @@ type Server struct {
 	Runtime *Runtime // for jobs that run here
 	hosted  *forge.Hosted
 	rest    *rest.API
-	page    http.Handler
+	page    http.Handler  // what pages ask of pagePath
+	web     http.Handler  // the pages
 	clock   chan struct{} // told that there are other schedules
 
 	mu    sync.Mutex
@@ -62,7 +65,7 @@ func NewServer(ctx context.Context, o ServerOptions) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.page = s.pages()
+	s.page, s.web = s.pages(), web.Handler()
 	s.rest = rest.New(rest.Options{
 		Store: o.Store, Blobs: o.Blobs, Prefix: "/api/v3", Uploads: "/api/uploads", Now: time.Now, Repository: s.repository, Happened: s.happened,
 		Repositories: s.repositories, Create: s.createFor, Keys: o.Keys, Runs: &rest.Runs{Engine: s.Engine, Dispatch: s.dispatch},
@@ -191,9 +194,6 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "/healthz", "/readyz":
 		s.health(w, r)
 		return
-	case "/":
-		fmt.Fprintf(w, "Penstock. git clone %s/OWNER/NAME, API at %s/api/v3\n", s.URL, s.URL)
-		return
 	}
 	asked, git := forge.ParseGitRequest(r)
 	v, err := s.visitor(r, !git)
@@ -215,9 +215,18 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.page.ServeHTTP(w, r)
 	case path == "/api/graphql":
 		writeJSON(w, http.StatusOK, map[string]any{"data": nil, "errors": []any{map[string]any{"type": "NOT_IMPLEMENTED", "message": "This server answers no GraphQL yet."}}})
-	default:
+	case isRuntime(path):
 		s.Runtime.ServeHTTP(w, r)
+	default:
+		s.web.ServeHTTP(w, r)
 	}
+}
+
+// isRuntime says whether a path is one of the services that jobs call.
+func isRuntime(path string) bool {
+	return slices.ContainsFunc([]string{twirpPath, cacheV1Path, blobPath, identityPath, "/.well-known/"}, func(prefix string) bool {
+		return strings.HasPrefix(path, prefix)
+	})
 }
 
 // health answers once the database does.

@@ -342,7 +342,7 @@ func (s *server) tidy(ctx context.Context) {
 func (s *server) announce(ctx context.Context, f *serveFlags, stderr io.Writer) error {
 	fmt.Fprintf(stderr, "Penstock serves %s\n", s.URL)
 	if s.token != "" {
-		fmt.Fprintf(stderr, "Sign in as admin with this token, which is not shown again:\n  %s\n", s.token)
+		fmt.Fprintf(stderr, "Open %s/#token=%s\nto sign in as admin. This token is not shown again.\n", s.URL, s.token)
 	}
 	if tcp, ok := s.tcp.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() && f.certFile == "" {
 		s.Log.Warn("tokens cross the network in the clear: serve https with --cert and --key, or by a proxy before this server")

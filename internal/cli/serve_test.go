@@ -135,3 +135,22 @@ func runAs(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Setenv(name, value)
 	}
 }
+
+// browse is `browse`: it plays a user's way through the pages in a browser. Screenshots are kept where
+// PENSTOCK_SCREENSHOTS says, if it does.
+func browse(ts *testscript.TestScript, _ bool, _ []string) {
+	shots := os.Getenv("PENSTOCK_SCREENSHOTS")
+	if shots == "" {
+		shots = ts.MkAbs("screenshots")
+	}
+	if _, err := os.Stat("../web/dist/index.html"); err != nil {
+		ts.Fatalf("the pages are not built: make web")
+	}
+	cmd := exec.Command("node", "../../web/e2e/run.mjs", ts.Getenv("URL"), ts.Getenv("TOKEN"), shots)
+	out, err := cmd.CombinedOutput()
+	ts.Logf("%s", out)
+	if err != nil {
+		log, _ := os.ReadFile(filepath.Join(ts.Getenv("WORK"), ".server.log"))
+		ts.Fatalf("%v\n%s", err, log)
+	}
+}

@@ -1,0 +1,158 @@
+// Plays a user's way through the pages in Debian's Chromium, against a server with a repository acme/shop.
+// node e2e/run.mjs URL TOKEN SCREENSHOTS
+// The runs are: 1 with jobs that fail, warn and print colours, 2 with a log of 200,000 lines, 3 whose deployment waits.
+import assert from 'node:assert/strict'
+import fs from 'node:fs'
+import { AxeBuilder } from '@axe-core/playwright'
+import { chromium } from 'playwright-core'
+
+const [url, token, shots] = process.argv.slice(2)
+fs.mkdirSync(shots, { recursive: true })
+const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', args: ['--no-sandbox'] })
+const faults = []
+process.on('exit', () => faults.forEach((f) => console.log(f)))
+
+async function open(options) {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, reducedMotion: 'reduce', ...options })
+  const page = await context.newPage()
+  page.on('pageerror', (e) => faults.push(`error in the page: ${e.message}`))
+  page.on('console', (m) => m.type() === 'error' && !/40[01]/.test(m.text()) && faults.push(`console: ${m.text()}`))
+  page.on('dialog', (d) => (faults.push('a script of somebody ran'), d.dismiss()))
+  return page
+}
+
+async function look(page, name) {
+  await page.screenshot({ path: `${shots}/${name}.png` })
+  const { violations } = await new AxeBuilder({ page }).withTags(['wcag2a', 'wcag2aa', 'wcag21aa']).analyze()
+  for (const v of violations) faults.push(`${name}: ${v.id}: ${v.help}: ${v.nodes.slice(0, 3).map((n) => n.target.join(' ') + ' ' + (n.any[0]?.message ?? '')).join(' | ')}`)
+}
+
+const page = await open({ colorScheme: 'light' })
+
+// Signing in.
+await page.goto(url)
+await page.getByLabel('Token').fill('pst_nobodys')
+await page.getByRole('button', { name: 'Sign in' }).click()
+await page.getByRole('alert').waitFor()
+await look(page, 'sign-in')
+await page.goto('about:blank') // where one comes from
+await page.goto(`${url}/#token=${token}`)
+await page.getByRole('link', { name: 'acme/shop' }).waitFor()
+assert.ok(!page.url().includes(token), 'the token stays in the address')
+await look(page, 'repositories')
+
+// A run.
+await page.getByRole('link', { name: 'acme/shop' }).click()
+await page.getByRole('link', { name: 'A run to look at' }).waitFor()
+await look(page, 'runs')
+await page.getByRole('link', { name: 'A run to look at' }).click()
+await page.getByText('Something is odd').waitFor()
+await page.getByRole('heading', { name: 'What was tested' }).first().waitFor()
+assert.equal(await page.locator('.markdown script, .markdown [onerror]').count(), 0)
+await look(page, 'run')
+
+// A log: colours, search, folding, links to lines.
+await page.getByRole('navigation', { name: 'Jobs' }).getByRole('link', { name: 'test (3.10)' }).click()
+await page.getByText('Process completed with exit code 1.').waitFor()
+await page.getByRole('button', { name: /seq 1 300/ }).click()
+await page.getByText('line 7 of 3.10', { exact: true }).waitFor()
+assert.equal(await page.locator('.log .fg-1').first().count(), 1)
+await page.getByLabel('Search the log').fill('line 299 of')
+await page.getByLabel('Search the log').press('Enter')
+await page.locator('.log .found').waitFor()
+assert.match(await page.locator('.log .found').innerText(), /line 299 of 3\.10/)
+await page.locator('.log .found .no').click()
+assert.match(page.url(), /#L\d+$/)
+await page.reload()
+await page.locator('.log .chosen', { hasText: 'line 299 of' }).waitFor()
+await page.getByLabel('Times').check()
+await page.locator('.log .time', { hasText: /\d:\d/ }).first().waitFor()
+await look(page, 'log')
+assert.equal(await page.locator('.log img').count(), 0, 'a line of the log became markup')
+
+// 200,000 lines.
+await page.goto(`${url}/acme/shop/actions/runs/2`)
+const began = Date.now()
+await page.getByRole('navigation', { name: 'Jobs' }).getByRole('link', { name: 'long' }).click()
+await page.getByRole('button', { name: /seq 200000/ }).click()
+await page.getByText('1', { exact: true }).first().waitFor()
+const opened = Date.now() - began
+await page.getByLabel('Search the log').fill('199999')
+await page.getByLabel('Search the log').press('Enter')
+await page.locator('.log .found', { hasText: '199999' }).waitFor()
+const frames = await page.evaluate(async () => {
+  const box = document.querySelector('.log')
+  const times = []
+  let last = performance.now()
+  for (let i = 0; i < 60; i++) {
+    box.scrollTop -= 3000
+    await new Promise(requestAnimationFrame)
+    times.push(performance.now() - last)
+    last = performance.now()
+  }
+  return times.sort((a, b) => a - b)
+})
+console.log(`the log of 200,000 lines was open after ${opened} ms; a frame while it scrolls took ${frames[30].toFixed(0)} ms (p50), ${frames[57].toFixed(0)} ms (p95)`)
+await look(page, 'long-log')
+
+// Starting a run by a form, and seeing it live without a reload.
+await page.goto(`${url}/acme/shop/actions`)
+await page.getByRole('button', { name: 'Run a workflow' }).click()
+await page.getByRole('dialog').getByRole('textbox', { name: 'Workflow' }).click()
+await page.getByRole('option', { name: 'Manual' }).click()
+await page.getByRole('textbox', { name: 'Where to' }).waitFor()
+await look(page, 'dispatch')
+await page.getByRole('button', { name: 'Run it' }).click()
+await page.getByRole('link', { name: 'By hand to staging' }).click()
+await page.getByRole('navigation', { name: 'Jobs' }).getByRole('link', { name: 'live' }).click()
+await page.getByText('tick 3', { exact: true }).waitFor()
+await page.getByRole('heading', { name: 'By hand to staging' }).waitFor()
+await page.locator('.sign[aria-label=Success]').first().waitFor()
+
+// A review.
+await page.goto(`${url}/acme/shop/actions/runs/3`)
+await page.getByRole('button', { name: 'Review deployments' }).click()
+await page.getByLabel('Comment').fill('looks good')
+await look(page, 'review')
+await page.getByRole('button', { name: 'Approve and deploy' }).click()
+await page.getByText('Success').first().waitFor({ state: 'attached' })
+await page.goto(`${url}/acme/shop/environments`)
+await page.getByText('success', { exact: true }).first().waitFor()
+await look(page, 'environments')
+
+// Secrets.
+await page.goto(`${url}/acme/shop/settings`)
+const secrets = page.getByRole('region', { name: 'Secrets' })
+await secrets.getByLabel('Name').fill('TOKEN')
+await secrets.getByLabel('Value', { exact: true }).fill('a value')
+await secrets.getByRole('button', { name: 'Save secret' }).click()
+await secrets.getByRole('cell', { name: 'TOKEN', exact: true }).waitFor()
+await look(page, 'settings')
+
+// A pull request.
+await page.goto(`${url}/acme/shop/pulls`)
+await page.getByRole('link', { name: /<b>Feature/ }).click()
+await page.getByRole('heading', { name: 'Checks' }).waitFor()
+await page.getByText('+more').waitFor()
+await look(page, 'pull')
+
+// Dark, and as wide as a phone.
+const phone = await open({ colorScheme: 'dark', viewport: { width: 390, height: 844 } })
+await phone.goto(`${url}/#token=${token}`)
+await phone.getByRole('link', { name: 'acme/shop' }).waitFor()
+for (const [name, path] of [['runs', 'actions'], ['run', 'actions/runs/1'], ['environments', 'environments'], ['settings', 'settings']]) {
+  await phone.goto(`${url}/acme/shop/${path}`)
+  await phone.getByRole('heading', { level: 1 }).waitFor()
+  await phone.waitForLoadState('load')
+  await look(phone, `dark-phone-${name}`)
+  const wide = await phone.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth)
+  if (wide > 0) faults.push(`dark-phone-${name}: the page is ${wide} px wider than the phone`)
+}
+
+// Signing out.
+await page.goto(url)
+await page.getByRole('button', { name: 'Sign out' }).click()
+await page.getByRole('button', { name: 'Sign in' }).waitFor()
+
+await browser.close()
+process.exitCode = faults.length > 0 ? 1 : 0
