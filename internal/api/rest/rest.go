@@ -93,14 +93,6 @@ type Options struct {
 	Now func() time.Time
 }
 
-// Happening is something that was done by the API.
-type Happening struct {
-	Event, Action string // as in GitHub's events: pull_request, opened
-	// Number is that of the pull request. All other events have a Payload instead, as GitHub's has it but for who and where.
-	Number  int64
-	Payload map[string]any
-}
-
 // API answers requests. It may be used by any number of goroutines.
 type API struct {
 	Options
@@ -450,14 +442,6 @@ func (c *call) part(name string) string {
 		return plain
 	}
 	return s
-}
-
-// happened tells of what was done.
-func (c *call) happened(h Happening) error {
-	if c.Happened == nil {
-		return nil
-	}
-	return c.Happened(c.ctx, c.by, c.repo, h)
 }
 
 // setRef makes, moves or deletes a ref; forty zeros are a ref that is not there.
