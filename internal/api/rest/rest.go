@@ -28,6 +28,7 @@ import (
 
 	"github.com/penstock-ci/penstock/internal/auth"
 	"github.com/penstock-ci/penstock/internal/blob"
+	"github.com/penstock-ci/penstock/internal/job/native"
 	"github.com/penstock-ci/penstock/internal/store"
 )
 
@@ -81,6 +82,10 @@ type Options struct {
 	Keys *auth.Keyring
 	// Runs is nil where there are none to ask about: then those routes are not there.
 	Runs *Runs
+	// Artifacts are those of runs; nil where there are none to ask about: then those routes are not there.
+	Artifacts *native.Artifacts
+	// Caches are those of jobs, of each kind.
+	Caches []Caches
 	// Repositories lists those that a caller may read, by ID, after one; nil where there is one alone.
 	Repositories func(ctx context.Context, by *Caller, after int64) ([]*Repository, error)
 	// Create makes a repository for a caller. The error wraps ErrExists or ErrName if there can be none of that name.
@@ -117,8 +122,14 @@ func (a *API) routes() http.Handler {
 	if a.Runs != nil {
 		all = append(all, runRoutes, environmentRoutes)
 	}
+	if a.Runs != nil && a.Artifacts != nil {
+		all = append(all, artifactRoutes)
+	}
+	if len(a.Caches) > 0 {
+		all = append(all, cacheRoutes)
+	}
 	if a.Keys != nil {
-		all = append(all, settingRoutes())
+		all = append(all, settingRoutes(), selectedRoutes())
 	}
 	for _, routes := range all {
 		for _, rt := range routes {
