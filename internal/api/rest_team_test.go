@@ -71,6 +71,10 @@ jobs:
 			t.Fatal(err)
 		}
 	}
+	far := &store.Runner{Name: "far", OS: "Linux", Arch: "X64", Labels: []string{"big"}, Hash: []byte("hash"), Created: time.Now(), Seen: time.Now()}
+	if err := m.s.Store.AddRunner(t.Context(), far); err != nil {
+		t.Fatal(err)
+	}
 	cmd := exec.CommandContext(t.Context(), "node", "team.mjs")
 	cmd.Dir = npmtest.Install(t, filepath.Join("testdata", "rest"))
 	cmd.Env = append(os.Environ(), "GITHUB_API_URL="+m.url+"/api/v3", "TOKEN="+m.token, "READER="+reader, "MONA="+strconv.FormatInt(mona.ID, 10))

@@ -131,6 +131,9 @@ func (a *API) routes() http.Handler {
 	if a.Keys != nil {
 		all = append(all, settingRoutes(), selectedRoutes())
 	}
+	if a.Keys != nil && a.Runs != nil {
+		all = append(all, runnerRoutes())
+	}
 	for _, routes := range all {
 		for _, rt := range routes {
 			method, path, _ := strings.Cut(rt.pattern, " ")

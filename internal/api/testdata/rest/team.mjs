@@ -140,6 +140,29 @@ saw.readerDispatches = await refused(mona.rest.repos.createDispatchEvent({ ...he
 saw.readerElsewhere = await refused(mona.rest.repos.get({ owner: "acme", repo: "second" }));
 saw.readerCreates = await refused(mona.rest.repos.createInOrg({ org: "acme", name: "third" }));
 
+// Runners, which are the server's whichever place asks.
+const { data: joining } = await octokit.rest.actions.createRegistrationTokenForRepo(here);
+await octokit.rest.actions.createRemoveTokenForRepo(here);
+await octokit.rest.actions.createRegistrationTokenForOrg({ org: "acme" });
+saw.joining = [joining.token.slice(0, 4), new Date(joining.expires_at) > new Date()];
+const { data: runners } = await octokit.rest.actions.listSelfHostedRunnersForRepo(here);
+saw.runners = runners.runners.map((r) => [r.name, r.os, r.status, r.busy, r.labels.map((l) => `${l.name} ${l.type}`)]);
+const runner = { ...here, runner_id: runners.runners[0].id };
+await octokit.rest.actions.getSelfHostedRunnerForRepo(runner);
+await octokit.rest.actions.addCustomLabelsToSelfHostedRunnerForRepo({ ...runner, labels: ["gpu", "Fast", "linux"] });
+saw.runnerLabels = names((await octokit.rest.actions.listLabelsForSelfHostedRunnerForRepo(runner)).data.labels);
+await octokit.rest.actions.removeCustomLabelFromSelfHostedRunnerForRepo({ ...runner, name: "fast" });
+saw.readOnlyLabel = await refused(octokit.rest.actions.removeCustomLabelFromSelfHostedRunnerForRepo({ ...runner, name: "self-hosted" }));
+saw.noLabel = await refused(octokit.rest.actions.removeCustomLabelFromSelfHostedRunnerForRepo({ ...runner, name: "none" }));
+saw.badLabel = await refused(octokit.rest.actions.setCustomLabelsForSelfHostedRunnerForRepo({ ...runner, labels: ["a,b"] }));
+saw.newLabels = names((await octokit.rest.actions.setCustomLabelsForSelfHostedRunnerForRepo({ ...runner, labels: ["one"] })).data.labels);
+await octokit.rest.actions.removeAllCustomLabelsFromSelfHostedRunnerForRepo(runner);
+saw.orgRunners = (await octokit.rest.actions.listSelfHostedRunnersForOrg({ org: "acme", name: "far" })).data.total_count;
+await octokit.rest.actions.deleteSelfHostedRunnerFromRepo(runner);
+saw.goneRunner = await refused(octokit.rest.actions.getSelfHostedRunnerForRepo(runner));
+await mona.rest.repos.createForAuthenticatedUser({ name: "own" });
+saw.ownerRegisters = await refused(mona.rest.actions.createRegistrationTokenForRepo({ owner: "mona", repo: "own" }));
+
 // What workflows run on.
 await octokit.rest.repos.createDispatchEvent({ ...here, event_type: "rebuild", client_payload: { why: "because" } });
 saw.manyMembers = await refused(octokit.rest.repos.createDispatchEvent({ ...here, event_type: "x", client_payload: Object.fromEntries([...Array(11).keys()].map((k) => [k, k])) }));
