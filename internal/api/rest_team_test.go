@@ -132,3 +132,71 @@ jobs:
 		t.Errorf("%s was not seen", name)
 	}
 }
+
+// TestRESTMergesOnce has many merge a pull request at once, in the way that could be done twice.
+func TestRESTMergesOnce(t *testing.T) {
+	m := newTeam(t)
+	m.push("main", "-- a.txt --\na\n")
+	m.push("topic", "-- b.txt --\nb\n")
+	if status, body := m.ask("POST", "/repos/acme/shop/pulls", map[string]any{"title": "One", "head": "topic", "base": "main"}); status != 201 {
+		t.Fatalf("got %d %v", status, body)
+	}
+	// Another server is at it; after a while it is taken for dead.
+	claim := func(ago time.Duration) {
+		t.Helper()
+		d, err := m.s.Store.DocumentNamed(t.Context(), "acme/shop", "issue", "", "1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var body map[string]any
+		if err := json.Unmarshal(d.Body, &body); err != nil {
+			t.Fatal(err)
+		}
+		body["pull"].(map[string]any)["merging"] = time.Now().Add(-ago).UTC().Format(time.RFC3339)
+		if d.Body, err = json.Marshal(body); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.s.Store.SaveDocument(t.Context(), d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	claim(time.Minute)
+	if status, body := m.ask("PUT", "/repos/acme/shop/pulls/1/merge", nil); status != 405 || body.(map[string]any)["message"] != "Merge already in progress" {
+		t.Errorf("got %d %v", status, body)
+	}
+	claim(3 * time.Minute)
+	statuses := make(chan int)
+	const callers = 8
+	for range callers {
+		go func() {
+			status, _ := m.ask("PUT", "/repos/acme/shop/pulls/1/merge", map[string]any{"merge_method": "squash"})
+			statuses <- status
+		}()
+	}
+	count := map[int]int{}
+	for range callers {
+		count[<-statuses]++
+	}
+	if count[200] != 1 || count[405] != callers-1 {
+		t.Errorf("got %v, want one 200 and else 405", count)
+	}
+	m.git("checkout", "-q", "-b", "clash", "HEAD~1")
+	m.push("clash", "-- b.txt --\nanother\n")
+	if status, body := m.ask("POST", "/repos/acme/shop/pulls", map[string]any{"title": "Two", "head": "clash", "base": "main"}); status != 201 {
+		t.Fatalf("got %d %v", status, body)
+	}
+	for range 2 { // what can not be merged is not claimed
+		if status, body := m.ask("PUT", "/repos/acme/shop/pulls/2/merge", nil); status != 405 || body.(map[string]any)["message"] != "Pull Request is not mergeable" {
+			t.Errorf("got %d %v", status, body)
+		}
+	}
+	_, commits := m.ask("GET", "/repos/acme/shop/commits", nil)
+	if n := len(commits.([]any)); n != 2 {
+		t.Errorf("main has %d commits, want 2", n)
+	}
+	_, body := m.ask("GET", "/repos/acme/shop/pulls/1", nil)
+	pull := body.(map[string]any)
+	if pull["commits"] != 1.0 || pull["changed_files"] != 1.0 || pull["merged"] != true {
+		t.Errorf("it has %v commits, %v files, merged %v", pull["commits"], pull["changed_files"], pull["merged"])
+	}
+}
