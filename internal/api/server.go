@@ -27,7 +27,9 @@ type ServerOptions struct {
 	Store     *store.Store
 	Blobs     *blob.Store
 	Artifacts *native.Artifacts
-	Keys      *auth.Keyring
+	// Caches are those of the native cache action, nil where there are none.
+	Caches *native.Cache
+	Keys   *auth.Keyring
 	// Repositories is the directory of hosted repositories.
 	Repositories string
 	// Actions is where actions and called workflows of other repositories come from.
@@ -68,6 +70,7 @@ func NewServer(ctx context.Context, o ServerOptions) (*Server, error) {
 	s.page, s.web = s.pages(), web.Handler()
 	s.rest = rest.New(rest.Options{
 		Store: o.Store, Blobs: o.Blobs, Prefix: "/api/v3", Uploads: "/api/uploads", Now: time.Now, Repository: s.repository, Happened: s.happened,
+		Artifacts: o.Artifacts, Caches: s.Runtime.Caches(o.Caches),
 		Repositories: s.repositories, Create: s.createFor, Keys: o.Keys, Runs: &rest.Runs{Engine: s.Engine, Dispatch: s.dispatch},
 		Audit: func(ctx context.Context, by *rest.Caller, action, target string, details map[string]any) error {
 			return s.audit(ctx, by.Login, action, target, details)

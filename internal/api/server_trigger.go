@@ -218,7 +218,7 @@ func (s *Server) happened(ctx context.Context, by *rest.Caller, r *rest.Reposito
 			return err
 		}
 	}
-	_, err = s.pullEvent(ctx, bare, repo, forge.Account{Login: by.Login}, h.Action, pull, nil)
+	_, err = s.pullEvent(ctx, bare, repo, forge.Account{Login: by.Login}, h.Action, pull, h.Payload)
 	return err
 }
 

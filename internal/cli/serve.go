@@ -190,7 +190,7 @@ func (f *serveFlags) open(ctx context.Context, stderr io.Writer) (s *server, err
 		log.Warn(n)
 	}
 	s.Server, err = api.NewServer(ctx, api.ServerOptions{
-		Store: s.store, Blobs: s.blobs, Artifacts: x.Host.Artifacts, Keys: keys, Repositories: filepath.Join(f.data, "repositories"),
+		Store: s.store, Blobs: s.blobs, Artifacts: x.Host.Artifacts, Caches: x.Host.Cache, Keys: keys, Repositories: filepath.Join(f.data, "repositories"),
 		Actions: actions, URL: strings.TrimSuffix(f.url, "/"), Log: log,
 	})
 	if err != nil {

@@ -36,7 +36,6 @@ var runRoutes = []route{
 	{pattern: "GET /repos/{owner}/{repo}/actions/runs/{id:[0-9]+}/attempts/{attempt:[0-9]+}", scopes: readActions, handle: (*call).getRun},
 	{pattern: "GET /repos/{owner}/{repo}/actions/runs/{id:[0-9]+}/jobs", scopes: readActions, handle: (*call).listJobs},
 	{pattern: "GET /repos/{owner}/{repo}/actions/runs/{id:[0-9]+}/attempts/{attempt:[0-9]+}/jobs", scopes: readActions, handle: (*call).listJobs},
-	{pattern: "GET /repos/{owner}/{repo}/actions/runs/{id:[0-9]+}/artifacts", scopes: readActions, handle: (*call).runArtifacts},
 	{pattern: "GET /repos/{owner}/{repo}/actions/runs/{id:[0-9]+}/logs", scopes: readActions, handle: (*call).runLogs},
 	{pattern: "GET /repos/{owner}/{repo}/actions/runs/{id:[0-9]+}/attempts/{attempt:[0-9]+}/logs", scopes: readActions, handle: (*call).runLogs},
 	{pattern: "GET /repos/{owner}/{repo}/actions/jobs/{id:[0-9]+}", scopes: readActions, handle: (*call).getJob},
@@ -66,12 +65,9 @@ func (c *call) run() (*ci.Run, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := c.Runs.Engine.Run(c.ctx, ci.RunID(id))
+	r, err := c.runByID(ci.RunID(id))
 	if err != nil {
 		return nil, err
-	}
-	if !strings.EqualFold(r.Plan.Repository, c.repo.Name) {
-		return nil, errNotFound
 	}
 	if text := c.part("attempt"); text != "" {
 		n, err := strconv.Atoi(text)
@@ -83,6 +79,15 @@ func (c *call) run() (*ci.Run, error) {
 		}
 	}
 	return r, nil
+}
+
+// runByID finds a run, if it is one of the repository.
+func (c *call) runByID(id ci.RunID) (*ci.Run, error) {
+	r, err := c.Runs.Engine.Run(c.ctx, id)
+	if err == nil && !strings.EqualFold(r.Plan.Repository, c.repo.Name) {
+		return nil, errNotFound
+	}
+	return r, err
 }
 
 // attempt is an earlier attempt of a run, as it ended.
@@ -333,13 +338,6 @@ func (c *call) getJob() (any, error) {
 		return nil, err
 	}
 	return c.jobObject(r, j, n), nil
-}
-
-func (c *call) runArtifacts() (any, error) {
-	if _, err := c.run(); err != nil {
-		return nil, err
-	}
-	return object{"total_count": 0, "artifacts": []object{}}, nil
 }
 
 // again begins another attempt of a run.

@@ -117,6 +117,9 @@ func (c *call) addDeploymentStatus() (any, error) {
 	}
 	c.tell("deployment of %s to %s: %s %s", deployment.text("ref"), d.text("environment"), state, d.text("environment_url"))
 	o := c.stateObject(d)
+	if state == "inactive" { // starts nothing, as on GitHub
+		return created(o), nil
+	}
 	return created(o), c.happened(Happening{Event: "deployment_status", Action: "created", Payload: object{"deployment": c.deploymentObject(deployment), "deployment_status": o}})
 }
 

@@ -74,7 +74,10 @@ func (c *call) change(load func() (*document, error), change func(*document) err
 		if errors.Is(err, store.ErrConflict) && try < maxTries {
 			continue
 		}
-		return d, err
+		if err != nil {
+			return nil, err
+		}
+		return read(&d.Document) // of JSON's own types again
 	}
 }
 

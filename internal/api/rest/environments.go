@@ -20,6 +20,8 @@ var environmentRoutes = []route{
 	{pattern: "PUT /repos/{owner}/{repo}/environments/{environment}", scopes: needs("administration:write"), handle: (*call).putEnvironment, audit: "environment.update"},
 	{pattern: "DELETE /repos/{owner}/{repo}/environments/{environment}", scopes: needs("administration:write"), handle: (*call).deleteEnvironment, audit: "environment.delete"},
 	{pattern: "GET /repos/{owner}/{repo}/environments/{environment}/deployment-branch-policies", scopes: needs("actions:read"), handle: (*call).listPolicies},
+	{pattern: "GET /repos/{owner}/{repo}/environments/{environment}/deployment-branch-policies/{id:[0-9]+}", scopes: needs("actions:read"), handle: (*call).getPolicy},
+	{pattern: "PUT /repos/{owner}/{repo}/environments/{environment}/deployment-branch-policies/{id:[0-9]+}", scopes: needs("administration:write"), handle: (*call).renamePolicy, audit: "environment.update"},
 	{pattern: "POST /repos/{owner}/{repo}/environments/{environment}/deployment-branch-policies", scopes: needs("administration:write"), handle: (*call).addPolicy, audit: "environment.update"},
 	{pattern: "DELETE /repos/{owner}/{repo}/environments/{environment}/deployment-branch-policies/{id:[0-9]+}", scopes: needs("administration:write"), handle: (*call).deletePolicy, audit: "environment.update"},
 	{pattern: "GET /repos/{owner}/{repo}/actions/runs/{id:[0-9]+}/pending_deployments", scopes: readActions, handle: (*call).pendingDeployments},
@@ -304,19 +306,54 @@ func (c *call) addPolicy() (any, error) {
 	return c.policyObject(p), nil
 }
 
-func (c *call) deletePolicy() (any, error) {
-	e, r, err := c.environment()
-	if err != nil {
-		return nil, err
+// policy finds the policy of the path among the environment's.
+func (c *call) policy() (e store.Environment, r rules, at int, err error) {
+	if e, r, err = c.environment(); err != nil {
+		return e, r, 0, err
 	}
 	id, err := c.number("id")
 	if err != nil {
+		return e, r, 0, err
+	}
+	if at = slices.IndexFunc(r.Policies, func(p policy) bool { return p.ID == id }); at < 0 {
+		err = errNotFound
+	}
+	return e, r, at, err
+}
+
+func (c *call) getPolicy() (any, error) {
+	_, r, at, err := c.policy()
+	if err != nil {
 		return nil, err
 	}
-	before := len(r.Policies)
-	if r.Policies = slices.DeleteFunc(r.Policies, func(p policy) bool { return p.ID == id }); len(r.Policies) == before {
-		return nil, errNotFound
+	return c.policyObject(r.Policies[at]), nil
+}
+
+func (c *call) renamePolicy() (any, error) {
+	e, r, at, err := c.policy()
+	if err != nil {
+		return nil, err
 	}
+	name, err := c.required("DeploymentBranchPolicy", "name")
+	if err != nil {
+		return nil, err
+	}
+	if len(name) > 255 {
+		return nil, unprocessable("The name of a policy has at most 255 characters")
+	}
+	r.Policies[at].Name = name
+	if _, err := c.saveEnvironment(e, r); err != nil {
+		return nil, err
+	}
+	return c.policyObject(r.Policies[at]), nil
+}
+
+func (c *call) deletePolicy() (any, error) {
+	e, r, at, err := c.policy()
+	if err != nil {
+		return nil, err
+	}
+	r.Policies = slices.Delete(r.Policies, at, at+1)
 	_, err = c.saveEnvironment(e, r)
 	return noContent, err
 }

@@ -3,7 +3,6 @@ package rest
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -85,7 +84,19 @@ func (c *call) issueBody(resource string) (object, error) {
 	for _, member := range []string{"labels", "assignees"} {
 		body[member] = names(c.in[member])
 	}
-	return body, nil
+	return body, c.fewNames(&document{body: body})
+}
+
+// maxNames is how many labels, and how many assignees, an issue may have: runs may begin with each.
+const maxNames = 100
+
+func (c *call) fewNames(d *document) error {
+	for _, member := range []string{"labels", "assignees"} {
+		if list, ok := d.body[member].([]string); ok && len(list) > maxNames {
+			return invalid("Issue", member, "custom", fmt.Sprintf("there may be %d %s", maxNames, member))
+		}
+	}
+	return nil
 }
 
 func (c *call) addIssue() (any, error) {
@@ -98,8 +109,12 @@ func (c *call) addIssue() (any, error) {
 		return nil, err
 	}
 	c.tell("new issue #%s: %s", d.Name, first(d.text("title")))
-	o := c.issueObject(d)
-	return created(o), c.happened(Happening{Event: "issues", Action: "opened", Payload: object{"issue": o}})
+	if err := c.issueHappened(d, "opened", nil); err != nil {
+		return nil, err
+	}
+	was := lookAt(d)
+	was.labels, was.assignees = nil, nil
+	return created(c.issueObject(d)), c.issueChanged(was, d)
 }
 
 func (c *call) getIssue() (any, error) {
@@ -218,51 +233,20 @@ func (c *call) setIssue(d *document) error {
 		}
 	}
 	d.body["updated_at"] = c.now()
-	return nil
+	return c.fewNames(d)
 }
 
 func (c *call) updateIssue() (any, error) {
-	var before document
+	var was issueWas
 	d, err := c.change(c.issue, func(d *document) error {
-		before = document{d.Document, maps.Clone(d.body)}
+		was = lookAt(d)
 		return c.setIssue(d)
 	})
 	if err != nil {
 		return nil, err
 	}
 	c.tell("issue #%s is changed (%s)", d.Name, strings.Join(sortedKeys(c.in), ", "))
-	return c.issueObject(d), c.issueChanged(&before, d)
-}
-
-// issueChanged tells what became of an issue or a pull request.
-func (c *call) issueChanged(before, after *document) error {
-	var actions []string
-	switch was, is := before.text("state"), after.text("state"); {
-	case was != is && is == "closed":
-		actions = append(actions, "closed")
-	case was != is:
-		actions = append(actions, "reopened")
-	}
-	if before.text("title") != after.text("title") || before.text("body") != after.text("body") {
-		actions = append(actions, "edited")
-	}
-	had, has := before.list("labels"), after.list("labels")
-	if slices.ContainsFunc(has, func(l string) bool { return !slices.Contains(had, l) }) {
-		actions = append(actions, "labeled")
-	}
-	if slices.ContainsFunc(had, func(l string) bool { return !slices.Contains(has, l) }) {
-		actions = append(actions, "unlabeled")
-	}
-	for _, action := range actions {
-		h := Happening{Event: "pull_request", Action: action, Number: numberOf(after)}
-		if _, ok := after.body["pull"]; !ok {
-			h = Happening{Event: "issues", Action: action, Payload: object{"issue": c.issueObject(after)}}
-		}
-		if err := c.happened(h); err != nil {
-			return err
-		}
-	}
-	return nil
+	return c.issueObject(d), c.issueChanged(was, d)
 }
 
 func (c *call) addAssignees() (any, error) {
@@ -284,14 +268,19 @@ func (c *call) removeAssignees() (any, error) {
 
 func (c *call) assign(change func(have, named []string) []string) (any, error) {
 	named := names(c.in["assignees"])
+	var was issueWas
 	d, err := c.change(c.issue, func(d *document) error {
+		was = lookAt(d)
 		d.body["assignees"] = change(d.list("assignees"), named)
-		return nil
+		return c.fewNames(d)
 	})
 	if err != nil {
 		return nil, err
 	}
 	c.tell("assignees of #%s: %s", d.Name, strings.Join(d.list("assignees"), ", "))
+	if err := c.issueChanged(was, d); err != nil {
+		return nil, err
+	}
 	if c.r.Method == "POST" {
 		return created(c.issueObject(d)), nil
 	}
@@ -330,20 +319,7 @@ func (c *call) addComment() (any, error) {
 		return nil, err
 	}
 	c.tell("comment on #%d: %s", number, first(body))
-	o := c.commentObject(d)
-	return created(o), c.commented(number, o)
-}
-
-// commented tells of a new comment.
-func (c *call) commented(number int64, comment object) error {
-	d, err := c.named(kindIssue, "", text(number))
-	if errors.Is(err, store.ErrNotFound) {
-		return nil // of an issue that is GitHub's
-	}
-	if err != nil {
-		return err
-	}
-	return c.happened(Happening{Event: "issue_comment", Action: "created", Payload: object{"issue": c.issueObject(d), "comment": comment}})
+	return created(c.commentObject(d)), c.commentHappened(d, "created")
 }
 
 func (c *call) issueComments() (any, error) {
@@ -380,7 +356,7 @@ func (c *call) updateComment() (any, error) {
 		return nil, err
 	}
 	c.tell("comment on #%s is changed: %s", d.Parent, first(body))
-	return c.commentObject(d), nil
+	return c.commentObject(d), c.commentHappened(d, "edited")
 }
 
 func (c *call) deleteComment() (any, error) {
@@ -389,7 +365,7 @@ func (c *call) deleteComment() (any, error) {
 		return nil, err
 	}
 	c.tell("comment on #%s is deleted", d.Parent)
-	return noContent, nil
+	return noContent, c.commentHappened(d, "deleted")
 }
 
 func (c *call) react() (any, error) {

@@ -150,18 +150,21 @@ func (c *call) removeLabel() (any, error) {
 }
 
 func (c *call) labelIssue(change func(have []string) ([]string, error)) (any, error) {
-	var before document
+	var was issueWas
 	d, err := c.change(c.knownIssue, func(d *document) error {
-		before = document{d.Document, maps.Clone(d.body)}
+		was = lookAt(d)
 		labels, err := change(d.list("labels"))
+		if err != nil {
+			return err
+		}
 		d.body["labels"], d.body["updated_at"] = labels, c.now()
-		return err
+		return c.fewNames(d)
 	})
 	if err != nil {
 		return nil, err
 	}
 	c.tell("labels of #%s: %s", d.Name, strings.Join(d.list("labels"), ", "))
-	return c.issueObject(d)["labels"], c.issueChanged(&before, d)
+	return c.issueObject(d)["labels"], c.issueChanged(was, d)
 }
 
 // knownIssue is the issue of the path; where issues are not known it becomes one.

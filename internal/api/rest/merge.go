@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"time"
 )
 
 // Merge is how a pull request is to be merged.
@@ -59,7 +60,13 @@ func (c *call) merge() (any, error) {
 	} else if sha != p.HeadSHA {
 		return nil, &Error{Status: http.StatusConflict, Message: "Head branch was modified. Review and try the merge again."}
 	}
+	if err := c.claimMerge(); err != nil {
+		return nil, err
+	}
 	sha, err := c.repo.Merge(c.ctx, c.by, m)
+	if err != nil {
+		err = errors.Join(err, c.releaseMerge())
+	}
 	if errors.Is(err, ErrNotMergeable) {
 		return nil, &Error{Status: http.StatusMethodNotAllowed, Message: "Pull Request is not mergeable"}
 	}
@@ -67,6 +74,38 @@ func (c *call) merge() (any, error) {
 		return nil, err
 	}
 	return object{"sha": sha, "merged": true, "message": "Pull Request successfully merged"}, nil
+}
+
+// maxMerging is how long a pull request stays claimed by a merge whose server has died.
+const maxMerging = 2 * time.Minute
+
+// claimMerge marks the pull request, so that nobody else merges it meanwhile: two squashes would be two commits.
+func (c *call) claimMerge() error {
+	_, err := c.change(c.pull, func(d *document) error {
+		pull, _ := d.body["pull"].(object)
+		claimed, _ := pull["merging"].(string)
+		at, err := time.Parse(time.RFC3339, claimed)
+		switch {
+		case d.text("state") == "closed":
+			return &Error{Status: http.StatusMethodNotAllowed, Message: "Pull Request is not mergeable"}
+		case err == nil && c.Now().Sub(at) < maxMerging:
+			return &Error{Status: http.StatusMethodNotAllowed, Message: "Merge already in progress"}
+		}
+		pull["merging"] = c.now()
+		return nil
+	})
+	return err
+}
+
+func (c *call) releaseMerge() error {
+	of := *c
+	of.ctx = context.WithoutCancel(c.ctx)
+	_, err := of.change(of.pull, func(d *document) error {
+		pull, _ := d.body["pull"].(object)
+		delete(pull, "merging")
+		return nil
+	})
+	return err
 }
 
 // SetMerged closes a pull request whose commits are in its base as of a commit.
@@ -77,6 +116,7 @@ func (a *API) SetMerged(ctx context.Context, repo *Repository, number int64, sha
 		if pull == nil || pull["merged"] == true {
 			return nil
 		}
+		delete(pull, "merging")
 		pull["merged"], pull["merged_at"], pull["merge_commit_sha"], pull["merged_by"] = true, c.now(), sha, by
 		d.body["state"], d.body["closed_at"], d.body["closed_by"], d.body["updated_at"] = "closed", c.now(), by, c.now()
 		return nil

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"net/http"
 	"strings"
-
-	"github.com/penstock-ci/penstock/internal/store"
 )
 
 var peopleRoutes = []route{
@@ -89,13 +87,14 @@ func (c *call) createRepository() (any, error) {
 }
 
 // levels are GitHub's permissions of a role: its old names, which clients know.
-var levels = map[string]string{"read": "read", "write": "write", "maintain": "write", "admin": "admin"}
+var levels = map[string]string{"none": "none", "read": "read", "write": "write", "maintain": "write", "admin": "admin"}
 
 // collaborator is what somebody may do. A local repository has one owner, who may write.
 func (c *call) collaborator() (any, error) {
 	login := c.part("login")
 	user := c.person(login, false)
 	if c.Runs == nil {
+		c.addRole(user, "write")
 		return object{"permission": "write", "role_name": "write", "user": user}, nil
 	}
 	account := c.account(login)
@@ -103,17 +102,28 @@ func (c *call) collaborator() (any, error) {
 		return nil, errNotFound
 	}
 	role, err := c.Store.Role(c.ctx, c.repo.ID, account.ID)
+	if err != nil {
+		return nil, err
+	}
 	switch {
 	case account.Admin:
 		role = "admin"
-	case errors.Is(err, store.ErrNotFound) && !c.repo.Private:
+	case role == "" && !c.repo.Private:
 		role = "read"
-	case errors.Is(err, store.ErrNotFound):
-		return object{"permission": "none", "role_name": "", "user": user}, nil
-	case err != nil:
-		return nil, err
+	case role == "":
+		role = "none"
 	}
+	c.addRole(user, role)
 	return object{"permission": levels[role], "role_name": role, "user": user}, nil
+}
+
+// addRole says of somebody what they may do in the repository.
+func (c *call) addRole(user object, role string) {
+	write := role == "write" || role == "maintain" || role == "admin"
+	user["role_name"] = role
+	user["permissions"] = object{
+		"pull": role != "none", "triage": write, "push": write, "maintain": role == "maintain" || role == "admin", "admin": role == "admin",
+	}
 }
 
 func (c *call) collaborators() (any, error) {
@@ -124,11 +134,7 @@ func (c *call) collaborators() (any, error) {
 	list := []object{}
 	for _, m := range members {
 		u := c.person(m.User.Login, false)
-		write := m.Role != "read"
-		u["role_name"] = m.Role
-		u["permissions"] = object{
-			"pull": true, "triage": write, "push": write, "maintain": m.Role == "maintain" || m.Role == "admin", "admin": m.Role == "admin",
-		}
+		c.addRole(u, m.Role)
 		list = append(list, u)
 	}
 	return paged(c, list), nil

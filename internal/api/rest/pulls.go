@@ -3,7 +3,6 @@ package rest
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -227,9 +226,12 @@ func (c *call) addPull() (any, error) {
 }
 
 func (c *call) updatePull() (any, error) {
-	var before document
+	var was issueWas
 	d, err := c.change(c.pull, func(d *document) error {
-		before = document{d.Document, maps.Clone(d.body)}
+		was = lookAt(d)
+		if pullOf(d).Merged && c.in["state"] == "open" {
+			return invalid("PullRequest", "state", "invalid", "a pull request that is merged can not be opened again")
+		}
 		if base, err := c.text("base", ""); err != nil {
 			return err
 		} else if base != "" {
@@ -246,7 +248,13 @@ func (c *call) updatePull() (any, error) {
 		return nil, err
 	}
 	c.tell("pull request #%s is changed (%s)", d.Name, strings.Join(sortedKeys(c.in), ", "))
-	return c.pullObject(d, true), c.issueChanged(&before, d)
+	if err := c.issueChanged(was, d); err != nil {
+		return nil, err
+	}
+	if d, err = c.pull(); err != nil { // with what became of its commits
+		return nil, err
+	}
+	return c.pullObject(d, true), nil
 }
 
 func (c *call) pullFiles() (any, error) {

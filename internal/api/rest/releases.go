@@ -83,29 +83,7 @@ func (c *call) addRelease() (any, error) {
 		return nil, err
 	}
 	c.tell("%s %s: %s", releaseKind(d), tag, first(d.text("name")))
-	return created(c.releaseObject(d)), c.released(d, true)
-}
-
-// released tells of a release that was made, or published after it had been a draft.
-func (c *call) released(d *document, isNew bool) error {
-	if d.yes("draft") {
-		return nil // nobody is told of drafts
-	}
-	actions := []string{"published"}
-	if isNew {
-		actions = append(actions, "created")
-	}
-	if d.yes("prerelease") {
-		actions = append(actions, "prereleased")
-	} else {
-		actions = append(actions, "released")
-	}
-	for _, action := range actions {
-		if err := c.happened(Happening{Event: "release", Action: action, Payload: object{"release": c.releaseObject(d)}}); err != nil {
-			return err
-		}
-	}
-	return nil
+	return created(c.releaseObject(d)), c.releaseHappened(d, append([]string{"created"}, published(d)...)...)
 }
 
 func releaseKind(d *document) string {
@@ -168,22 +146,22 @@ func (c *call) latestRelease() (any, error) {
 }
 
 func (c *call) updateRelease() (any, error) {
-	published := false
+	var wasDraft, wasPrerelease bool
 	d, err := c.change(func() (*document, error) { return c.byID(kindRelease, "id") }, func(d *document) error {
+		wasDraft, wasPrerelease = d.yes("draft"), d.yes("prerelease")
 		if err := c.copyTexts(d.body, "tag_name", "target_commitish", "name", "body"); err != nil {
 			return err
 		}
 		if !c.writable("refs/tags/" + d.text("tag_name")) {
 			return invalid("Release", "tag_name", "custom", "tag_name is not well-formed")
 		}
-		was := d.yes("draft")
-		d.body["draft"], d.body["prerelease"] = c.yes("draft", was), c.yes("prerelease", d.yes("prerelease"))
+		d.body["draft"], d.body["prerelease"] = c.yes("draft", wasDraft), c.yes("prerelease", wasPrerelease)
 		if d.yes("draft") {
 			d.Name = ""
 			return nil
 		}
 		d.Name = d.text("tag_name")
-		if published = was; was {
+		if wasDraft {
 			return c.publish(d.body)
 		}
 		return nil
@@ -195,10 +173,14 @@ func (c *call) updateRelease() (any, error) {
 		return nil, err
 	}
 	c.tell("%s %s is changed (%s)", releaseKind(d), d.text("tag_name"), strings.Join(sortedKeys(c.in), ", "))
-	if published {
-		return c.releaseObject(d), c.released(d, true)
+	actions := []string{"edited"}
+	switch {
+	case wasDraft:
+		actions = published(d)
+	case wasPrerelease && !d.yes("prerelease"):
+		actions = append(actions, "released")
 	}
-	return c.releaseObject(d), c.happened(Happening{Event: "release", Action: "edited", Payload: object{"release": c.releaseObject(d)}})
+	return c.releaseObject(d), c.releaseHappened(d, actions...)
 }
 
 func (c *call) deleteRelease() (any, error) {
@@ -207,7 +189,7 @@ func (c *call) deleteRelease() (any, error) {
 		return nil, err
 	}
 	c.tell("%s %s is deleted", releaseKind(d), d.text("tag_name"))
-	return noContent, nil
+	return noContent, c.releaseHappened(d, "deleted")
 }
 
 func (c *call) generateNotes() (any, error) {

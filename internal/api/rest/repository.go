@@ -1,6 +1,10 @@
 package rest
 
-import "strings"
+import (
+	"encoding/json"
+	"strings"
+	"unicode/utf8"
+)
 
 var repositoryRoutes = []route{
 	{pattern: "GET /repos/{owner}/{repo}", handle: (*call).repository},
@@ -112,12 +116,15 @@ func (c *call) dispatch() (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(event) > 100 {
+	if utf8.RuneCountInString(event) > 100 {
 		return nil, invalid("RepositoryDispatch", "event_type", "custom", "event_type is too long (maximum is 100 characters)")
 	}
 	payload, ok := c.in["client_payload"].(object)
 	if c.in["client_payload"] != nil && !ok || len(payload) > 10 {
 		return nil, invalid("RepositoryDispatch", "client_payload", "invalid", "client_payload is an object of at most 10 members")
+	}
+	if text, err := json.Marshal(payload); err != nil || len(text) > 64<<10 {
+		return nil, invalid("RepositoryDispatch", "client_payload", "custom", "client_payload is larger than 64 KB")
 	}
 	c.tell("repository_dispatch %s", event)
 	return noContent, c.happened(Happening{Event: "repository_dispatch", Action: event, Payload: object{"branch": c.repo.DefaultBranch, "client_payload": c.in["client_payload"]}})

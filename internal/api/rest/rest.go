@@ -28,6 +28,7 @@ import (
 
 	"github.com/penstock-ci/penstock/internal/auth"
 	"github.com/penstock-ci/penstock/internal/blob"
+	"github.com/penstock-ci/penstock/internal/job/native"
 	"github.com/penstock-ci/penstock/internal/store"
 )
 
@@ -81,6 +82,10 @@ type Options struct {
 	Keys *auth.Keyring
 	// Runs is nil where there are none to ask about: then those routes are not there.
 	Runs *Runs
+	// Artifacts are those of runs; nil where there are none to ask about: then those routes are not there.
+	Artifacts *native.Artifacts
+	// Caches are those of jobs, of each kind.
+	Caches []Caches
 	// Repositories lists those that a caller may read, by ID, after one; nil where there is one alone.
 	Repositories func(ctx context.Context, by *Caller, after int64) ([]*Repository, error)
 	// Create makes a repository for a caller. The error wraps ErrExists or ErrName if there can be none of that name.
@@ -91,14 +96,6 @@ type Options struct {
 	Happened func(ctx context.Context, by *Caller, repo *Repository, h Happening) error
 	// Now is the clock.
 	Now func() time.Time
-}
-
-// Happening is something that was done by the API.
-type Happening struct {
-	Event, Action string // as in GitHub's events: pull_request, opened
-	// Number is that of the pull request. All other events have a Payload instead, as GitHub's has it but for who and where.
-	Number  int64
-	Payload map[string]any
 }
 
 // API answers requests. It may be used by any number of goroutines.
@@ -125,8 +122,17 @@ func (a *API) routes() http.Handler {
 	if a.Runs != nil {
 		all = append(all, runRoutes, environmentRoutes)
 	}
+	if a.Runs != nil && a.Artifacts != nil {
+		all = append(all, artifactRoutes)
+	}
+	if len(a.Caches) > 0 {
+		all = append(all, cacheRoutes)
+	}
 	if a.Keys != nil {
-		all = append(all, settingRoutes())
+		all = append(all, settingRoutes(), selectedRoutes())
+	}
+	if a.Keys != nil && a.Runs != nil {
+		all = append(all, runnerRoutes())
 	}
 	for _, routes := range all {
 		for _, rt := range routes {
@@ -450,14 +456,6 @@ func (c *call) part(name string) string {
 		return plain
 	}
 	return s
-}
-
-// happened tells of what was done.
-func (c *call) happened(h Happening) error {
-	if c.Happened == nil {
-		return nil
-	}
-	return c.Happened(c.ctx, c.by, c.repo, h)
 }
 
 // setRef makes, moves or deletes a ref; forty zeros are a ref that is not there.

@@ -223,15 +223,10 @@ func (c *call) readAccess(scope store.Scope, or string) (a store.Access, err err
 	if a.Visibility, err = c.oneOf("Secret", "visibility", or, "all", "private", "selected"); err != nil {
 		return a, err
 	}
-	ids, _ := c.in["selected_repository_ids"].([]any)
-	for _, id := range ids {
-		n, ok := id.(float64)
-		if !ok || n < 1 {
-			return a, invalid("Secret", "selected_repository_ids", "invalid", "")
-		}
-		a.Selected = append(a.Selected, int64(n))
+	if a.Visibility == "selected" {
+		a.Selected, err = c.selectedIDs()
 	}
-	return a, nil
+	return a, err
 }
 
 func (c *call) deleteSecret() (any, error) {
