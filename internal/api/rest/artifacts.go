@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"mime"
 	"net/http"
+	"slices"
 	"strconv"
 
 	"github.com/penstock-ci/penstock/internal/ci"
@@ -20,28 +21,31 @@ var artifactRoutes = []route{
 	{pattern: "GET /repos/{owner}/{repo}/actions/runs/{id:[0-9]+}/artifacts", scopes: readActions, handle: (*call).runArtifacts},
 }
 
-func (c *call) artifactObject(a native.Artifact, r *ci.Run) object {
+func (c *call) artifactObject(a native.Artifact, r store.Summary) object {
 	self := c.url("/actions/artifacts/%d", a.ID)
-	v := viewOf(r)
 	return object{
 		"id": a.ID, "node_id": "artifact_" + text(a.ID), "name": a.Name, "size_in_bytes": a.Size, "digest": orNull(a.Digest), "url": self, "archive_download_url": self + "/zip",
 		"expired": c.Artifacts.Expired(a), "created_at": stamp(a.Created), "updated_at": stamp(a.Created), "expires_at": stamp(a.Expires), "workflow_run": object{
-			"id": r.ID, "repository_id": c.repo.ID, "head_repository_id": c.repo.ID, "head_branch": v.Branch, "head_sha": v.SHA,
+			"id": r.ID, "repository_id": c.repo.ID, "head_repository_id": c.repo.ID, "head_branch": r.Branch, "head_sha": r.SHA,
 		},
 	}
 }
 
 // runOf is the run of an artifact, if it is one of the repository.
-func (c *call) runOf(run string) (*ci.Run, error) {
+func (c *call) runOf(run string) (store.Summary, error) {
 	id, err := strconv.ParseInt(run, 10, 64)
 	if err != nil {
-		return nil, errNotFound
+		return store.Summary{}, errNotFound
 	}
-	return c.runByID(ci.RunID(id))
+	r, err := c.runByID(ci.RunID(id))
+	if err != nil {
+		return store.Summary{}, err
+	}
+	return viewOf(r).Summary, nil
 }
 
 // artifactsOf shows the artifacts of runs, the newest first, that the query's name chooses.
-func (c *call) artifactsOf(runs ...*ci.Run) (any, error) {
+func (c *call) artifactsOf(runs ...store.Summary) (any, error) {
 	name := c.r.URL.Query().Get("name")
 	list := []object{}
 	for _, r := range runs {
@@ -63,19 +67,16 @@ func (c *call) listArtifacts() (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	var runs []*ci.Run
-	for _, id := range ids {
-		r, err := c.runOf(id)
-		var known *Error
-		if errors.As(err, &known) || errors.Is(err, store.ErrNotFound) {
-			continue // of another repository, or of a run that is gone
-		}
-		if err != nil {
-			return nil, err
-		}
-		runs = append(runs, r)
+	known, err := c.Runs.Engine.Runs(c.ctx, store.Filter{Repository: c.repo.Name, Limit: maxList})
+	if err != nil {
+		return nil, err
 	}
-	return c.artifactsOf(runs...)
+	has := map[string]bool{}
+	for _, id := range ids {
+		has[id] = true
+	}
+	known = slices.DeleteFunc(known, func(r store.Summary) bool { return !has[strconv.FormatInt(int64(r.ID), 10)] })
+	return c.artifactsOf(known...)
 }
 
 func (c *call) runArtifacts() (any, error) {
@@ -83,21 +84,21 @@ func (c *call) runArtifacts() (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.artifactsOf(r)
+	return c.artifactsOf(viewOf(r).Summary)
 }
 
 // artifact is that of the path.
-func (c *call) artifact() (a native.Artifact, r *ci.Run, err error) {
+func (c *call) artifact() (a native.Artifact, r store.Summary, err error) {
 	id, err := c.number("id")
 	if err != nil {
-		return a, nil, err
+		return a, r, err
 	}
 	a, err = c.Artifacts.Find(id)
 	if errors.Is(err, fs.ErrNotExist) {
-		return a, nil, errNotFound
+		return a, r, errNotFound
 	}
 	if err != nil {
-		return a, nil, err
+		return a, r, err
 	}
 	r, err = c.runOf(a.Run)
 	return a, r, err

@@ -117,6 +117,11 @@ func (c *call) addDeploymentStatus() (any, error) {
 	}
 	c.tell("deployment of %s to %s: %s %s", deployment.text("ref"), d.text("environment"), state, d.text("environment_url"))
 	o := c.stateObject(d)
+	if state == "success" && c.yes("auto_inactive", true) && !deployment.yes("production_environment") && !deployment.yes("transient_environment") {
+		if err := c.supersede(deployment, Deployment{Environment: deployment.text("environment"), Creator: c.by.Login, At: c.Now()}); err != nil {
+			return nil, err
+		}
+	}
 	if state == "inactive" { // starts nothing, as on GitHub
 		return created(o), nil
 	}

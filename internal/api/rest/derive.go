@@ -76,7 +76,12 @@ func (a *API) Deployed(ctx context.Context, repo *Repository, d Deployment) erro
 	if err := c.deploymentState(deployment, d); err != nil || d.State != "success" {
 		return err
 	}
-	latest, err := c.list(store.DocumentFilter{Repository: repo.Name, Kind: kindDeployment, Parent: &d.Environment, Newest: true, Limit: maxLatest})
+	return c.supersede(deployment, d)
+}
+
+// supersede makes the deployment inactive that was in force in its environment before this one.
+func (c *call) supersede(deployment *document, d Deployment) error {
+	latest, err := c.list(store.DocumentFilter{Repository: c.repo.Name, Kind: kindDeployment, Parent: &d.Environment, Newest: true, Limit: maxLatest})
 	if err != nil {
 		return err
 	}

@@ -193,7 +193,10 @@ const { data: draft } = await octokit.rest.repos.createRelease({ ...here, tag_na
 await octokit.rest.repos.updateRelease({ ...here, release_id: draft.id, draft: false });
 const { data: deployment } = await octokit.rest.repos.createDeployment({ ...here, ref: "main", environment: "preview", auto_merge: false, required_contexts: [] });
 await octokit.rest.repos.createDeploymentStatus({ ...here, deployment_id: deployment.id, state: "success" });
-await octokit.rest.repos.createDeploymentStatus({ ...here, deployment_id: deployment.id, state: "inactive" });
+const { data: next } = await octokit.rest.repos.createDeployment({ ...here, ref: "main", environment: "preview", auto_merge: false, required_contexts: [] });
+await octokit.rest.repos.createDeploymentStatus({ ...here, deployment_id: next.id, state: "success" });
+saw.superseded = (await octokit.rest.repos.listDeploymentStatuses({ ...here, deployment_id: deployment.id })).data.map((s) => s.state);
+await octokit.rest.repos.createDeploymentStatus({ ...here, deployment_id: next.id, state: "inactive" });
 
 // A deployment that waits for its reviewer.
 await octokit.rest.actions.createWorkflowDispatch({ ...here, workflow_id: "deploy.yml", ref: "main" });
