@@ -58,6 +58,14 @@ func identityClaims(t *ci.Task) map[string]any {
 	return claims
 }
 
+// issuer is who makes tokens: the server, which clouds ask for its keys, or the services of the one job.
+func (rt *Runtime) issuer(r *http.Request) string {
+	if rt.server != nil {
+		return rt.server.URL
+	}
+	return "http://" + r.Host
+}
+
 // serveToken answers a job that asks for a token.
 func (rt *Runtime) serveToken(w http.ResponseWriter, r *http.Request) {
 	s := rt.session(r)
@@ -76,8 +84,11 @@ func (rt *Runtime) serveToken(w http.ResponseWriter, r *http.Request) {
 	if audience == "" {
 		owner, _, _ := strings.Cut(s.repository, "/")
 		audience = "https://github.com/" + owner
+		if rt.server != nil {
+			audience = rt.server.URL + "/" + owner
+		}
 	}
-	token, err := rt.identity.token(s.claims, "http://"+r.Host, audience, rt.now())
+	token, err := rt.identity.token(s.claims, rt.issuer(r), audience, rt.now())
 	if err != nil {
 		fail(w, http.StatusInternalServerError, "internal", err.Error())
 		return
@@ -102,7 +113,7 @@ func (i *identity) token(claims map[string]any, issuer, audience string, now tim
 
 // serveDiscovery says where the keys are.
 func (rt *Runtime) serveDiscovery(w http.ResponseWriter, r *http.Request) {
-	issuer := "http://" + r.Host
+	issuer := rt.issuer(r)
 	writeJSON(w, http.StatusOK, map[string]any{
 		"issuer": issuer, "jwks_uri": issuer + "/.well-known/jwks", "subject_types_supported": []string{"public", "pairwise"}, "response_types_supported": []string{"id_token"},
 		"id_token_signing_alg_values_supported": []string{"RS256"}, "scopes_supported": []string{"openid"},

@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -36,12 +37,12 @@ type Runtime struct {
 	artifacts *native.Artifacts
 	caches    *caches
 	uploads   *uploads
-	git       string // the repository that jobs check out, a directory; empty for none
-	key       []byte // signs tokens and URLs of this process
+	git       string   // the repository that jobs check out, a directory; empty for none
+	keys      [][]byte // the first signs tokens and URLs, all are good
 	now       func() time.Time
 	identity  *identity
 	github    *LocalGitHub // nil for none
-	server    http.Handler // of a server's jobs; nil for none
+	server    *Server      // whose jobs these are; nil for none
 
 	mu       sync.Mutex
 	sessions map[string]*session // by token
@@ -49,6 +50,7 @@ type Runtime struct {
 
 // session is one job that may call.
 type session struct {
+	lease        ci.Lease
 	run, attempt string // decimal
 	runID, jobID string // as the services name them
 	repository   string // owner/name
@@ -64,9 +66,9 @@ type session struct {
 // have no token for another; nil for none.
 func NewRuntime(blobs *blob.Store, artifacts *native.Artifacts, git string, github *LocalGitHub) *Runtime {
 	rt := &Runtime{
-		artifacts: artifacts, git: git, github: github, key: make([]byte, 32), now: time.Now, identity: newIdentity(), sessions: map[string]*session{},
+		artifacts: artifacts, git: git, github: github, keys: [][]byte{make([]byte, 32)}, now: time.Now, identity: newIdentity(), sessions: map[string]*session{},
 	}
-	_, _ = rand.Read(rt.key) // never fails
+	_, _ = rand.Read(rt.keys[0]) // never fails
 	rt.caches = &caches{blobs: blobs, now: func() time.Time { return rt.now() }}
 	rt.uploads = &uploads{blobs: blobs, open: map[string]*upload{}}
 	return rt
@@ -76,10 +78,10 @@ func NewRuntime(blobs *blob.Store, artifacts *native.Artifacts, git string, gith
 const tokenLife = 7 * 24 * time.Hour
 
 // newServerRuntime is the runtime of a server: its jobs have tokens of Grant, by which they also call the server's API and
-// fetch their repository, through the listener in their machine.
-func newServerRuntime(blobs *blob.Store, artifacts *native.Artifacts, server http.Handler) *Runtime {
-	rt := NewRuntime(blobs, artifacts, "", nil)
-	rt.server = server
+// fetch their repository, through the listener in their machine. Tokens and URLs are good on each server with the keys.
+func newServerRuntime(s *Server) *Runtime {
+	rt := NewRuntime(s.Blobs, s.Artifacts, "", nil)
+	rt.server, rt.keys, rt.identity = s, s.Keys.Derive("tokens of jobs"), s.identity()
 	return rt
 }
 
@@ -88,37 +90,60 @@ func (rt *Runtime) Grant(_ context.Context, t *ci.Task) (string, error) {
 	return rt.begin(t).token, nil
 }
 
-// byToken gives the session that a token is of, nil for none.
-func (rt *Runtime) byToken(token string) *session {
+// byToken gives the session that a token is of, nil for none. A server's is good as long as the job's lease, and after a
+// restart.
+func (rt *Runtime) byToken(ctx context.Context, token string) *session {
 	rt.mu.Lock()
-	defer rt.mu.Unlock()
-	return rt.sessions[token]
+	s := rt.sessions[token]
+	rt.mu.Unlock()
+	if rt.server == nil {
+		return s
+	}
+	if s == nil {
+		lease, ok := rt.leaseOf(token)
+		if !ok {
+			return nil
+		}
+		t, err := rt.server.Engine.Leased(ctx, lease)
+		if err != nil {
+			return nil
+		}
+		t.Token = token
+		s = rt.begin(t)
+	}
+	if !rt.server.Engine.Holds(s.lease) {
+		rt.forget(s)
+		return nil
+	}
+	return s
+}
+
+// forget ends a session.
+func (rt *Runtime) forget(s *session) {
+	rt.mu.Lock()
+	delete(rt.sessions, s.token)
+	rt.mu.Unlock()
+	rt.uploads.forget(s)
 }
 
 // Serve implements job.Services.
 func (rt *Runtime) Serve(l net.Listener, t *ci.Task) (job.ServiceAddress, func() []string) {
-	s := rt.byToken(t.Token)
 	handler := http.Handler(rt)
+	var s *session
+	if rt.server != nil {
+		if s = rt.byToken(context.Background(), t.Token); s != nil {
+			handler = rt.server // the token is one of its own
+		}
+	}
 	if s == nil {
 		s = rt.begin(t)
-	} else {
-		handler = rt.server // the token is one of its own
 	}
 	origin := "http://" + l.Addr().String()
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
 	go func() { _ = server.Serve(l) }() // until it is closed
-	address := job.ServiceAddress{
-		Env: map[string]string{
-			"ACTIONS_RUNTIME_URL": origin + "/", "ACTIONS_RESULTS_URL": origin + "/", "ACTIONS_CACHE_URL": origin + "/",
-			"ACTIONS_RUNTIME_TOKEN": s.token, "ACTIONS_CACHE_SERVICE_V2": "True", "ACTIONS_ORCHESTRATION_ID": s.runID + "." + s.jobID,
-		},
-		Token: s.token,
-	}
-	if rt.git != "" || rt.server != nil {
+	address := s.address(origin, rt.server != nil)
+	if rt.git != "" {
 		address.Git = origin
-	}
-	if rt.server != nil {
-		address.API, address.Server = origin+"/api", true
 	}
 	if t.Token == "" && rt.github != nil {
 		if err := rt.github.know(t); err != nil {
@@ -126,36 +151,57 @@ func (rt *Runtime) Serve(l net.Listener, t *ci.Task) (job.ServiceAddress, func()
 		}
 		address.API = origin + "/api"
 	}
-	if s.claims != nil {
-		address.Identity = map[string]string{
-			"ACTIONS_ID_TOKEN_REQUEST_URL": origin + identityPath + "/" + s.jobID + "?api-version=2.0", "ACTIONS_ID_TOKEN_REQUEST_TOKEN": s.token,
-		}
-	}
 	return address, func() []string {
-		rt.mu.Lock()
-		delete(rt.sessions, s.token)
-		rt.mu.Unlock()
-		rt.uploads.forget(s)
+		rt.forget(s)
 		_ = server.Close()
 		return s.told.notes()
 	}
 }
 
-// begin makes a session for a job.
-func (rt *Runtime) begin(t *ci.Task) *session {
-	id := sha256.Sum256([]byte(t.Job))
-	s := &session{
-		run: strconv.FormatInt(int64(t.Run), 10), attempt: strconv.Itoa(t.Attempt), repository: t.Repository, permissions: t.Permissions,
-		jobID: hex.EncodeToString(id[:8]), scopes: cacheScopes(t.GitHub),
+// address says where a job finds its services at an origin.
+func (s *session) address(origin string, server bool) job.ServiceAddress {
+	address := job.ServiceAddress{
+		Env: map[string]string{
+			"ACTIONS_RUNTIME_URL": origin + "/", "ACTIONS_RESULTS_URL": origin + "/", "ACTIONS_CACHE_URL": origin + "/",
+			"ACTIONS_RUNTIME_TOKEN": s.token, "ACTIONS_CACHE_SERVICE_V2": "True", "ACTIONS_ORCHESTRATION_ID": s.runID + "." + s.jobID,
+		},
+		Token: s.token,
 	}
-	s.runID = s.run + "-" + s.attempt
-	s.token = rt.newToken(s)
-	if t.Permissions["id-token"] == "write" {
-		s.claims = identityClaims(t)
+	if server {
+		address.Git, address.API, address.Server = origin, origin+"/api", true
+	}
+	if s.claims != nil {
+		address.Identity = map[string]string{
+			"ACTIONS_ID_TOKEN_REQUEST_URL": origin + identityPath + "/" + s.jobID + "?api-version=2.0", "ACTIONS_ID_TOKEN_REQUEST_TOKEN": s.token,
+		}
+	}
+	return address
+}
+
+// begin makes a session for a job, with the token that it has or a new one.
+func (rt *Runtime) begin(t *ci.Task) *session {
+	s := newSession(t)
+	if s.token = t.Token; s.token == "" || rt.server == nil {
+		s.token = rt.newToken(s)
 	}
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
 	rt.sessions[s.token] = s
+	return s
+}
+
+// newSession is a session without a token.
+func newSession(t *ci.Task) *session {
+	id := sha256.Sum256([]byte(t.Job))
+	s := &session{
+		lease: ci.Lease{Run: t.Run, Job: t.Job, ID: t.Lease},
+		run:   strconv.FormatInt(int64(t.Run), 10), attempt: strconv.Itoa(t.Attempt), repository: t.Repository, permissions: t.Permissions,
+		jobID: hex.EncodeToString(id[:8]), scopes: cacheScopes(t.GitHub),
+	}
+	s.runID = s.run + "-" + s.attempt
+	if t.Permissions["id-token"] == "write" {
+		s.claims = identityClaims(t)
+	}
 	return s
 }
 
@@ -178,22 +224,54 @@ func (rt *Runtime) newToken(s *session) string {
 	now := rt.now()
 	claims, _ := json.Marshal(map[string]any{
 		"scp": "Actions.Results:" + s.runID + ":" + s.jobID, "ac": string(acText),
-		"nbf": now.Add(-time.Minute).Unix(), "exp": now.Add(tokenLife).Unix(), "jti": rand.Text(),
+		"nbf": now.Add(-time.Minute).Unix(), "exp": now.Add(tokenLife).Unix(), "jti": rand.Text(), "lease": s.lease,
 	})
 	encode := base64.RawURLEncoding.EncodeToString
 	head := encode([]byte(`{"alg":"HS256","typ":"JWT"}`)) + "." + encode(claims)
 	return head + "." + encode(rt.mac(head))
 }
 
-func (rt *Runtime) mac(text string) []byte {
-	h := hmac.New(sha256.New, rt.key)
+// leaseOf gives the lease whose token it is; false if it is none that was signed here.
+func (rt *Runtime) leaseOf(token string) (l ci.Lease, ok bool) {
+	at := strings.LastIndexByte(token, '.')
+	if at < 0 || len(token) > 16<<10 {
+		return l, false
+	}
+	mac, err := base64.RawURLEncoding.DecodeString(token[at+1:])
+	if err != nil || !rt.signed(token[:at], mac) {
+		return l, false
+	}
+	_, text, _ := strings.Cut(token[:at], ".")
+	claims, err := base64.RawURLEncoding.DecodeString(text)
+	if err != nil {
+		return l, false
+	}
+	var c struct {
+		Lease   ci.Lease
+		Expires int64 `json:"exp"`
+	}
+	if json.Unmarshal(claims, &c) != nil || rt.now().Unix() > c.Expires {
+		return l, false
+	}
+	return c.Lease, true
+}
+
+func (rt *Runtime) mac(text string) []byte { return macWith(rt.keys[0], text) }
+
+// signed says whether a text was signed with one of the keys.
+func (rt *Runtime) signed(text string, mac []byte) bool {
+	return slices.ContainsFunc(rt.keys, func(key []byte) bool { return hmac.Equal(mac, macWith(key, text)) })
+}
+
+func macWith(key []byte, text string) []byte {
+	h := hmac.New(sha256.New, key)
 	h.Write([]byte(text))
 	return h.Sum(nil)
 }
 
 // session gives whose request it is, nil if nobody's.
 func (rt *Runtime) session(r *http.Request) *session {
-	return rt.byToken(tokenOf(r))
+	return rt.byToken(r.Context(), tokenOf(r))
 }
 
 // tokenOf gives the token that a request shows, "" for none.

@@ -18,6 +18,7 @@ import (
 	"github.com/penstock-ci/penstock/internal/engine"
 	"github.com/penstock-ci/penstock/internal/forge"
 	"github.com/penstock-ci/penstock/internal/job/native"
+	"github.com/penstock-ci/penstock/internal/runner"
 	"github.com/penstock-ci/penstock/internal/store"
 	"github.com/penstock-ci/penstock/internal/web"
 )
@@ -49,6 +50,7 @@ type Server struct {
 	rest    *rest.API
 	page    http.Handler  // what pages ask of pagePath
 	web     http.Handler  // the pages
+	runners http.Handler  // runner.QueuePath
 	clock   chan struct{} // told that there are other schedules
 
 	mu    sync.Mutex
@@ -62,12 +64,12 @@ func NewServer(ctx context.Context, o ServerOptions) (*Server, error) {
 	if s.hosted, err = forge.OpenHosted(o.Repositories, forge.HostedOptions{Pushed: s.pushed}); err != nil {
 		return nil, err
 	}
-	s.Runtime = newServerRuntime(o.Blobs, o.Artifacts, s)
+	s.Runtime = newServerRuntime(s)
 	s.Engine, err = engine.New(ctx, o.Store, o.Blobs, engine.Options{Secrets: s.secrets, Vars: s.variables, Token: s.Runtime.Grant, Log: o.Log})
 	if err != nil {
 		return nil, err
 	}
-	s.page, s.web = s.pages(), web.Handler()
+	s.page, s.web, s.runners = s.pages(), web.Handler(), s.queue()
 	s.rest = rest.New(rest.Options{
 		Store: o.Store, Blobs: o.Blobs, Prefix: "/api/v3", Uploads: "/api/uploads", Now: time.Now, Repository: s.repository, Happened: s.happened,
 		Artifacts: o.Artifacts, Caches: s.Runtime.Caches(o.Caches),
@@ -145,7 +147,7 @@ func (s *Server) visitor(r *http.Request, cookie bool) (v visitor, err error) {
 	if token == "" {
 		return v, nil
 	}
-	if v.session = s.Runtime.byToken(token); v.session != nil {
+	if v.session = s.Runtime.byToken(r.Context(), token); v.session != nil {
 		return v, nil
 	}
 	t, user, err := s.userOf(r, token)
@@ -193,9 +195,16 @@ func (v visitor) caller() *rest.Caller {
 // ServeHTTP is the map of all routes.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := r.URL.Path
+	if host := r.Header.Get(hostHeader); host != "" {
+		r.Host = host
+	}
 	switch path {
 	case "/healthz", "/readyz":
 		s.health(w, r)
+		return
+	}
+	if strings.HasPrefix(path, runner.QueuePath+"/") {
+		s.runners.ServeHTTP(w, r)
 		return
 	}
 	asked, git := forge.ParseGitRequest(r)

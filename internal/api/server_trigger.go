@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,7 +54,8 @@ func (s *Server) pushed(ctx context.Context, p forge.Push) ([]string, error) {
 	if err := s.Store.AddDocument(ctx, mark); err != nil && !errors.Is(err, store.ErrExists) {
 		return nil, err
 	}
-	return notes, nil
+	slices.Sort(notes) // a mistake is found by each event of a push
+	return slices.Compact(notes), nil
 }
 
 // changed begins the runs that one change of a ref leads to.

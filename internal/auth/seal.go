@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"golang.org/x/crypto/chacha20poly1305"
 )
@@ -103,6 +104,15 @@ func (k *Keyring) Reseal(sealed []byte, scope, name string) ([]byte, error) {
 func belongsTo(scope, name string) []byte {
 	text := binary.BigEndian.AppendUint64(nil, uint64(len(scope)))
 	return append(append(text, scope...), name...)
+}
+
+// Derive gives a key of 32 bytes for another purpose, from the key that seals and then from all before it.
+func (k *Keyring) Derive(purpose string) [][]byte {
+	var out [][]byte
+	for _, c := range slices.Backward(k.keys) {
+		out = append(out, c.derive("penstock: elsewhere: "+purpose))
+	}
+	return out
 }
 
 // The purposes that keys are derived for from the one secret of a key: one never serves for another.

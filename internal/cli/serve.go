@@ -87,7 +87,7 @@ ends at once. Everything is below the data directory; penstock.yaml there holds 
 	f.StringVar(&flags.keyFile, "key", "", "private key `FILE` of --cert")
 	f.StringVar(&flags.readyFile, "ready-file", "", "write JSON with url, token, socket and proxy_url to this `FILE` when the server is ready, for scripts")
 	f.StringVar(&flags.actionsURL, "actions-url", forge.DefaultActionsURL, "where actions are fetched from: a base `URL`, or a file:// template with {owner} and {repo}")
-	f.StringSliceVar(&flags.labels, "labels", nil, "`LABELS` of this server's own runner (default: every job is for it)")
+	f.StringSliceVar(&flags.labels, "labels", nil, "`LABELS` of this server's own runner besides self-hosted, ubuntu-latest and what this machine and penstock.yaml give it")
 	f.DurationVar(&flags.drain, "drain", 30*time.Second, "how long jobs may go on when the server is stopped; what runs then is lost, with the reason, or queued again if nothing of it has run")
 	f.BoolVar(&flags.asJSON, "json", false, "log JSON, one object a line")
 	c.MarkFlagsRequiredTogether("cert", "key")
@@ -134,6 +134,7 @@ type server struct {
 	blobs    *blob.Store
 	tcp      net.Listener
 	socket   net.Listener
+	labels   []string       // of the own runner
 	token    string         // of the administrator, when it was made in this start
 	jobs     sync.WaitGroup // those of the own runner
 	work     sync.WaitGroup // all else
@@ -189,6 +190,7 @@ func (f *serveFlags) open(ctx context.Context, stderr io.Writer) (s *server, err
 	for _, n := range notes {
 		log.Warn(n)
 	}
+	s.labels = f.allLabels(settings)
 	s.Server, err = api.NewServer(ctx, api.ServerOptions{
 		Store: s.store, Blobs: s.blobs, Artifacts: x.Host.Artifacts, Caches: x.Host.Cache, Keys: keys, Repositories: filepath.Join(f.data, "repositories"),
 		Actions: actions, URL: strings.TrimSuffix(f.url, "/"), Log: log,
@@ -203,6 +205,26 @@ func (f *serveFlags) open(ctx context.Context, stderr io.Writer) (s *server, err
 	}
 	s.socket, err = listenSocket(filepath.Join(f.data, socketName))
 	return s, err
+}
+
+// allLabels are those of the server's own runner: GitHub's for machines like this one, so that workflows run as they are.
+func (f *serveFlags) allLabels(c *config.Config) []string {
+	system, processor := machineLabels()
+	labels := append([]string{"self-hosted", system, processor}, f.labels...)
+	if system == "Linux" {
+		labels = append(labels, "ubuntu-latest", "ubuntu-slim", "ubuntu-26.04", "ubuntu-24.04", "ubuntu-22.04", "ubuntu-20.04")
+		if processor == "ARM64" {
+			labels = append(labels, "ubuntu-24.04-arm", "ubuntu-22.04-arm")
+		}
+	}
+	for _, r := range c.RunsOn {
+		labels = append(labels, r.Label)
+	}
+	for _, p := range f.platforms {
+		label, _, _ := strings.Cut(p, "=")
+		labels = append(labels, label)
+	}
+	return labels
 }
 
 // origin is the URL of an address that is listened at.
@@ -280,7 +302,7 @@ func (s *server) serve(ctx context.Context, stop func(), f *serveFlags, stderr i
 	s.work.Go(func() { s.Server.Work(work) })
 	s.work.Go(func() { s.tidy(work) })
 	if f.parallel > 0 {
-		who := runner.Runner{Name: hostName(), Labels: f.labels}
+		who := runner.Runner{Name: hostName(), Labels: s.labels}
 		if !s.store.Shared() { // else another server may be of that name
 			if err := s.Engine.Abandon(ctx, who.Name, "The server was stopped while the job ran."); err != nil {
 				s.Log.Warn("jobs of the time before are lost a little later", "error", err)

@@ -26,11 +26,15 @@ func startServer(ts *testscript.TestScript, neg bool, args []string) {
 	dir := ts.MkAbs(filepath.Join(ts.Getenv("WORK"), ".server"))
 	file := dir + ".ready"
 	_ = os.Remove(file)
+	listen := "127.0.0.1:0"
+	if url := ts.Getenv("URL"); url != "" { // it was started before: whoever waits for it finds it again
+		_, listen, _ = strings.Cut(url, "://")
+	}
 	self, err := exec.LookPath("penstock") // testscript's
 	if err != nil {
 		self = filepath.Join(strings.Split(ts.Getenv("PATH"), string(os.PathListSeparator))[0], "penstock")
 	}
-	cmd := exec.Command(self, append([]string{"serve", "--data", dir, "--listen", "127.0.0.1:0", "--ready-file", file}, args...)...)
+	cmd := exec.Command(self, append([]string{"serve", "--data", dir, "--listen", listen, "--ready-file", file}, args...)...)
 	cmd.Env = append(os.Environ(), "HOME="+ts.Getenv("HOME"), "XDG_CACHE_HOME="+ts.Getenv("XDG_CACHE_HOME"), "PATH="+ts.Getenv("PATH"))
 	log, err := os.OpenFile(dir+".log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	ts.Check(err)
@@ -152,5 +156,44 @@ func browse(ts *testscript.TestScript, _ bool, _ []string) {
 	if err != nil {
 		log, _ := os.ReadFile(filepath.Join(ts.Getenv("WORK"), ".server.log"))
 		ts.Fatalf("%v\n%s", err, log)
+	}
+}
+
+// joinRunner is `join NAME FLAGS...`: it starts a runner that joins the server with the token in the file token.
+func joinRunner(ts *testscript.TestScript, _ bool, args []string) {
+	dir := filepath.Join(ts.Getenv("WORK"), args[0])
+	self := filepath.Join(strings.Split(ts.Getenv("PATH"), string(os.PathListSeparator))[0], "penstock")
+	cmd := exec.Command(self, append([]string{"runner", "--data", dir, "--name", args[0], "--url", ts.Getenv("URL"), "--token", strings.TrimSpace(ts.ReadFile("token"))}, args[1:]...)...)
+	cmd.Env = append(os.Environ(), "HOME="+ts.Getenv("HOME"), "PATH="+ts.Getenv("PATH"))
+	log, err := os.Create(dir + ".log")
+	ts.Check(err)
+	cmd.Stdout, cmd.Stderr = log, log
+	ts.Check(cmd.Start())
+	log.Close()
+	servers.Store(dir, cmd)
+	ts.Defer(func() {
+		if cmd, ok := servers.LoadAndDelete(dir); ok {
+			_ = cmd.(*exec.Cmd).Process.Kill()
+			_ = cmd.(*exec.Cmd).Wait()
+			text, _ := os.ReadFile(dir + ".log")
+			ts.Logf("%s: %s", args[0], text)
+		}
+	})
+}
+
+// partRunner is `part NAME`: it ends a runner as a service manager does. `gone NAME` waits until one has ended by itself.
+func partRunner(signal bool) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, _ bool, args []string) {
+		cmd, ok := servers.LoadAndDelete(filepath.Join(ts.Getenv("WORK"), args[0]))
+		if !ok {
+			ts.Fatalf("no runner %s", args[0])
+		}
+		if signal {
+			_ = cmd.(*exec.Cmd).Process.Signal(syscall.SIGTERM)
+		}
+		if err := cmd.(*exec.Cmd).Wait(); err != nil {
+			text, _ := os.ReadFile(filepath.Join(ts.Getenv("WORK"), args[0]) + ".log")
+			ts.Fatalf("%s: %v\n%s", args[0], err, text)
+		}
 	}
 }

@@ -76,6 +76,28 @@ func (e *Engine) unseal(ctx context.Context, t *ci.Task) (err error) {
 	return err
 }
 
+// Leased gives the task of a lease that holds, without secrets and token. The error wraps ci.ErrStale if it does not hold.
+func (e *Engine) Leased(ctx context.Context, l ci.Lease) (*ci.Task, error) {
+	if !e.Holds(l) {
+		return nil, fmt.Errorf("lease on %s of run %d: %w", l.Job, l.Run, ci.ErrStale)
+	}
+	r, err := e.Run(ctx, l.Run)
+	if err != nil {
+		return nil, err
+	}
+	t, err := r.Task(l.Job)
+	if err == nil && t.Lease != l.ID {
+		err = ci.ErrStale
+	}
+	return t, err
+}
+
+// Holds reports whether a lease has not ended.
+func (e *Engine) Holds(l ci.Lease) bool {
+	_, ok := e.desk.attempt(l)
+	return ok
+}
+
 // refuse fails a job whose task could not be completed.
 func (e *Engine) refuse(ctx context.Context, t *ci.Task, why error) error {
 	res := ci.Result{Conclusion: ci.Failure, Reason: why.Error()}

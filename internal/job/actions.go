@@ -135,7 +135,7 @@ func (e *execution) resolve(ctx context.Context, uses string) (*action, error) {
 		return nil, err
 	}
 	a := &action{uses: uses, repository: ref.Repository, ref: ref.Ref, path: ref.Path}
-	if e.x.Native && !e.x.Actions.Overridden(ref) {
+	if e.x.Native && !e.x.Actions.Overridden(ref) && e.x.Host.Offers(ref.Repository) {
 		if a.native = native.Find(ref.Repository, ref.Path, ref.Ref); a.native != nil {
 			a.manifest, err = workflow.ParseAction("action.yml", native.Manifest(ref.Repository, ref.Path, ref.Ref))
 			return a, err

@@ -30,7 +30,8 @@ type Executor interface {
 }
 
 // Work leases tasks from q and executes them with x, at most slots at once. When ctx ends it leases no more, waits for
-// the jobs that run, and returns nil. It returns an error only if it can not begin.
+// the jobs that run, and returns nil. It returns an error if it can not begin, or if the queue will give it nothing any
+// more.
 func Work(ctx context.Context, q Queue, who Runner, slots int, x Executor) error {
 	if slots < 1 {
 		return fmt.Errorf("a runner needs at least one slot, not %d", slots)
@@ -50,6 +51,9 @@ func Work(ctx context.Context, q Queue, who Runner, slots int, x Executor) error
 			<-free
 			if ctx.Err() != nil {
 				return nil
+			}
+			if errors.Is(err, ErrRemoved) {
+				return err
 			}
 			slog.Warn("no task can be leased, trying again", "error", err)
 			sleep(ctx, pause)

@@ -1,6 +1,11 @@
 package native
 
-import "github.com/penstock-ci/penstock/internal/toolchain"
+import (
+	"slices"
+	"strings"
+
+	"github.com/penstock-ci/penstock/internal/toolchain"
+)
 
 // Host is what natives need of the machine that Penstock runs on. Every field may be left out; an action that
 // needs a missing one says so.
@@ -12,7 +17,8 @@ type Host struct {
 	CloneURL string
 	// Cache is where caches are kept.
 	Cache *Cache
-	// Artifacts are the artifacts of runs.
+	// Artifacts are the artifacts of runs. Without them the actions that keep and get artifacts are the originals, which
+	// speak to the run's server.
 	Artifacts *Artifacts
 	// Coverage is a directory for the last coverage reports of each branch; empty keeps none.
 	Coverage string
@@ -26,3 +32,10 @@ type Host struct {
 	// Toolchains fetches versions that the machine lacks; without it none is fetched.
 	Toolchains *toolchain.Source
 }
+
+// Offers says whether the native version of an action can do its work here. A nil Host is as one with everything.
+func (h *Host) Offers(repository string) bool {
+	return h == nil || h.Artifacts != nil || !slices.Contains(artifactActions, strings.ToLower(repository))
+}
+
+var artifactActions = []string{"actions/upload-artifact", "actions/download-artifact"}

@@ -1,0 +1,230 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/penstock-ci/penstock/internal/api/rest"
+	"github.com/penstock-ci/penstock/internal/auth"
+	"github.com/penstock-ci/penstock/internal/blob"
+	"github.com/penstock-ci/penstock/internal/ci"
+	"github.com/penstock-ci/penstock/internal/runner"
+	"github.com/penstock-ci/penstock/internal/store"
+)
+
+// The queue of tasks over HTTP, for runners elsewhere: they ask, the server only answers (runner.Remote is the client).
+// A status of 409 says that a lease has ended, 416 that bytes of a log are missing, 401 that the runner is not known (any
+// more), and 5xx that one should try again.
+
+const (
+	// leasePatience is how long a runner's question for a task is held open: less than proxies wait.
+	leasePatience = 50 * time.Second
+	// maxReport bounds what a runner tells of a job at once, and maxLogPart a piece of a log, bytes.
+	maxReport  = 16 << 20
+	maxLogPart = 4 << 20
+	// seenEvery is how exactly it is known when a runner was there last.
+	seenEvery = time.Minute
+)
+
+type runnerKey struct{}
+
+// queue are the routes of runner.QueuePath.
+func (s *Server) queue() http.Handler {
+	mux := chi.NewRouter()
+	mux.NotFound(func(w http.ResponseWriter, r *http.Request) { refuse(w, http.StatusNotFound, "Not Found") })
+	mux.Post(runner.QueuePath+"/join", s.join)
+	mux.Group(func(mux chi.Router) {
+		mux.Use(s.onlyRunners)
+		mux.Post(runner.QueuePath+"/leave", s.leave)
+		mux.Post(runner.QueuePath+"/lease", s.leaseTask)
+		mux.Post(runner.QueuePath+"/renew", s.renew)
+		mux.Post(runner.QueuePath+"/report", s.report)
+		mux.Post(runner.QueuePath+"/log", s.appendLog)
+		mux.Post(runner.QueuePath+"/finish", s.finish)
+	})
+	return mux
+}
+
+// onlyRunners lets in who shows the token of a runner that has joined.
+func (s *Server) onlyRunners(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		token := tokenOf(r)
+		if auth.CheckToken(token) != nil {
+			refuse(w, http.StatusUnauthorized, "This is no token of a runner")
+			return
+		}
+		known, err := s.runnerBy(r.Context(), token)
+		if errors.Is(err, store.ErrNotFound) {
+			refuse(w, http.StatusUnauthorized, "This runner is not known: it was removed, or never joined")
+			return
+		}
+		if err != nil {
+			s.failed(w, r, err)
+			return
+		}
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), runnerKey{}, known)))
+	})
+}
+
+// runnerBy finds the runner of a token and notes that it is there.
+func (s *Server) runnerBy(ctx context.Context, token string) (store.Runner, error) {
+	known, err := s.Store.RunnerByHash(ctx, auth.HashToken(token))
+	if err != nil {
+		return known, err
+	}
+	if now := time.Now(); now.Sub(known.Seen) > seenEvery {
+		err = s.Store.TouchRunner(ctx, known.ID, now)
+	}
+	return known, err
+}
+
+func runnerOf(r *http.Request) store.Runner { return r.Context().Value(runnerKey{}).(store.Runner) }
+
+// join makes a runner of who has a registration token and gives it a token of its own.
+func (s *Server) join(w http.ResponseWriter, r *http.Request) {
+	var in runner.Joining
+	if !readBody(w, r, &in) {
+		return
+	}
+	if err := s.Keys.CheckGrant(in.Token, rest.RegisterRunner, time.Now()); err != nil {
+		refuse(w, http.StatusUnauthorized, "The registration token is not valid, or has expired: they are good for an hour")
+		return
+	}
+	token := auth.NewToken()
+	added := &store.Runner{
+		Name: in.Name, OS: in.OS, Arch: in.Arch, Labels: in.Labels, Ephemeral: in.Ephemeral, Hash: auth.HashToken(token), Created: time.Now().UTC(), Seen: time.Now().UTC(),
+	}
+	err := s.Store.AddRunner(r.Context(), added)
+	switch {
+	case errors.Is(err, store.ErrExists):
+		refuse(w, http.StatusConflict, "There is a runner of the name "+in.Name+": remove it, or take another name")
+		return
+	case errors.Is(err, store.ErrUnfit):
+		refuse(w, http.StatusUnprocessableEntity, err.Error())
+		return
+	case err == nil:
+		err = s.audit(r.Context(), "runner "+in.Name, "runner.register", "", map[string]any{"id": added.ID, "labels": added.AllLabels()})
+	}
+	if err != nil {
+		s.failed(w, r, err)
+		return
+	}
+	writeJSON(w, http.StatusCreated, runner.Joined{ID: added.ID, Token: token})
+}
+
+// leave removes a runner that asks for it.
+func (s *Server) leave(w http.ResponseWriter, r *http.Request) {
+	err := s.Store.DeleteRunner(r.Context(), runnerOf(r).ID)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		s.failed(w, r, err)
+		return
+	}
+	writeJSON(w, http.StatusOK, struct{}{})
+}
+
+// leaseTask answers a task as soon as there is one, and 204 if there is none for a while.
+func (s *Server) leaseTask(w http.ResponseWriter, r *http.Request) {
+	who := runnerOf(r)
+	ctx, cancel := context.WithTimeout(r.Context(), leasePatience)
+	defer cancel()
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(2 * leasePatience))
+	t, err := s.Engine.Lease(ctx, ci.Runner{Name: who.Name, Labels: who.AllLabels()})
+	switch {
+	case ctx.Err() != nil && t == nil:
+		w.WriteHeader(http.StatusNoContent)
+	case err != nil:
+		s.failed(w, r, err)
+	default:
+		w.Header().Set("Cache-Control", "no-store")
+		writeJSON(w, http.StatusOK, t)
+	}
+}
+
+// leaseIn says whether a request names a lease.
+func leaseIn(l ci.Lease) bool { return l.Run > 0 && l.Job != "" && l.ID != "" }
+
+// answerQueue answers what the engine said.
+func (s *Server) answerQueue(w http.ResponseWriter, r *http.Request, err error, out any) {
+	var gap *blob.GapError
+	switch {
+	case err == nil:
+		writeJSON(w, http.StatusOK, out)
+	case errors.Is(err, ci.ErrStale) || errors.Is(err, ci.ErrUnknownJob) || errors.Is(err, store.ErrNotFound):
+		refuse(w, http.StatusConflict, "The lease on the job has ended")
+	case errors.As(err, &gap):
+		writeJSON(w, http.StatusRequestedRangeNotSatisfiable, runner.Gap{Size: gap.Size, Message: gap.Error()})
+	default:
+		s.failed(w, r, err)
+	}
+}
+
+func (s *Server) renew(w http.ResponseWriter, r *http.Request) {
+	var l ci.Lease
+	if !readBody(w, r, &l) {
+		return
+	}
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(2 * leasePatience))
+	signal, err := s.Engine.Renew(r.Context(), l)
+	s.answerQueue(w, r, err, runner.Renewed{Signal: signal})
+}
+
+func (s *Server) report(w http.ResponseWriter, r *http.Request) {
+	var in runner.Reporting
+	if !readLarge(w, r, &in) {
+		return
+	}
+	s.answerQueue(w, r, s.Engine.Report(r.Context(), in.Lease, in.Report), struct{}{})
+}
+
+func (s *Server) finish(w http.ResponseWriter, r *http.Request) {
+	var in runner.Finishing
+	if !readLarge(w, r, &in) {
+		return
+	}
+	err := s.Engine.Finish(r.Context(), in.Lease, in.Result)
+	if who := runnerOf(r); err == nil && who.Ephemeral {
+		if err := s.Store.DeleteRunner(r.Context(), who.ID); err != nil && !errors.Is(err, store.ErrNotFound) {
+			s.failed(w, r, err)
+			return
+		}
+	}
+	s.answerQueue(w, r, err, struct{}{})
+}
+
+// appendLog adds a piece of a log, whose lease and offset are in the query.
+func (s *Server) appendLog(w http.ResponseWriter, r *http.Request) {
+	query := r.URL.Query()
+	run, err := strconv.ParseInt(query.Get("run"), 10, 64)
+	offset, err2 := strconv.ParseInt(query.Get("offset"), 10, 64)
+	l := ci.Lease{Run: ci.RunID(run), Job: ci.JobID(query.Get("job")), ID: ci.LeaseID(query.Get("lease"))}
+	if err != nil || err2 != nil || offset < 0 || !leaseIn(l) {
+		refuse(w, http.StatusUnprocessableEntity, "run, job, lease and offset say where the bytes belong")
+		return
+	}
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxLogPart))
+	if err != nil {
+		refuse(w, http.StatusRequestEntityTooLarge, "a piece of a log has at most "+strconv.Itoa(maxLogPart)+" bytes")
+		return
+	}
+	s.answerQueue(w, r, s.Engine.Append(r.Context(), l, offset, data), struct{}{})
+}
+
+// readLarge reads what a runner tells; false after it was answered that it can not be read.
+func readLarge(w http.ResponseWriter, r *http.Request, into any) bool {
+	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxReport)).Decode(into)
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		refuse(w, http.StatusRequestEntityTooLarge, "a report has at most "+strconv.Itoa(maxReport)+" bytes")
+	case err != nil:
+		refuse(w, http.StatusBadRequest, "Problems parsing JSON")
+	}
+	return err == nil
+}

@@ -1,0 +1,64 @@
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/penstock-ci/penstock/internal/store"
+)
+
+// kindIdentity is the document that keeps the key of the server's identity tokens, sealed.
+const kindIdentity = "identity"
+
+// identity is what the server's identity tokens are signed with: one key for as long as the database lives, since clouds keep
+// its public part.
+func (s *Server) identity() *identity {
+	return &identity{keyID: "penstock-1", key: sync.OnceValues(func() (*rsa.PrivateKey, error) {
+		key, err := s.identityKey(context.Background())
+		if err != nil {
+			return nil, fmt.Errorf("the key of identity tokens: %w", err)
+		}
+		return key, nil
+	})}
+}
+
+func (s *Server) identityKey(ctx context.Context) (*rsa.PrivateKey, error) {
+	d, err := s.Store.DocumentNamed(ctx, serverDocs, kindIdentity, "", "key")
+	if errors.Is(err, store.ErrNotFound) {
+		if err := s.newIdentityKey(ctx); err != nil && !errors.Is(err, store.ErrExists) { // another server may have been first
+			return nil, err
+		}
+		d, err = s.Store.DocumentNamed(ctx, serverDocs, kindIdentity, "", "key")
+	}
+	if err != nil {
+		return nil, err
+	}
+	var sealed []byte
+	if err := json.Unmarshal(d.Body, &sealed); err != nil {
+		return nil, err
+	}
+	text, err := s.Keys.Open(sealed, kindIdentity, "key")
+	if err != nil {
+		return nil, err
+	}
+	key, err := x509.ParsePKCS1PrivateKey(text)
+	return key, err
+}
+
+func (s *Server) newIdentityKey(ctx context.Context) error {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return err
+	}
+	body, err := json.Marshal(s.Keys.Seal(x509.MarshalPKCS1PrivateKey(key), kindIdentity, "key"))
+	if err != nil {
+		return err
+	}
+	return s.Store.AddDocument(ctx, &store.Document{Repository: serverDocs, Kind: kindIdentity, Name: "key", Body: body})
+}
