@@ -53,8 +53,12 @@ jobs:
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"dist", "report"} {
-		_, err := m.s.Artifacts.Create(t.Context(), native.Artifact{Run: "1", Attempt: "1", Name: name}, func(w io.Writer) error {
+	for _, name := range []string{"old", "dist", "report"} {
+		var expires time.Time
+		if name == "old" {
+			expires = time.Now().Add(-time.Hour)
+		}
+		_, err := m.s.Artifacts.Create(t.Context(), native.Artifact{Run: "1", Attempt: "1", Name: name, Expires: expires}, func(w io.Writer) error {
 			_, err := io.WriteString(w, "bytes of "+name)
 			return err
 		})

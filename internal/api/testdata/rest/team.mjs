@@ -104,6 +104,15 @@ const one = { ...here, artifact_id: (await octokit.rest.actions.listWorkflowRunA
 saw.artifact = (await octokit.rest.actions.getArtifact(one)).data.name;
 saw.zip = Buffer.from((await octokit.rest.actions.downloadArtifact({ ...one, archive_format: "zip" })).data).toString();
 saw.tar = await refused(octokit.rest.actions.downloadArtifact({ ...one, archive_format: "tar" }));
+const { data: old } = await octokit.rest.actions.listArtifactsForRepo({ ...here, name: "old" });
+saw.old = old.artifacts.map((a) => a.expired);
+saw.oldZip = await refused(octokit.rest.actions.downloadArtifact({ ...here, artifact_id: old.artifacts[0].id, archive_format: "zip" }));
+await octokit.rest.repos.createInOrg({ org: "acme", name: "elsewhere" });
+const elsewhere = { owner: "acme", repo: "elsewhere" };
+saw.othersArtifact = await refused(octokit.rest.actions.downloadArtifact({ ...elsewhere, artifact_id: one.artifact_id, archive_format: "zip" }));
+saw.othersArtifacts = (await octokit.rest.actions.listArtifactsForRepo(elsewhere)).data.total_count;
+saw.othersCaches = (await octokit.rest.actions.getActionsCacheList(elsewhere)).data.total_count;
+saw.othersCache = await refused(octokit.rest.actions.deleteActionsCacheById({ ...elsewhere, cache_id: (await octokit.rest.actions.getActionsCacheList(here)).data.actions_caches[0].id }));
 await octokit.rest.actions.deleteArtifact(one);
 saw.goneArtifact = await refused(octokit.rest.actions.getArtifact(one));
 saw.usage = (await octokit.rest.actions.getActionsCacheUsage(here)).data;
@@ -136,6 +145,7 @@ saw.readerProtects = await refused(mona.rest.repos.createOrUpdateEnvironment(pro
 saw.readerInvites = await refused(mona.rest.repos.addCollaborator({ ...here, username: "mona", permission: "admin" }));
 saw.readerOfOrg = await refused(mona.rest.actions.listOrgSecrets({ org: "acme" }));
 saw.readerDeletes = await refused(mona.rest.actions.deleteActionsCacheByKey({ ...here, key: "go-1" }));
+saw.readerDeletesArtifact = await refused(mona.rest.actions.deleteArtifact({ ...here, artifact_id: artifacts.artifacts[0].id }));
 saw.readerDispatches = await refused(mona.rest.repos.createDispatchEvent({ ...here, event_type: "x" }));
 saw.readerElsewhere = await refused(mona.rest.repos.get({ owner: "acme", repo: "second" }));
 saw.readerCreates = await refused(mona.rest.repos.createInOrg({ org: "acme", name: "third" }));
