@@ -272,3 +272,95 @@ jobs:
 	m.await("another", in(2, "success in_progress"))
 	m.await("the first is not in force any more", func() bool { return strings.Join(states(deployments[1]), " ") == "inactive success in_progress" })
 }
+
+func TestServerPullRequestsByPush(t *testing.T) {
+	m := newTeam(t)
+	m.push("main", "-- .github/workflows/ci.yml --\non: pull_request"+doesNothing)
+	remote := strings.Replace(m.url, "://", "://x:"+m.token+"@", 1) + "/acme/shop"
+	m.git("commit", "-q", "--allow-empty", "-m", "Add a feature\n\nIt does a lot.")
+	if said := m.git("push", remote, "HEAD:refs/for/main"); !strings.Contains(said, "Pull request #1") {
+		t.Errorf("the push says %s", said)
+	}
+	m.git("commit", "-q", "--allow-empty", "-m", "more")
+	m.git("push", remote, "HEAD:refs/for/main")
+	m.git("push", remote, "HEAD:refs/for/main/other")
+	_, list := m.ask("GET", "/repos/acme/shop/pulls", nil)
+	var got []string
+	for _, p := range list.([]any) {
+		p := p.(map[string]any)
+		got = append(got, fmt.Sprint(p["number"], " ", p["title"], " ", p["body"], " ", p["head"].(map[string]any)["ref"]))
+	}
+	if want := "2 more  admin/other, 1 Add a feature It does a lot. admin/for-main"; strings.Join(got, ", ") != want {
+		t.Errorf("got  %s\nwant %s", strings.Join(got, ", "), want)
+	}
+	if said := m.git("push", remote, "main:refs/for/main/none"); !strings.Contains(said, "Pull request #3") {
+		t.Errorf("the push says %s", said)
+	}
+	m.await("the runs", func() bool { return len(m.runs()) == 4 })
+	if status, _ := m.ask("PUT", "/repos/acme/shop/pulls/1/merge", map[string]any{}); status != 200 {
+		t.Errorf("merge: %d", status)
+	}
+	for n := 1; n <= 3; n++ { // all have the same commits
+		if _, p := m.ask("GET", fmt.Sprintf("/repos/acme/shop/pulls/%d", n), nil); p.(map[string]any)["merged"] != true {
+			t.Errorf("pull request %d is not merged", n)
+		}
+	}
+	if said := m.git("push", remote, "HEAD:refs/for/main"); !strings.Contains(said, "has all of this already") {
+		t.Errorf("the push says %s", said)
+	}
+}
+
+// TestServerStrangers has everyone ask who should get nothing.
+func TestServerStrangers(t *testing.T) {
+	m := newTeam(t)
+	m.push("main", "-- .github/workflows/ci.yml --\non: push"+doesNothing)
+	m.await("a run", func() bool { return len(m.runs()) == 1 })
+	for _, row := range []struct {
+		token, method, path string
+		status              int
+	}{
+		{"", "GET", "/repos/acme/shop", 401},
+		{"pst_" + strings.Repeat("0", 36), "GET", "/user", 401},
+		{"x' OR '1'='1", "GET", "/user", 401},
+		{"eyJhbGciOiJub25lIn0.eyJsZWFzZSI6eyJydW4iOjF9fQ.", "GET", "/repos/acme/shop", 401},
+		{"", "GET", "/api/penstock/repos/acme/shop/runs/1", 404},
+		{"", "GET", "/api/penstock/repos/acme/shop/runs/1/events", 404},
+		{"", "GET", "/api/penstock/repos/acme/shop/runs/1/jobs/a/log", 404},
+		{"", "GET", "/api/penstock/users", 401},
+		{"", "GET", "/api/penstock/audit", 401},
+		{"", "POST", "/api/penstock/runner/lease", 401},
+		{m.token, "POST", "/api/penstock/runner/lease", 401},
+		{m.token, "GET", "/api/penstock/repos/acme/other/runs/1", 404},
+		{m.token, "GET", "/api/penstock/repos/acme/shop/runs/99", 404},
+		{m.token, "GET", "/api/penstock/repos/acme/shop/runs/1/jobs/..%2f..%2fa/log", 404},
+		{m.token, "GET", "/repos/acme/..%2f..%2fetc", 404},
+		{m.token, "GET", "/repos/acme/shop'--", 404},
+	} {
+		if status, body := m.askAs(row.token, row.method, row.path, nil); status != row.status {
+			t.Errorf("%s %s by %.12q: %d, not %d: %v", row.method, row.path, row.token, status, row.status, body)
+		}
+	}
+	// A browser's session is good for nothing that another site's page could have asked for.
+	post := func(header string) int {
+		req, err := http.NewRequest("POST", m.url+"/api/v3/repos/acme/shop/issues", strings.NewReader(`{"title":"x"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.AddCookie(&http.Cookie{Name: sessionCookie, Value: m.token})
+		if header != "" {
+			req.Header.Set(header, "1")
+		}
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		return res.StatusCode
+	}
+	if a, b := post(""), post(csrfHeader); a != 401 || b != 201 {
+		t.Errorf("a page of another site got %d, our own %d", a, b)
+	}
+	if status, _ := m.ask("POST", "/repos/acme/shop/issues", map[string]any{"title": strings.Repeat("x", 11<<20)}); status != 413 {
+		t.Errorf("a body of 11 MB: %d", status)
+	}
+}

@@ -60,8 +60,8 @@ func (s *Server) pushed(ctx context.Context, p forge.Push) ([]string, error) {
 
 // changed begins the runs that one change of a ref leads to.
 func (s *Server) changed(ctx context.Context, bare *forge.Bare, repo store.Repository, p forge.Push, c forge.Change) ([]string, error) {
-	if _, ok := c.For(); ok {
-		return []string{"Pull requests are opened by the API: POST /repos/" + repo.FullName() + "/pulls"}, nil
+	if target, ok := c.For(); ok {
+		return s.pushedFor(ctx, bare, repo, p, target, c)
 	}
 	scene := s.scene(repo, p.By)
 	ev, err := bare.PushEvent(ctx, scene, c)

@@ -221,3 +221,18 @@ func (b *Bare) Contains(ctx context.Context, tip, commit string) (bool, error) {
 	_, code, err := b.call(ctx, call{codes: []int{1}}, "merge-base", "--is-ancestor", commit, tip)
 	return code == 0, err
 }
+
+// Message gives the first line of a commit's message and what follows it, each of at most 64 KiB.
+func (b *Bare) Message(ctx context.Context, commit string) (title, text string, err error) {
+	if !isSHA(commit) {
+		return "", "", fmt.Errorf("%.60q is no commit", commit)
+	}
+	out, err := b.git(ctx, "log", "-1", "--format=%s%n%b", commit)
+	if err != nil {
+		return "", "", err
+	}
+	title, text, _ = strings.Cut(out, "\n")
+	return strings.ToValidUTF8(title[:min(len(title), maxMessage)], ""), strings.TrimSpace(strings.ToValidUTF8(text[:min(len(text), maxMessage)], "")), nil
+}
+
+const maxMessage = 64 << 10

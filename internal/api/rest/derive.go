@@ -125,3 +125,20 @@ func (c *call) lastState(deployment *document) (string, error) {
 	}
 	return states[0].text("state"), nil
 }
+
+// OpenPull opens a pull request for commits that no branch has.
+func (a *API) OpenPull(ctx context.Context, repo *Repository, p Pull) (Pull, error) {
+	c := a.inside(ctx, repo.Web, repo)
+	at := c.now()
+	d, err := c.newIssue(object{
+		"title": p.Title, "body": p.Body, "state": "open", "state_reason": nil, "user": p.User, "labels": []any{}, "assignees": []any{}, "locked": false,
+		"created_at": at, "updated_at": at, "closed_at": nil, "closed_by": "",
+		"pull": object{
+			"head_ref": p.HeadRef, "head_sha": p.HeadSHA, "base_ref": p.BaseRef, "base_sha": p.BaseSHA, "draft": false, "merged": false, "merged_at": nil, "merge_commit_sha": nil,
+		},
+	})
+	if err != nil {
+		return Pull{}, err
+	}
+	return pullOf(d), nil
+}
