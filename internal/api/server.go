@@ -48,9 +48,10 @@ type Server struct {
 	Runtime *Runtime // for jobs that run here
 	hosted  *forge.Hosted
 	rest    *rest.API
-	page    http.Handler  // what pages ask of pagePath
-	web     http.Handler  // the pages
-	runners http.Handler  // runner.QueuePath
+	page    http.Handler // what pages ask of pagePath
+	web     http.Handler // the pages
+	runners http.Handler // runner.QueuePath
+	metrics *metrics
 	clock   chan struct{} // told that there are other schedules
 
 	mu    sync.Mutex
@@ -78,6 +79,7 @@ func NewServer(ctx context.Context, o ServerOptions) (*Server, error) {
 			return s.audit(ctx, by.Login, action, target, details)
 		},
 	})
+	s.metrics = newMetrics(s)
 	if err := s.hosted.Recover(ctx); err != nil {
 		o.Log.Warn("pushes are still untold", "error", err)
 	}
@@ -192,8 +194,17 @@ func (v visitor) caller() *rest.Caller {
 	return nil
 }
 
-// ServeHTTP is the map of all routes.
+// ServeHTTP answers and measures a request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/metrics" {
+		s.metrics.handler.ServeHTTP(w, r)
+		return
+	}
+	s.metrics.watched(http.HandlerFunc(s.route)).ServeHTTP(w, r)
+}
+
+// route is the map of all routes.
+func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 	path := r.URL.Path
 	if host := r.Header.Get(hostHeader); host != "" {
 		r.Host = host

@@ -137,6 +137,6 @@ and no configuration.
 		return withHint(err, fmt.Sprintf("%s --help lists the flags", c.CommandPath()))
 	})
 	root.AddCommand(runCommand(), planCommand(), listCommand(), lintCommand(), evalCommand(),
-		runsCommand(), logsCommand(), shellCommand(), imageCommand(), registryCommand(), serveCommand(), runnerCommand(), userCommand(), tokenCommand(), auditCommand(), versionCommand())
+		runsCommand(), logsCommand(), shellCommand(), imageCommand(), registryCommand(), serveCommand(), runnerCommand(), userCommand(), tokenCommand(), auditCommand(), backupCommand(), restoreCommand(), versionCommand())
 	return root
 }

@@ -171,7 +171,7 @@ func (f *serveFlags) open(ctx context.Context, stderr io.Writer) (s *server, err
 	if s.blobs, err = blob.Open(filepath.Join(f.data, "blobs")); err != nil {
 		return nil, err
 	}
-	keys, err := openKeys(filepath.Join(f.data, "keys.json"))
+	keys, err := openKeys(filepath.Join(f.data, keysName))
 	if err != nil {
 		return nil, err
 	}
@@ -247,7 +247,7 @@ func (f *serveFlags) databaseURL() string {
 	if f.database != "" {
 		return f.database
 	}
-	return "sqlite:" + filepath.Join(f.data, "penstock.db")
+	return "sqlite:" + filepath.Join(f.data, databaseName)
 }
 
 // openKeys reads the keys of a server and makes them first if there are none.

@@ -166,3 +166,18 @@ func (b *broadcast) wake() {
 		b.ch = nil
 	}
 }
+
+// Backup writes a copy of the database, as it is at one moment, into a new file. The error wraps ErrNoBackup where the
+// database is not a file of ours.
+func (s *Store) Backup(ctx context.Context, path string) error {
+	if _, ok := s.d.(sqliteDialect); !ok || !s.Durable() {
+		return ErrNoBackup
+	}
+	if _, err := s.reader.ExecContext(ctx, `VACUUM INTO ?`, path); err != nil {
+		return fmt.Errorf("back up the database: %w", err)
+	}
+	return nil
+}
+
+// ErrNoBackup says that a database has its own tools to be backed up with.
+var ErrNoBackup = errors.New("this database is backed up by its own tools, such as pg_dump")
