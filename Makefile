@@ -17,7 +17,7 @@ web: internal/web/dist/index.html ## build the server's pages, if they have chan
 internal/web/dist/index.html: $(shell find web -path web/node_modules -prune -o -type f -print)
 	cd web && npm ci --no-audit --no-fund --loglevel=error && npm run --silent build && npm run --silent test
 
-demo: ## install what is missing, build, and run the example's CI here
+demo: ## install what is missing, build, and start a server where the example runs
 	@scripts/demo
 
 test: test-deps web build lint ## everything that CI checks: install what the tests need, lint, run every test
