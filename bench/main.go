@@ -43,6 +43,7 @@ var cases = []struct {
 	{"docker", measureDocker},
 	{"service", measureService},
 	{"artifact", measureArtifact},
+	{"server", measureServer},
 	{"example", measureExample},
 }
 
