@@ -20,6 +20,7 @@ import (
 	"github.com/penstock-ci/penstock/internal/engine"
 	"github.com/penstock-ci/penstock/internal/expr"
 	"github.com/penstock-ci/penstock/internal/forge"
+	"github.com/penstock-ci/penstock/internal/job"
 	"github.com/penstock-ci/penstock/internal/store"
 	"github.com/penstock-ci/penstock/internal/workflow"
 )
@@ -44,6 +45,7 @@ func (s *Server) pages() http.Handler {
 	mux.Get(pagePath+"/repos/{owner}/{repo}/events", s.events)
 	mux.Get(pagePath+"/repos/{owner}/{repo}/runs/{run}", s.runPage)
 	mux.Get(pagePath+"/repos/{owner}/{repo}/runs/{run}/events", s.events)
+	mux.Post(pagePath+"/repos/{owner}/{repo}/runs/{run}/resume", s.resume)
 	mux.Get(pagePath+"/repos/{owner}/{repo}/runs/{run}/jobs/{job}/log", s.log)
 	mux.Get(pagePath+"/repos/{owner}/{repo}/runs/{run}/jobs/{job}/times", s.logTimes)
 	mux.Get(pagePath+"/repos/{owner}/{repo}/workflows/{workflow}/inputs", s.inputs)
@@ -205,6 +207,47 @@ func (s *Server) runPage(w http.ResponseWriter, r *http.Request) {
 		run, github.Property("run_number").Text(), run.Plan.Workflow, github.Property("workflow").Text(), run.Plan.Event, github.Property("ref_name").Text(),
 		github.Property("sha").Text(), github.Property("actor").Text(), numbers,
 	})
+}
+
+// resume begins another attempt of a run in which what failed goes on: jobs of the server's own runner at the step that
+// failed, with the disk as it was before it.
+func (s *Server) resume(w http.ResponseWriter, r *http.Request) {
+	run := s.runOfPage(w, r)
+	if run == nil {
+		return
+	}
+	repo, ok := s.repoOfPage(w, r)
+	if !ok {
+		return
+	}
+	v := visitorOf(r)
+	if role, err := s.role(r.Context(), v, repo); err != nil || v.user == nil || !role.Allows(auth.Write) {
+		refuse(w, http.StatusForbidden, "You may not run this again")
+		return
+	}
+	again := ci.Rerun{By: v.user.Login, Failed: true, Resume: map[ci.JobID]ci.Resume{}}
+	for _, j := range run.Jobs {
+		if at := job.ResumeAt(run, j); at != nil && j.Runner == s.Runner {
+			again.Resume[j.ID] = *at
+		}
+	}
+	if len(again.Resume) == 0 {
+		refuse(w, http.StatusConflict, "No step that failed has its disk kept: re-run the failed jobs")
+		return
+	}
+	err := s.Engine.Update(r.Context(), run.ID, again)
+	if errors.Is(err, ci.ErrStale) || errors.Is(err, ci.ErrRefused) {
+		refuse(w, http.StatusConflict, "This run can not go on: "+err.Error())
+		return
+	}
+	if err == nil {
+		err = s.audit(r.Context(), v.user.Login, "workflows.rerun", repo.FullName(), map[string]any{"id": run.ID, "resume": true})
+	}
+	if err != nil {
+		s.failed(w, r, err)
+		return
+	}
+	writeJSON(w, http.StatusCreated, struct{}{})
 }
 
 // numbers are those of a run's jobs; a job that a re-run took over has that of the attempt it ran in.

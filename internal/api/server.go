@@ -15,6 +15,7 @@ import (
 	"github.com/penstock-ci/penstock/internal/api/rest"
 	"github.com/penstock-ci/penstock/internal/auth"
 	"github.com/penstock-ci/penstock/internal/blob"
+	"github.com/penstock-ci/penstock/internal/ci"
 	"github.com/penstock-ci/penstock/internal/engine"
 	"github.com/penstock-ci/penstock/internal/forge"
 	"github.com/penstock-ci/penstock/internal/job/native"
@@ -38,6 +39,10 @@ type ServerOptions struct {
 	// URL is where people and jobs reach the server, without a slash at its end.
 	URL string
 	Log *slog.Logger
+	// Runner is the name of the server's own runner, whose jobs can go on from their failed steps.
+	Runner string
+	// Ended is told of each run that has ended; it may be nil.
+	Ended func(*ci.Run) error
 }
 
 // Server is what `penstock serve` serves at one origin: git, GitHub's API, and what jobs call while they run. Its engine

@@ -132,6 +132,11 @@ func (s *Server) consequences(ctx context.Context, rec store.Record) (acted bool
 	if err != nil {
 		return false, err
 	}
+	if e.Type == ci.EventRunCompleted && s.Ended != nil {
+		if err := s.Ended(run); err != nil {
+			return false, err
+		}
+	}
 	if state != "" {
 		return s.deployed(ctx, repo, run, e, state)
 	}
