@@ -21,6 +21,7 @@ import (
 	"github.com/penstock-ci/penstock/internal/forge"
 	"github.com/penstock-ci/penstock/internal/job"
 	"github.com/penstock-ci/penstock/internal/job/native"
+	"github.com/penstock-ci/penstock/internal/pgtest"
 	"github.com/penstock-ci/penstock/internal/runner"
 	"github.com/penstock-ci/penstock/internal/store"
 )
@@ -44,8 +45,14 @@ func (nothing) Run(context.Context, *ci.Task, job.Reporter) ci.Result {
 // newTeam starts a server whose jobs do nothing.
 func newTeam(t *testing.T) *team {
 	t.Helper()
+	return newTeamOn(t, "sqlite:"+filepath.Join(t.TempDir(), "penstock.db"))
+}
+
+// newTeamOn starts one on a database.
+func newTeamOn(t *testing.T, database string) *team {
+	t.Helper()
 	data := t.TempDir()
-	st, err := store.Open(t.Context(), "sqlite:"+filepath.Join(data, "penstock.db"))
+	st, err := store.Open(t.Context(), database)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -362,5 +369,36 @@ func TestServerStrangers(t *testing.T) {
 	}
 	if status, _ := m.ask("POST", "/repos/acme/shop/issues", map[string]any{"title": strings.Repeat("x", 11<<20)}); status != 413 {
 		t.Errorf("a body of 11 MB: %d", status)
+	}
+}
+
+// TestServerOnPostgres is a team's day on PostgreSQL, which goes away in the middle of it.
+func TestServerOnPostgres(t *testing.T) {
+	pg, err := pgtest.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { pg.Close() })
+	m := newTeamOn(t, pg.Database(t))
+	m.push("main", "-- .github/workflows/ci.yml --\nname: CI\non: [push, pull_request]"+doesNothing+"-- .github/workflows/after.yml --\non:\n  workflow_run: {workflows: [CI], types: [completed]}"+doesNothing)
+	m.await("two runs", func() bool { return len(m.runs()) == 2 })
+	if err := pg.Crash(); err != nil {
+		t.Fatal(err)
+	}
+	if status, _ := m.ask("GET", "/repos/acme/shop/actions/runs", nil); status < 500 {
+		t.Errorf("without a database the API answers %d", status)
+	}
+	if err := pg.Start(); err != nil {
+		t.Fatal(err)
+	}
+	m.await("the database is back", func() bool {
+		status, _ := m.ask("GET", "/repos/acme/shop/actions/runs", nil)
+		return status == 200
+	})
+	m.git("commit", "-q", "--allow-empty", "-m", "A feature")
+	m.git("push", strings.Replace(m.url, "://", "://x:"+m.token+"@", 1)+"/acme/shop", "HEAD:refs/for/main")
+	m.await("all runs", func() bool { return len(m.runs()) == 4 })
+	if last, _, err := m.s.Store.VerifyAudit(t.Context()); err != nil || last == 0 {
+		t.Errorf("audit: %d records, %v", last, err)
 	}
 }
