@@ -57,15 +57,17 @@ type Server struct {
 	web     http.Handler // the pages
 	runners http.Handler // runner.QueuePath
 	metrics *metrics
+	hub     recordHub
 	clock   chan struct{} // told that there are other schedules
 
-	mu    sync.Mutex
-	heard map[int64]listening // by repository
+	mu        sync.Mutex
+	heard     map[int64]listening // by repository
+	deploying map[ci.RunID]bool
 }
 
 // NewServer opens the repositories, finds the work that is stored, and tells of pushes that a crash left untold.
 func NewServer(ctx context.Context, o ServerOptions) (*Server, error) {
-	s := &Server{ServerOptions: o, clock: make(chan struct{}, 1), heard: map[int64]listening{}}
+	s := &Server{ServerOptions: o, clock: make(chan struct{}, 1), heard: map[int64]listening{}, deploying: map[ci.RunID]bool{}}
 	var err error
 	if s.hosted, err = forge.OpenHosted(o.Repositories, forge.HostedOptions{Pushed: s.pushed}); err != nil {
 		return nil, err

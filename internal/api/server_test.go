@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -400,5 +401,64 @@ func TestServerOnPostgres(t *testing.T) {
 	m.await("all runs", func() bool { return len(m.runs()) == 4 })
 	if last, _, err := m.s.Store.VerifyAudit(t.Context()); err != nil || last == 0 {
 		t.Errorf("audit: %d records, %v", last, err)
+	}
+}
+
+// TestServerEvents follows a run as a page does, and comes again where it was.
+func TestServerEvents(t *testing.T) {
+	m := newTeam(t)
+	m.push("main", "-- .github/workflows/ci.yml --\non: [push, workflow_dispatch]"+doesNothing)
+	m.await("the end of the run", func() bool {
+		r, err := m.s.Engine.Run(t.Context(), 1)
+		return err == nil && r.Status == ci.Completed
+	})
+	// read gives the IDs of the events of a stream until so many have come.
+	read := func(path, last string, n int) (ids []string) {
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		req, err := http.NewRequestWithContext(ctx, "GET", m.url+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "token "+m.token)
+		req.Header.Set("Last-Event-ID", last)
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		for lines := bufio.NewScanner(res.Body); len(ids) < n+1 && lines.Scan(); {
+			if id, ok := strings.CutPrefix(lines.Text(), "id: "); ok {
+				ids = append(ids, id)
+			}
+		}
+		if len(ids) != n+1 {
+			t.Fatalf("%s after %s: got %q, not %d", path, last, ids, n)
+		}
+		return ids[1:] // the first says where the stream begins
+	}
+	all := read("/api/penstock/events", "0", 5)
+	if strings.Join(all, " ") != "1 2 3 4 5" {
+		t.Errorf("got %q", all)
+	}
+	for _, path := range []string{"/api/penstock/repos/acme/shop/events", "/api/penstock/repos/acme/shop/runs/1/events"} {
+		if again := read(path, "3", 2); strings.Join(again, " ") != "4 5" {
+			t.Errorf("%s after 3: %q", path, again)
+		}
+	}
+	last, err := m.s.Store.LastRecord(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	live := make(chan []string)
+	go func() { live <- read("/api/penstock/repos/acme/shop/events", fmt.Sprint(last), 3) }()
+	m.ask("POST", "/repos/acme/shop/actions/workflows/ci.yml/dispatches", map[string]any{"ref": "main"})
+	select {
+	case ids := <-live:
+		if ids[0] != fmt.Sprint(last+1) {
+			t.Errorf("the run's events begin with %s, not %d", ids[0], last+1)
+		}
+	case <-time.After(time.Minute):
+		t.Error("nothing comes of a run while it runs")
 	}
 }
