@@ -68,6 +68,10 @@ func byCookie(r *http.Request) string {
 
 // login makes a session for who has a token.
 func (s *Server) login(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get(csrfHeader) == "" { // or another site's page could sign people in as somebody else
+		refuse(w, http.StatusForbidden, "Signing in needs the header "+csrfHeader)
+		return
+	}
 	var in struct{ Token string }
 	if !readBody(w, r, &in) {
 		return

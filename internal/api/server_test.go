@@ -81,7 +81,10 @@ func newTeamOn(t *testing.T, database string) *team {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{}, 2)
 	go func() { s.Work(ctx); done <- struct{}{} }()
-	go func() { _ = runner.Work(ctx, s.Engine, runner.Runner{Name: "here"}, 2, nothing{}); done <- struct{}{} }()
+	go func() {
+		_ = runner.Work(ctx, s.Engine, runner.Runner{Name: "here", Labels: []string{"ubuntu-latest"}}, 2, nothing{})
+		done <- struct{}{}
+	}()
 	t.Cleanup(func() { cancel(); <-done; <-done })
 	tm := &team{t: t, s: s, url: web.URL, token: token, dir: t.TempDir()}
 	tm.git("init", "-q", "-b", "main")
@@ -368,6 +371,9 @@ func TestServerStrangers(t *testing.T) {
 	if a, b := post(""), post(csrfHeader); a != 401 || b != 201 {
 		t.Errorf("a page of another site got %d, our own %d", a, b)
 	}
+	if status, _ := m.askAs("", "POST", "/api/penstock/login", map[string]any{"token": m.token}); status != 403 {
+		t.Errorf("signing in from anywhere: %d", status)
+	}
 	if status, _ := m.ask("POST", "/repos/acme/shop/issues", map[string]any{"title": strings.Repeat("x", 11<<20)}); status != 413 {
 		t.Errorf("a body of 11 MB: %d", status)
 	}
@@ -460,5 +466,78 @@ func TestServerEvents(t *testing.T) {
 		}
 	case <-time.After(time.Minute):
 		t.Error("nothing comes of a run while it runs")
+	}
+}
+
+// TestServerJobTokens has tokens of jobs asked for what they are not good for.
+func TestServerJobTokens(t *testing.T) {
+	m := newTeam(t)
+	m.push("main", `-- .github/workflows/ci.yml --
+on: push
+jobs:
+  reads:
+    runs-on: elsewhere
+    permissions: {contents: read}
+    steps: [run: 'true']
+  nothing:
+    runs-on: nowhere
+    permissions: {issues: read}
+    steps: [run: 'true']
+`)
+	m.git("push", strings.Replace(m.url, "://", "://x:"+m.token+"@", 1)+"/acme/other", "HEAD:main")
+	lease := func(label string) *ci.Task {
+		task, err := m.s.Engine.Lease(t.Context(), ci.Runner{Name: label, Labels: []string{label}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return task
+	}
+	reads, nothing := lease("elsewhere"), lease("nowhere")
+	clone := func(token, repository string) int {
+		req, err := http.NewRequest("GET", m.url+"/"+repository+"/info/refs?service=git-upload-pack", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.SetBasicAuth("x-access-token", token)
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		return res.StatusCode
+	}
+	for _, row := range []struct {
+		token, repository string
+		status            int
+	}{{reads.Token, "acme/shop", 200}, {reads.Token, "acme/other", 404}, {nothing.Token, "acme/shop", 404}} {
+		if got := clone(row.token, row.repository); got != row.status {
+			t.Errorf("cloning %s: %d, not %d", row.repository, got, row.status)
+		}
+	}
+	if status, _ := m.askAs(reads.Token, "GET", "/repos/acme/shop/contents/.github/workflows/ci.yml", nil); status != 200 {
+		t.Errorf("reading: %d", status)
+	}
+	for method, path := range map[string]string{"PUT": "/repos/acme/shop/contents/x", "POST": "/repos/acme/shop/issues", "GET": "/repos/acme/shop/actions/secrets"} {
+		if status, _ := m.askAs(reads.Token, method, path, map[string]any{"title": "x", "message": "x", "content": ""}); status != 403 {
+			t.Errorf("%s %s: %d", method, path, status)
+		}
+	}
+	if status, _ := m.askAs(reads.Token, "GET", "/repos/acme/other", nil); status != 404 {
+		t.Errorf("another repository: %d", status)
+	}
+	// It is signed and names a lease: another lease's name does not pass.
+	head, _, _ := strings.Cut(reads.Token, ".")
+	if got := clone(head+"."+strings.Split(nothing.Token, ".")[1]+"."+strings.Split(reads.Token, ".")[2], "acme/shop"); got != 401 {
+		t.Errorf("a forged token: %d", got)
+	}
+	l := ci.Lease{Run: reads.Run, Job: reads.Job, ID: reads.Lease}
+	if err := m.s.Engine.Report(t.Context(), l, ci.Report{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.s.Engine.Finish(t.Context(), l, ci.Result{Conclusion: ci.Success}); err != nil {
+		t.Fatal(err)
+	}
+	if got := clone(reads.Token, "acme/shop"); got != 401 {
+		t.Errorf("the token of a job that has ended: %d", got)
 	}
 }

@@ -85,10 +85,13 @@ func (v visitor) caller() *rest.Caller {
 func (s *Server) role(ctx context.Context, v visitor, r store.Repository) (auth.Role, error) {
 	switch {
 	case v.session != nil && strings.EqualFold(v.session.repository, r.FullName()):
-		if auth.ParsePermissions(v.session.permissions, true).Allows("contents", "write") {
+		switch p := auth.ParsePermissions(v.session.permissions, true); {
+		case p.Allows("contents", "write"):
 			return auth.Write, nil
+		case p.Allows("contents", "read"):
+			return auth.Read, nil
 		}
-		return auth.Read, nil
+		return "", nil
 	case v.user != nil && !v.scopes.Allows("repo"):
 		if r.Private {
 			return "", nil
