@@ -1,14 +1,8 @@
 package api
 
 import (
-	"context"
 	"errors"
-	"fmt"
-	"io"
-	"io/fs"
-	"maps"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -17,11 +11,7 @@ import (
 
 	"github.com/penstock-ci/penstock/internal/auth"
 	"github.com/penstock-ci/penstock/internal/ci"
-	"github.com/penstock-ci/penstock/internal/engine"
-	"github.com/penstock-ci/penstock/internal/expr"
-	"github.com/penstock-ci/penstock/internal/forge"
 	"github.com/penstock-ci/penstock/internal/store"
-	"github.com/penstock-ci/penstock/internal/workflow"
 )
 
 const (
@@ -44,6 +34,7 @@ func (s *Server) pages() http.Handler {
 	mux.Get(pagePath+"/repos/{owner}/{repo}/events", s.events)
 	mux.Get(pagePath+"/repos/{owner}/{repo}/runs/{run}", s.runPage)
 	mux.Get(pagePath+"/repos/{owner}/{repo}/runs/{run}/events", s.events)
+	mux.Post(pagePath+"/repos/{owner}/{repo}/runs/{run}/resume", s.resume)
 	mux.Get(pagePath+"/repos/{owner}/{repo}/runs/{run}/jobs/{job}/log", s.log)
 	mux.Get(pagePath+"/repos/{owner}/{repo}/runs/{run}/jobs/{job}/times", s.logTimes)
 	mux.Get(pagePath+"/repos/{owner}/{repo}/workflows/{workflow}/inputs", s.inputs)
@@ -77,6 +68,10 @@ func byCookie(r *http.Request) string {
 
 // login makes a session for who has a token.
 func (s *Server) login(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get(csrfHeader) == "" { // or another site's page could sign people in as somebody else
+		refuse(w, http.StatusForbidden, "Signing in needs the header "+csrfHeader)
+		return
+	}
 	var in struct{ Token string }
 	if !readBody(w, r, &in) {
 		return
@@ -176,246 +171,4 @@ func (s *Server) repoOfPage(w http.ResponseWriter, r *http.Request) (store.Repos
 		return repo, false
 	}
 	return repo, true
-}
-
-// runPage answers a run as the engine has it, with what a page shows of its plan.
-func (s *Server) runPage(w http.ResponseWriter, r *http.Request) {
-	run := s.runOfPage(w, r)
-	if run == nil {
-		return
-	}
-	numbers, err := s.numbers(r.Context(), run)
-	if err != nil {
-		s.failed(w, r, err)
-		return
-	}
-	github := run.Plan.GitHub
-	w.Header().Set("Cache-Control", "no-store")
-	writeJSON(w, http.StatusOK, struct {
-		*ci.Run
-		Number   string             `json:"number"`
-		Workflow string             `json:"workflow"` // path of its file
-		Title    string             `json:"title"`    // of the workflow
-		Event    string             `json:"event"`
-		Ref      string             `json:"ref"`
-		SHA      string             `json:"sha"`
-		Actor    string             `json:"actor"`
-		Numbers  map[ci.JobID]int64 `json:"numbers"` // of jobs, by which GitHub's API and the pages name them
-	}{
-		run, github.Property("run_number").Text(), run.Plan.Workflow, github.Property("workflow").Text(), run.Plan.Event, github.Property("ref_name").Text(),
-		github.Property("sha").Text(), github.Property("actor").Text(), numbers,
-	})
-}
-
-// numbers are those of a run's jobs; a job that a re-run took over has that of the attempt it ran in.
-func (s *Server) numbers(ctx context.Context, run *ci.Run) (map[ci.JobID]int64, error) {
-	byAttempt := map[int][]ci.JobID{}
-	for _, j := range run.Jobs {
-		if !j.Call && !j.Expanded {
-			byAttempt[j.Attempt] = append(byAttempt[j.Attempt], j.ID)
-		}
-	}
-	all := map[ci.JobID]int64{}
-	for attempt, ids := range byAttempt {
-		some, err := s.Store.JobNumbers(ctx, run.ID, attempt, ids)
-		if err != nil {
-			return nil, err
-		}
-		maps.Copy(all, some)
-	}
-	return all, nil
-}
-
-// log streams a job's log as it was written: of the attempt that is shown or ?attempt=N, from the byte ?from=N on; with
-// ?follow=1 until the job ends.
-func (s *Server) log(w http.ResponseWriter, r *http.Request) {
-	run := s.runOfPage(w, r)
-	if run == nil {
-		return
-	}
-	query := r.URL.Query()
-	id, attempt, ok := jobOfPage(run, r)
-	from, err := strconv.ParseInt("0"+query.Get("from"), 10, 64)
-	if err != nil || !ok {
-		refuse(w, http.StatusNotFound, "Not Found")
-		return
-	}
-	h := w.Header()
-	h.Set("Content-Type", "text/plain; charset=utf-8")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Content-Security-Policy", "sandbox")
-	h.Set("Cache-Control", "no-store")
-	if query.Get("download") != "" {
-		h.Set("Content-Disposition", fmt.Sprintf("attachment; filename=run-%d-attempt-%d.log", run.ID, attempt))
-	}
-	if query.Get("follow") != "" {
-		s.follow(w, r, run.ID, attempt, id, from)
-		return
-	}
-	f, err := s.Engine.Log(run.ID, attempt, id)
-	if err != nil {
-		s.failed(w, r, err)
-		return
-	}
-	if f == nil {
-		return // nothing was written yet
-	}
-	defer f.Close()
-	if _, err := f.Seek(from, io.SeekStart); err != nil {
-		s.failed(w, r, err)
-		return
-	}
-	_, _ = io.Copy(w, f) // the client has gone
-}
-
-// jobOfPage is the job of a request's path and the attempt that is asked for; false if there is none.
-func jobOfPage(run *ci.Run, r *http.Request) (id ci.JobID, attempt int, ok bool) {
-	name, err := url.PathUnescape(r.PathValue("job")) // the IDs of matrix cells have a slash
-	if err != nil {
-		return "", 0, false
-	}
-	j := run.Job(ci.JobID(name))
-	if j == nil {
-		return "", 0, false
-	}
-	attempt = max(j.Attempt, 1)
-	if text := r.URL.Query().Get("attempt"); text != "" {
-		if attempt, err = strconv.Atoi(text); err != nil || attempt < 1 || attempt > run.Attempt {
-			return "", 0, false
-		}
-	}
-	return j.ID, attempt, true
-}
-
-// logTimes answers when the bytes of a log came: pairs of an offset and the milliseconds since 1970.
-func (s *Server) logTimes(w http.ResponseWriter, r *http.Request) {
-	run := s.runOfPage(w, r)
-	if run == nil {
-		return
-	}
-	id, attempt, ok := jobOfPage(run, r)
-	if !ok {
-		refuse(w, http.StatusNotFound, "Not Found")
-		return
-	}
-	marks, err := s.Engine.LogTimes(run.ID, attempt, id)
-	if err != nil {
-		s.failed(w, r, err)
-		return
-	}
-	out := make([][2]int64, len(marks))
-	for i, m := range marks {
-		out[i] = [2]int64{m.Offset, m.At.UnixMilli()}
-	}
-	writeJSON(w, http.StatusOK, out)
-}
-
-// input is an input of workflow_dispatch as a form needs it.
-type input struct {
-	Name        string   `json:"name"`
-	Description string   `json:"description,omitempty"`
-	Type        string   `json:"type"`
-	Required    bool     `json:"required"`
-	Default     string   `json:"default,omitempty"`
-	Options     []string `json:"options,omitempty"`
-}
-
-// inputs answers what a workflow asks of who starts it, as it is at ?ref=.
-func (s *Server) inputs(w http.ResponseWriter, r *http.Request) {
-	repo, ok := s.repoOfPage(w, r)
-	if !ok {
-		return
-	}
-	id, err := strconv.ParseInt(r.PathValue("workflow"), 10, 64)
-	if err != nil {
-		refuse(w, http.StatusNotFound, "Not Found")
-		return
-	}
-	known, err := s.Store.Workflow(r.Context(), repo.ID, id)
-	if errors.Is(err, store.ErrNotFound) {
-		refuse(w, http.StatusNotFound, "Not Found")
-		return
-	}
-	if err != nil {
-		s.failed(w, r, err)
-		return
-	}
-	parsed, err := s.workflowAt(r.Context(), repo, known.Path, r.URL.Query().Get("ref"))
-	if err != nil {
-		refuse(w, http.StatusUnprocessableEntity, err.Error())
-		return
-	}
-	t := parsed.On.Find("workflow_dispatch")
-	if t == nil {
-		refuse(w, http.StatusUnprocessableEntity, "This workflow has no 'workflow_dispatch' trigger: nobody can start it by hand")
-		return
-	}
-	out := []input{}
-	for _, in := range t.Inputs {
-		o := input{Name: in.Name, Description: in.Description, Type: in.Type, Required: in.Required, Options: in.Options}
-		if v, err := in.Default.Eval(expr.Env{}); err == nil {
-			o.Default = v.Text()
-		}
-		if in.Type == "environment" {
-			all, err := s.Store.Environments(r.Context(), repo.ID)
-			if err != nil {
-				s.failed(w, r, err)
-				return
-			}
-			o.Options = []string{}
-			for _, e := range all {
-				o.Options = append(o.Options, e.Name)
-			}
-		}
-		out = append(out, o)
-	}
-	writeJSON(w, http.StatusOK, map[string]any{"inputs": out})
-}
-
-// workflowAt reads a workflow as it is at a branch or tag.
-func (s *Server) workflowAt(ctx context.Context, repo store.Repository, path, ref string) (*workflow.Workflow, error) {
-	bare, err := s.hosted.Open(repo.FullName())
-	if err != nil {
-		return nil, err
-	}
-	if ref == "" {
-		ref = repo.DefaultBranch
-	}
-	ev, err := bare.Event(ctx, s.scene(repo, forge.Account{}), "workflow_dispatch", map[string]any{"ref": ref})
-	if err != nil {
-		return nil, err
-	}
-	tree, err := bare.Tree(ctx, ev.SHA)
-	if err != nil {
-		return nil, err
-	}
-	defer tree.Close()
-	f, err := tree.Read(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("there is no %s at %s", path, ref)
-	}
-	if err != nil {
-		return nil, err
-	}
-	parsed, err := engine.ParseWorkflows([]forge.File{f})
-	if err != nil {
-		return nil, err
-	}
-	return parsed[0], nil
-}
-
-// follow writes a log as it grows.
-func (s *Server) follow(w http.ResponseWriter, r *http.Request, run ci.RunID, attempt int, job ci.JobID, from int64) {
-	out := http.NewResponseController(w)
-	w.WriteHeader(http.StatusOK)
-	_ = out.Flush()
-	for p, err := range s.Engine.Follow(r.Context(), run, attempt, job, from) {
-		if err != nil {
-			return
-		}
-		_ = out.SetWriteDeadline(time.Now().Add(slowReader))
-		if _, err := w.Write(p); err != nil || out.Flush() != nil {
-			return
-		}
-	}
 }

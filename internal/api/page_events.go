@@ -12,7 +12,6 @@ import (
 
 	"github.com/penstock-ci/penstock/internal/auth"
 	"github.com/penstock-ci/penstock/internal/ci"
-	"github.com/penstock-ci/penstock/internal/store"
 )
 
 const (
@@ -56,30 +55,17 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	if stream.send(fmt.Sprintf("retry: 1000\nid: %d\nevent: ready\ndata: {}\n\n", after)) != nil {
 		return
 	}
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	records := make(chan store.Record)
-	go func() {
-		defer close(records)
-		for rec, err := range s.Engine.Tail(ctx, after) {
-			if err != nil {
-				return
-			}
-			select {
-			case records <- rec:
-			case <-ctx.Done():
+	alive := time.NewTicker(keepAlive)
+	defer alive.Stop()
+	for ctx := r.Context(); ; {
+		records, ok, news := s.hub.after(after)
+		if !ok {
+			if records, err = s.Store.Records(ctx, after, maxBehind); err != nil {
 				return
 			}
 		}
-	}()
-	alive := time.NewTicker(keepAlive)
-	defer alive.Stop()
-	for {
-		select {
-		case rec, ok := <-records:
-			if !ok {
-				return
-			}
+		for _, rec := range records {
+			after = rec.Seq
 			if !wanted(ctx, rec.Run) {
 				continue
 			}
@@ -87,6 +73,12 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 			if err != nil || stream.send(fmt.Sprintf("id: %d\ndata: %s\n\n", rec.Seq, data)) != nil {
 				return
 			}
+		}
+		if len(records) > 0 {
+			continue
+		}
+		select {
+		case <-news:
 		case <-alive.C:
 			if stream.send(": still here\n\n") != nil {
 				return

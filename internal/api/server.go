@@ -15,6 +15,7 @@ import (
 	"github.com/penstock-ci/penstock/internal/api/rest"
 	"github.com/penstock-ci/penstock/internal/auth"
 	"github.com/penstock-ci/penstock/internal/blob"
+	"github.com/penstock-ci/penstock/internal/ci"
 	"github.com/penstock-ci/penstock/internal/engine"
 	"github.com/penstock-ci/penstock/internal/forge"
 	"github.com/penstock-ci/penstock/internal/job/native"
@@ -38,6 +39,10 @@ type ServerOptions struct {
 	// URL is where people and jobs reach the server, without a slash at its end.
 	URL string
 	Log *slog.Logger
+	// Runner is the name of the server's own runner, whose jobs can go on from their failed steps.
+	Runner string
+	// Ended is told of each run that has ended; it may be nil.
+	Ended func(*ci.Run) error
 }
 
 // Server is what `penstock serve` serves at one origin: git, GitHub's API, and what jobs call while they run. Its engine
@@ -52,15 +57,17 @@ type Server struct {
 	web     http.Handler // the pages
 	runners http.Handler // runner.QueuePath
 	metrics *metrics
+	hub     recordHub
 	clock   chan struct{} // told that there are other schedules
 
-	mu    sync.Mutex
-	heard map[int64]listening // by repository
+	mu        sync.Mutex
+	heard     map[int64]listening // by repository
+	deploying map[ci.RunID]bool
 }
 
 // NewServer opens the repositories, finds the work that is stored, and tells of pushes that a crash left untold.
 func NewServer(ctx context.Context, o ServerOptions) (*Server, error) {
-	s := &Server{ServerOptions: o, clock: make(chan struct{}, 1), heard: map[int64]listening{}}
+	s := &Server{ServerOptions: o, clock: make(chan struct{}, 1), heard: map[int64]listening{}, deploying: map[ci.RunID]bool{}}
 	var err error
 	if s.hosted, err = forge.OpenHosted(o.Repositories, forge.HostedOptions{Pushed: s.pushed}); err != nil {
 		return nil, err
@@ -123,75 +130,6 @@ func (s *Server) newToken(ctx context.Context, user int64, name string, expires 
 	return token, s.Store.AddToken(ctx, &store.Token{
 		User: user, Name: name, Hash: auth.HashToken(token), Scopes: allScopes, Created: time.Now().UTC(), Expires: expires,
 	})
-}
-
-// visitor is who makes a request: a user, or a job by its session. Both nil is nobody.
-type visitor struct {
-	user    *store.User
-	scopes  auth.Scopes // of the user's token
-	session *session
-}
-
-type visitorKey struct{}
-
-// touchEvery is how exactly it is known when a token was last used.
-const touchEvery = time.Hour
-
-// visitorOf is who makes a request that ServeHTTP has let in.
-func visitorOf(r *http.Request) visitor { return r.Context().Value(visitorKey{}).(visitor) }
-
-// visitor finds out who a request comes from. A browser's session is good for pages and the API, not for git.
-func (s *Server) visitor(r *http.Request, cookie bool) (v visitor, err error) {
-	token := tokenOf(r)
-	if token == "" && cookie {
-		token = byCookie(r)
-	}
-	if token == "" {
-		return v, nil
-	}
-	if v.session = s.Runtime.byToken(r.Context(), token); v.session != nil {
-		return v, nil
-	}
-	t, user, err := s.userOf(r, token)
-	if err != nil || user == nil {
-		return v, err
-	}
-	if now := time.Now(); now.Sub(t.Used) > touchEvery {
-		if err := s.Store.TouchToken(r.Context(), t.ID, now); err != nil && !errors.Is(err, store.ErrNotFound) {
-			return v, err
-		}
-	}
-	v.user = user
-	v.scopes, err = auth.ParseScopes(t.Scopes)
-	return v, err
-}
-
-// userOf finds the user of a token; nil if it is not good.
-func (s *Server) userOf(r *http.Request, token string) (t store.Token, user *store.User, err error) {
-	if auth.CheckToken(token) != nil {
-		return t, nil, nil
-	}
-	t, u, err := s.Store.TokenByHash(r.Context(), auth.HashToken(token))
-	switch {
-	case errors.Is(err, store.ErrNotFound):
-		return t, nil, nil
-	case err != nil:
-		return t, nil, err
-	case !t.Expires.IsZero() && time.Now().After(t.Expires):
-		return t, nil, nil
-	}
-	return t, &u, nil
-}
-
-// caller is a visitor as the REST API knows them.
-func (v visitor) caller() *rest.Caller {
-	switch {
-	case v.session != nil:
-		return &rest.Caller{Login: botLogin, Only: v.session.repository, Permissions: auth.ParsePermissions(v.session.permissions, true).Levels()}
-	case v.user != nil:
-		return &rest.Caller{Login: v.user.Login, Admin: v.user.Admin && v.scopes.Allows("admin:org"), Narrow: !v.scopes.Allows("repo")}
-	}
-	return nil
 }
 
 // ServeHTTP answers and measures a request.
@@ -259,34 +197,6 @@ func (s *Server) health(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	fmt.Fprintln(w, "ok")
-}
-
-// role is what a visitor may do in a repository.
-func (s *Server) role(ctx context.Context, v visitor, r store.Repository) (auth.Role, error) {
-	switch {
-	case v.session != nil && strings.EqualFold(v.session.repository, r.FullName()):
-		if auth.ParsePermissions(v.session.permissions, true).Allows("contents", "write") {
-			return auth.Write, nil
-		}
-		return auth.Read, nil
-	case v.user != nil && !v.scopes.Allows("repo"):
-		if r.Private {
-			return "", nil
-		}
-		return auth.Read, nil
-	case v.user != nil && v.user.Admin:
-		return auth.Admin, nil
-	case v.user != nil:
-		role, err := s.Store.Role(ctx, r.ID, v.user.ID)
-		if errors.Is(err, store.ErrNotFound) {
-			role, err = "", nil
-		}
-		if role == "" && !r.Private {
-			role = string(auth.Read)
-		}
-		return auth.Role(role), err
-	}
-	return "", nil
 }
 
 // serveGit answers git. A push of an administrator to a repository that is not there makes it.
@@ -379,27 +289,6 @@ func (s *Server) repository(ctx context.Context, by *rest.Caller, name string) (
 	return s.restRepository(repo)
 }
 
-// permissionsOf are what a role may do, as the permissions of tokens are named; nil is everything.
-// https://docs.github.com/en/organizations/managing-user-access-to-your-organizations-repositories/managing-repository-roles/repository-roles-for-an-organization
-func permissionsOf(role auth.Role) map[string]string {
-	if role.Allows(auth.Admin) {
-		return nil
-	}
-	level := "read"
-	if role.Allows(auth.Write) {
-		level = "write"
-	}
-	all := map[string]string{"metadata": "read"}
-	for _, name := range []string{"contents", "actions", "checks", "pull-requests", "statuses", "deployments"} {
-		all[name] = level
-	}
-	all["issues"] = "write" // whoever reads may comment
-	if role.Allows(auth.Write) {
-		all["secrets"], all["variables"], all["environments"] = "write", "write", "write"
-	}
-	return all
-}
-
 func (s *Server) restRepository(repo store.Repository) (*rest.Repository, error) {
 	bare, err := s.hosted.Open(repo.FullName())
 	if err != nil {
@@ -415,55 +304,6 @@ func (s *Server) restRepository(repo store.Repository) (*rest.Repository, error)
 			return s.merge(ctx, bare, by, m)
 		},
 	}, nil
-}
-
-// secrets opens what a job of a repository and an environment may have of secrets.
-func (s *Server) secrets(ctx context.Context, repository, environment string) (map[string]string, error) {
-	owner, name, _ := strings.Cut(repository, "/")
-	repo, err := s.Store.RepositoryNamed(ctx, owner, name)
-	if err != nil {
-		return nil, err
-	}
-	scopes := []store.Scope{{Owner: owner}, {Repository: repo.ID}}
-	if environment != "" {
-		scopes = append(scopes, store.Scope{Repository: repo.ID, Environment: environment})
-	}
-	all := map[string]string{}
-	for _, scope := range scopes { // the narrower wins
-		sealed, err := s.Store.Secrets(ctx, scope)
-		if err != nil {
-			return nil, err
-		}
-		for _, c := range sealed {
-			if !c.Shows(repo.ID, repo.Private) {
-				continue
-			}
-			value, err := s.Keys.Open(c.Value, c.Scope.String(), c.Name)
-			if err != nil {
-				return nil, fmt.Errorf("open the secret %s: %w", c.Name, err)
-			}
-			all[c.Name] = string(value)
-		}
-	}
-	return all, nil
-}
-
-// variables are those of an environment.
-func (s *Server) variables(ctx context.Context, repository, environment string) (map[string]string, error) {
-	owner, name, _ := strings.Cut(repository, "/")
-	repo, err := s.Store.RepositoryNamed(ctx, owner, name)
-	if err != nil {
-		return nil, err
-	}
-	found, err := s.Store.Variables(ctx, store.Scope{Repository: repo.ID, Environment: environment})
-	if err != nil {
-		return nil, err
-	}
-	all := make(map[string]string, len(found))
-	for _, v := range found {
-		all[v.Name] = v.Value
-	}
-	return all, nil
 }
 
 // readAt gives a file of a tree.

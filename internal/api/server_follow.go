@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,6 +37,11 @@ func (s *Server) Work(ctx context.Context) {
 		defer close(done)
 		_ = s.Engine.Work(ctx)
 	}()
+	fed := make(chan struct{})
+	go func() {
+		defer close(fed)
+		s.feed(ctx)
+	}()
 	clock := make(chan struct{})
 	go func() {
 		defer close(clock)
@@ -49,6 +55,7 @@ func (s *Server) Work(ctx context.Context) {
 	}
 	<-done
 	<-clock
+	<-fed
 }
 
 func wait(ctx context.Context, d time.Duration) {
@@ -117,6 +124,11 @@ func (s *Server) consequences(ctx context.Context, rec store.Record) (acted bool
 	if action == "" && state == "" {
 		return false, nil
 	}
+	if state != "" {
+		if deploys, err := s.deploys(ctx, rec.Run); err != nil || !deploys {
+			return false, err
+		}
+	}
 	run, err := s.Engine.Run(ctx, rec.Run)
 	if errors.Is(err, store.ErrNotFound) {
 		return false, nil
@@ -132,10 +144,43 @@ func (s *Server) consequences(ctx context.Context, rec store.Record) (acted bool
 	if err != nil {
 		return false, err
 	}
+	if e.Type == ci.EventRunCompleted && s.Ended != nil {
+		if err := s.Ended(run); err != nil {
+			return false, err
+		}
+	}
 	if state != "" {
 		return s.deployed(ctx, repo, run, e, state)
 	}
 	return s.chain(ctx, repo, run, action)
+}
+
+// maxDeploys bounds what is remembered of runs.
+const maxDeploys = 10_000
+
+// deploys says whether a run may have jobs with an environment. Most have none, and are not loaded for each of their jobs.
+func (s *Server) deploys(ctx context.Context, id ci.RunID) (bool, error) {
+	s.mu.Lock()
+	known, ok := s.deploying[id]
+	s.mu.Unlock()
+	if ok {
+		return known, nil
+	}
+	run, err := s.Engine.Run(ctx, id)
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	known = slices.ContainsFunc(run.Plan.Files, func(f ci.File) bool { return strings.Contains(f.Text, "environment") })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.deploying) >= maxDeploys {
+		clear(s.deploying)
+	}
+	s.deploying[id] = known
+	return known, nil
 }
 
 // deploymentState is the state of a deployment that an event of a job brings, if it has one.

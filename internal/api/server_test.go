@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 	"github.com/penstock-ci/penstock/internal/forge"
 	"github.com/penstock-ci/penstock/internal/job"
 	"github.com/penstock-ci/penstock/internal/job/native"
+	"github.com/penstock-ci/penstock/internal/pgtest"
 	"github.com/penstock-ci/penstock/internal/runner"
 	"github.com/penstock-ci/penstock/internal/store"
 )
@@ -44,8 +46,14 @@ func (nothing) Run(context.Context, *ci.Task, job.Reporter) ci.Result {
 // newTeam starts a server whose jobs do nothing.
 func newTeam(t *testing.T) *team {
 	t.Helper()
+	return newTeamOn(t, "sqlite:"+filepath.Join(t.TempDir(), "penstock.db"))
+}
+
+// newTeamOn starts one on a database.
+func newTeamOn(t *testing.T, database string) *team {
+	t.Helper()
 	data := t.TempDir()
-	st, err := store.Open(t.Context(), "sqlite:"+filepath.Join(data, "penstock.db"))
+	st, err := store.Open(t.Context(), database)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +81,10 @@ func newTeam(t *testing.T) *team {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{}, 2)
 	go func() { s.Work(ctx); done <- struct{}{} }()
-	go func() { _ = runner.Work(ctx, s.Engine, runner.Runner{Name: "here"}, 2, nothing{}); done <- struct{}{} }()
+	go func() {
+		_ = runner.Work(ctx, s.Engine, runner.Runner{Name: "here", Labels: []string{"ubuntu-latest"}}, 2, nothing{})
+		done <- struct{}{}
+	}()
 	t.Cleanup(func() { cancel(); <-done; <-done })
 	tm := &team{t: t, s: s, url: web.URL, token: token, dir: t.TempDir()}
 	tm.git("init", "-q", "-b", "main")
@@ -360,7 +371,173 @@ func TestServerStrangers(t *testing.T) {
 	if a, b := post(""), post(csrfHeader); a != 401 || b != 201 {
 		t.Errorf("a page of another site got %d, our own %d", a, b)
 	}
+	if status, _ := m.askAs("", "POST", "/api/penstock/login", map[string]any{"token": m.token}); status != 403 {
+		t.Errorf("signing in from anywhere: %d", status)
+	}
 	if status, _ := m.ask("POST", "/repos/acme/shop/issues", map[string]any{"title": strings.Repeat("x", 11<<20)}); status != 413 {
 		t.Errorf("a body of 11 MB: %d", status)
+	}
+}
+
+// TestServerOnPostgres is a team's day on PostgreSQL, which goes away in the middle of it.
+func TestServerOnPostgres(t *testing.T) {
+	pg, err := pgtest.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { pg.Close() })
+	m := newTeamOn(t, pg.Database(t))
+	m.push("main", "-- .github/workflows/ci.yml --\nname: CI\non: [push, pull_request]"+doesNothing+"-- .github/workflows/after.yml --\non:\n  workflow_run: {workflows: [CI], types: [completed]}"+doesNothing)
+	m.await("two runs", func() bool { return len(m.runs()) == 2 })
+	if err := pg.Crash(); err != nil {
+		t.Fatal(err)
+	}
+	if status, _ := m.ask("GET", "/repos/acme/shop/actions/runs", nil); status < 500 {
+		t.Errorf("without a database the API answers %d", status)
+	}
+	if err := pg.Start(); err != nil {
+		t.Fatal(err)
+	}
+	m.await("the database is back", func() bool {
+		status, _ := m.ask("GET", "/repos/acme/shop/actions/runs", nil)
+		return status == 200
+	})
+	m.git("commit", "-q", "--allow-empty", "-m", "A feature")
+	m.git("push", strings.Replace(m.url, "://", "://x:"+m.token+"@", 1)+"/acme/shop", "HEAD:refs/for/main")
+	m.await("all runs", func() bool { return len(m.runs()) == 4 })
+	if last, _, err := m.s.Store.VerifyAudit(t.Context()); err != nil || last == 0 {
+		t.Errorf("audit: %d records, %v", last, err)
+	}
+}
+
+// TestServerEvents follows a run as a page does, and comes again where it was.
+func TestServerEvents(t *testing.T) {
+	m := newTeam(t)
+	m.push("main", "-- .github/workflows/ci.yml --\non: [push, workflow_dispatch]"+doesNothing)
+	m.await("the end of the run", func() bool {
+		r, err := m.s.Engine.Run(t.Context(), 1)
+		return err == nil && r.Status == ci.Completed
+	})
+	// read gives the IDs of the events of a stream until so many have come.
+	read := func(path, last string, n int) (ids []string) {
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		req, err := http.NewRequestWithContext(ctx, "GET", m.url+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "token "+m.token)
+		req.Header.Set("Last-Event-ID", last)
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		for lines := bufio.NewScanner(res.Body); len(ids) < n+1 && lines.Scan(); {
+			if id, ok := strings.CutPrefix(lines.Text(), "id: "); ok {
+				ids = append(ids, id)
+			}
+		}
+		if len(ids) != n+1 {
+			t.Fatalf("%s after %s: got %q, not %d", path, last, ids, n)
+		}
+		return ids[1:] // the first says where the stream begins
+	}
+	all := read("/api/penstock/events", "0", 5)
+	if strings.Join(all, " ") != "1 2 3 4 5" {
+		t.Errorf("got %q", all)
+	}
+	for _, path := range []string{"/api/penstock/repos/acme/shop/events", "/api/penstock/repos/acme/shop/runs/1/events"} {
+		if again := read(path, "3", 2); strings.Join(again, " ") != "4 5" {
+			t.Errorf("%s after 3: %q", path, again)
+		}
+	}
+	last, err := m.s.Store.LastRecord(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	live := make(chan []string)
+	go func() { live <- read("/api/penstock/repos/acme/shop/events", fmt.Sprint(last), 3) }()
+	m.ask("POST", "/repos/acme/shop/actions/workflows/ci.yml/dispatches", map[string]any{"ref": "main"})
+	select {
+	case ids := <-live:
+		if ids[0] != fmt.Sprint(last+1) {
+			t.Errorf("the run's events begin with %s, not %d", ids[0], last+1)
+		}
+	case <-time.After(time.Minute):
+		t.Error("nothing comes of a run while it runs")
+	}
+}
+
+// TestServerJobTokens has tokens of jobs asked for what they are not good for.
+func TestServerJobTokens(t *testing.T) {
+	m := newTeam(t)
+	m.push("main", `-- .github/workflows/ci.yml --
+on: push
+jobs:
+  reads:
+    runs-on: elsewhere
+    permissions: {contents: read}
+    steps: [run: 'true']
+  nothing:
+    runs-on: nowhere
+    permissions: {issues: read}
+    steps: [run: 'true']
+`)
+	m.git("push", strings.Replace(m.url, "://", "://x:"+m.token+"@", 1)+"/acme/other", "HEAD:main")
+	lease := func(label string) *ci.Task {
+		task, err := m.s.Engine.Lease(t.Context(), ci.Runner{Name: label, Labels: []string{label}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return task
+	}
+	reads, nothing := lease("elsewhere"), lease("nowhere")
+	clone := func(token, repository string) int {
+		req, err := http.NewRequest("GET", m.url+"/"+repository+"/info/refs?service=git-upload-pack", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.SetBasicAuth("x-access-token", token)
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		return res.StatusCode
+	}
+	for _, row := range []struct {
+		token, repository string
+		status            int
+	}{{reads.Token, "acme/shop", 200}, {reads.Token, "acme/other", 404}, {nothing.Token, "acme/shop", 404}} {
+		if got := clone(row.token, row.repository); got != row.status {
+			t.Errorf("cloning %s: %d, not %d", row.repository, got, row.status)
+		}
+	}
+	if status, _ := m.askAs(reads.Token, "GET", "/repos/acme/shop/contents/.github/workflows/ci.yml", nil); status != 200 {
+		t.Errorf("reading: %d", status)
+	}
+	for method, path := range map[string]string{"PUT": "/repos/acme/shop/contents/x", "POST": "/repos/acme/shop/issues", "GET": "/repos/acme/shop/actions/secrets"} {
+		if status, _ := m.askAs(reads.Token, method, path, map[string]any{"title": "x", "message": "x", "content": ""}); status != 403 {
+			t.Errorf("%s %s: %d", method, path, status)
+		}
+	}
+	if status, _ := m.askAs(reads.Token, "GET", "/repos/acme/other", nil); status != 404 {
+		t.Errorf("another repository: %d", status)
+	}
+	// It is signed and names a lease: another lease's name does not pass.
+	head, _, _ := strings.Cut(reads.Token, ".")
+	if got := clone(head+"."+strings.Split(nothing.Token, ".")[1]+"."+strings.Split(reads.Token, ".")[2], "acme/shop"); got != 401 {
+		t.Errorf("a forged token: %d", got)
+	}
+	l := ci.Lease{Run: reads.Run, Job: reads.Job, ID: reads.Lease}
+	if err := m.s.Engine.Report(t.Context(), l, ci.Report{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.s.Engine.Finish(t.Context(), l, ci.Result{Conclusion: ci.Success}); err != nil {
+		t.Fatal(err)
+	}
+	if got := clone(reads.Token, "acme/shop"); got != 401 {
+		t.Errorf("the token of a job that has ended: %d", got)
 	}
 }

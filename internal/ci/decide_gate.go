@@ -95,10 +95,10 @@ func (e Environment) admits(refs ...string) bool {
 func (r *Run) MayReview(environment, user string) error {
 	env := r.Plan.Environments[strings.ToLower(environment)]
 	if !slices.ContainsFunc(env.Reviewers, func(r string) bool { return r != "" && strings.EqualFold(r, user) }) {
-		return fmt.Errorf("%w: %s is no reviewer of %s", ErrRefused, user, environment)
+		return fmt.Errorf("%w: %s is no reviewer of %s", ErrRefused, user, env.Name)
 	}
 	if env.PreventSelfReview && r.isOwn(user) {
-		return fmt.Errorf("%w: %s began the run, somebody else must review %s", ErrRefused, user, environment)
+		return fmt.Errorf("%w: %s began the run, somebody else must review %s", ErrRefused, user, env.Name)
 	}
 	return nil
 }

@@ -16,7 +16,6 @@ import (
 
 	"github.com/penstock-ci/penstock/internal/blob"
 	"github.com/penstock-ci/penstock/internal/ci"
-	"github.com/penstock-ci/penstock/internal/layer"
 )
 
 // keptRuns is how many local runs are kept; the oldest go first, with their logs and their disks.
@@ -24,9 +23,8 @@ const keptRuns = 50
 
 // history is what local runs leave behind: blobs under runs/ID, one JSON document a run.
 type history struct {
+	states        // its layers are nil where no disk is kept
 	dir    string // of the blobs
-	blobs  *blob.Store
-	layers *layer.Store // where the disks of failed steps are; nil where nothing is kept
 }
 
 // past is one run of the history. It holds no secrets: a Plan never does, and a Run's outputs are masked.
@@ -42,7 +40,7 @@ func openHistory(data string) (*history, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open history: %w", err)
 	}
-	return &history{dir: dir, blobs: blobs}, nil
+	return &history{dir: dir, states: states{blobs: blobs}}, nil
 }
 
 // allocate takes n run numbers in a row and gives the first. Runs that start at once get numbers of their own: a
@@ -103,25 +101,6 @@ func (h *history) save(ctx context.Context, dir string, r *ci.Run) error {
 	}
 	return nil
 }
-
-// SaveState keeps what a failed step needs to be opened again (job.StateStore).
-func (h *history) SaveState(ctx context.Context, key string, data []byte, keep ...layer.ID) error {
-	if len(keep) > 0 {
-		if err := h.layers.SetRef("run/"+strings.TrimPrefix(key, "runs/"), keep...); err != nil {
-			return err
-		}
-	}
-	_, err := h.blobs.Put(ctx, key, bytes.NewReader(data))
-	return err
-}
-
-// LoadState reads what SaveState kept.
-func (h *history) LoadState(_ context.Context, key string) ([]byte, error) {
-	return h.blobs.ReadAll(key, maxState)
-}
-
-// maxState bounds a kept state, bytes.
-const maxState = 64 << 20
 
 // load reads one run; id 0 is the last one of the repository at dir, or of any if dir is empty.
 func (h *history) load(id ci.RunID, dir string) (*past, error) {

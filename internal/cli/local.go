@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 
 	"github.com/spf13/cobra"
@@ -163,7 +162,7 @@ func (l *local) resume(ctx context.Context) ([]*ci.Run, error) {
 	}
 	again := ci.Rerun{By: l.tree.Actor, Failed: true, Resume: map[ci.JobID]ci.Resume{}}
 	for _, j := range r.Jobs {
-		if at := resumeAt(r, j); at != nil {
+		if at := job.ResumeAt(r, j); at != nil {
 			again.Resume[j.ID] = *at
 		}
 	}
@@ -172,21 +171,6 @@ func (l *local) resume(ctx context.Context) ([]*ci.Run, error) {
 	}
 	run, err := l.engine.Run(ctx, r.ID)
 	return []*ci.Run{run}, err
-}
-
-// resumeAt is where a failed job goes on: at its failed step if the disk before it was kept, else nowhere.
-func resumeAt(r *ci.Run, j *ci.Job) *ci.Resume {
-	if j.Conclusion != ci.Failure || j.Call {
-		return nil
-	}
-	for i, s := range j.Steps {
-		if s.Conclusion == ci.Failure && s.Snapshot != "" {
-			return &ci.Resume{
-				Step: s.Number, Snapshot: s.Snapshot, State: job.StateKey(r.ID, j.Attempt, j.ID, s.Number), Steps: slices.Clone(j.Steps[:i]),
-			}
-		}
-	}
-	return nil
 }
 
 // stepLog reads the log of a step that has ended.

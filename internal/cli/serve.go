@@ -134,7 +134,8 @@ type server struct {
 	blobs    *blob.Store
 	tcp      net.Listener
 	socket   net.Listener
-	labels   []string       // of the own runner
+	labels   []string // of the own runner
+	disks    *states
 	token    string         // of the administrator, when it was made in this start
 	jobs     sync.WaitGroup // those of the own runner
 	work     sync.WaitGroup // all else
@@ -191,9 +192,11 @@ func (f *serveFlags) open(ctx context.Context, stderr io.Writer) (s *server, err
 		log.Warn(n)
 	}
 	s.labels = f.allLabels(settings)
+	disks := &states{s.blobs, s.machines.layers}
+	s.disks, x.State = disks, disks
 	s.Server, err = api.NewServer(ctx, api.ServerOptions{
 		Store: s.store, Blobs: s.blobs, Artifacts: x.Host.Artifacts, Caches: x.Host.Cache, Keys: keys, Repositories: filepath.Join(f.data, "repositories"),
-		Actions: actions, URL: strings.TrimSuffix(f.url, "/"), Log: log,
+		Actions: actions, URL: strings.TrimSuffix(f.url, "/"), Log: log, Runner: hostName(), Ended: disks.keepDisks,
 	})
 	if err != nil {
 		return nil, err
@@ -348,7 +351,7 @@ func (s *server) waitForJobs(patience time.Duration) {
 func (s *server) tidy(ctx context.Context) {
 	for {
 		host := s.executor.Host
-		err := errors.Join(host.Cache.Trim(ctx), host.Artifacts.Sweep(ctx), s.machines.layers.Collect(ctx))
+		err := errors.Join(host.Cache.Trim(ctx), host.Artifacts.Sweep(ctx), s.disks.forgetDisks(), s.machines.layers.Collect(ctx))
 		if err != nil && ctx.Err() == nil {
 			s.Log.Warn("what is not needed any more could not be removed", "error", err)
 		}

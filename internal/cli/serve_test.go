@@ -197,3 +197,21 @@ func partRunner(signal bool) func(*testscript.TestScript, bool, []string) {
 		}
 	}
 }
+
+// makeCertificate is `certificate ADDRESS`: it makes an authority, ca.crt, and with it server.crt and server.key.
+func makeCertificate(ts *testscript.TestScript, _ bool, args []string) {
+	dir := ts.Getenv("WORK")
+	extra := filepath.Join(dir, "server.ext")
+	ts.Check(os.WriteFile(extra, []byte("subjectAltName=IP:"+args[0]+"\n"), 0o600))
+	for _, line := range [][]string{
+		{"req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=our authority", "-days", "2"},
+		{"req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=" + args[0]},
+		{"x509", "-req", "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-out", "server.crt", "-days", "2", "-extfile", extra},
+	} {
+		cmd := exec.Command("openssl", line...)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			ts.Fatalf("openssl %v: %v\n%s", line, err, out)
+		}
+	}
+}

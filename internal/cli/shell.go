@@ -117,7 +117,7 @@ func (f *runFlags) chooseFailed(r *ci.Run) (*ci.Job, *ci.Resume, error) {
 		}
 	}
 	for _, j := range jobs {
-		if at := resumeAt(r, j); at != nil {
+		if at := job.ResumeAt(r, j); at != nil {
 			return j, at, nil
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/penstock-ci/penstock/internal/ci"
-	"github.com/penstock-ci/penstock/internal/layer"
 )
 
 const (
@@ -22,17 +21,6 @@ const (
 
 // layerRef is what keeps the disks of a run's failed steps.
 func layerRef(id ci.RunID) string { return fmt.Sprintf("run/%d", id) }
-
-// keepDisks holds on to the disks that penstock shell and --resume may want, and lets all others of the run go.
-func (l *local) keepDisks(r *ci.Run) error {
-	var ids []layer.ID
-	for _, j := range r.Jobs {
-		if at := resumeAt(r, j); at != nil {
-			ids = append(ids, layer.ID(at.Snapshot))
-		}
-	}
-	return l.layers.SetRef(layerRef(r.ID), ids...)
-}
 
 // tidy removes, now and then, the oldest runs with their logs, artifacts and disks, caches that were not used for long,
 // and layers that nothing refers to. A failure to tidy fails no run.

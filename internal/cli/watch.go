@@ -124,7 +124,7 @@ func (w *watcher) apply(ctx context.Context, rec store.Record) error {
 	if err := w.l.history.save(ctx, w.l.tree.Root, r); err != nil {
 		return err
 	}
-	return w.l.keepDisks(r)
+	return w.l.history.keepDisks(r)
 }
 
 // follow begins to show a job's log, once.

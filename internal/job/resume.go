@@ -244,3 +244,18 @@ func (e *execution) restore(ctx context.Context, at *ci.Resume, mains []*planned
 	e.mainsDone = s.Done
 	return mains[s.Done:], nil
 }
+
+// ResumeAt is where a failed job goes on: at its failed step if the disk before it was kept, else nowhere.
+func ResumeAt(r *ci.Run, j *ci.Job) *ci.Resume {
+	if j.Conclusion != ci.Failure || j.Call {
+		return nil
+	}
+	for i, s := range j.Steps {
+		if s.Conclusion == ci.Failure && s.Snapshot != "" {
+			return &ci.Resume{
+				Step: s.Number, Snapshot: s.Snapshot, State: StateKey(r.ID, j.Attempt, j.ID, s.Number), Steps: slices.Clone(j.Steps[:i]),
+			}
+		}
+	}
+	return nil
+}

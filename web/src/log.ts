@@ -10,6 +10,7 @@ export interface Step {
   started?: string
   completed?: string
   summary?: string
+  snapshot?: string
 }
 
 export type Row =

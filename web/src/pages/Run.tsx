@@ -2,7 +2,7 @@ import { Alert, Anchor, Badge, Button, Checkbox, Group, Modal, Paper, Stack, Tex
 import { useQuery } from '@tanstack/react-query'
 import { Link, useParams } from '@tanstack/react-router'
 import { useEffect, useState } from 'react'
-import { github, listen, native, queries, send, type Repository, type Run } from '../api'
+import { github, listen, native, queries, send, sendNative, type Repository, type Run } from '../api'
 import { ago, duration, stateName } from '../format'
 import type { Job } from '../graph'
 import { Branch, Problem, Prose, RepositoryHead, State, useNow, Waiting } from '../parts'
@@ -156,12 +156,23 @@ function Actions({ name, run, job }: { name: string; run: Run; job?: Job }) {
       setError((e as Error).message)
     }
   }
+  const resumable = run.jobs.some((j) => j.conclusion === 'failure' && (j.steps ?? []).some((s) => s.conclusion === 'failure' && s.snapshot))
+  const resume = async () => {
+    setError('')
+    try {
+      await sendNative('POST', `/repos/${name}/runs/${run.id}/resume`)
+      await queries.invalidateQueries({ queryKey: ['run'] })
+    } catch (e) {
+      setError((e as Error).message)
+    }
+  }
   const failed = run.conclusion === 'failure' || run.conclusion === 'cancelled'
   return (
     <Group gap="xs">
       {error && <Text size="sm" c="red" role="alert">{error}</Text>}
       {run.status !== 'completed' && <Button variant="default" onClick={act(`runs/${run.id}/cancel`)}>Cancel</Button>}
-      {run.status === 'completed' && failed && <Button onClick={act(`runs/${run.id}/rerun-failed-jobs`)}>Re-run failed jobs</Button>}
+      {run.status === 'completed' && resumable && <Button onClick={resume} title="With the disk as it was before the step">Go on from the failed step</Button>}
+      {run.status === 'completed' && failed && <Button variant={resumable ? 'default' : 'filled'} onClick={act(`runs/${run.id}/rerun-failed-jobs`)}>Re-run failed jobs</Button>}
       {run.status === 'completed' && job && <Button variant="default" onClick={act(`jobs/${run.numbers[job.id]}/rerun`)}>Re-run this job</Button>}
       {run.status === 'completed' && <Button variant="default" onClick={act(`runs/${run.id}/rerun`)}>Re-run all jobs</Button>}
     </Group>
