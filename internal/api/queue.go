@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -21,11 +22,15 @@ import (
 
 // The queue of tasks over HTTP, for runners elsewhere: they ask, the server only answers (runner.Remote is the client).
 // A status of 409 says that a lease has ended, 416 that bytes of a log are missing, 401 that the runner is not known (any
-// more), and 5xx that one should try again.
+// more), 408 and 5xx that one should try again, and any other that another try is of no use.
 
 const (
 	// leasePatience is how long a runner's question for a task is held open: less than proxies wait.
 	leasePatience = 50 * time.Second
+	// bodyPatience is how long a runner may take to say something.
+	bodyPatience = 30 * time.Second
+	// maxJoining bounds what a runner tells of itself, and all that is no more than a lease, bytes.
+	maxJoining = 64 << 10
 	// maxReport bounds what a runner tells of a job at once, and maxLogPart a piece of a log, bytes.
 	maxReport  = 16 << 20
 	maxLogPart = 4 << 20
@@ -90,7 +95,7 @@ func runnerOf(r *http.Request) store.Runner { return r.Context().Value(runnerKey
 // join makes a runner of who has a registration token and gives it a token of its own.
 func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 	var in runner.Joining
-	if !readBody(w, r, &in) {
+	if !readTold(w, r, maxJoining, &in) {
 		return
 	}
 	if err := s.Keys.CheckGrant(in.Token, rest.RegisterRunner, time.Now()); err != nil {
@@ -110,7 +115,9 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusUnprocessableEntity, err.Error())
 		return
 	case err == nil:
-		err = s.audit(r.Context(), "runner "+in.Name, "runner.register", "", map[string]any{"id": added.ID, "labels": added.AllLabels()})
+		if err = s.audit(r.Context(), "runner "+in.Name, "runner.register", "", map[string]any{"id": added.ID, "labels": added.AllLabels()}); err != nil {
+			err = errors.Join(err, s.Store.DeleteRunner(context.WithoutCancel(r.Context()), added.ID)) // nobody will know its token
+		}
 	}
 	if err != nil {
 		s.failed(w, r, err)
@@ -121,8 +128,7 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 
 // leave removes a runner that asks for it.
 func (s *Server) leave(w http.ResponseWriter, r *http.Request) {
-	err := s.Store.DeleteRunner(r.Context(), runnerOf(r).ID)
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
+	if err := s.removeRunner(r.Context(), runnerOf(r)); err != nil {
 		s.failed(w, r, err)
 		return
 	}
@@ -131,19 +137,65 @@ func (s *Server) leave(w http.ResponseWriter, r *http.Request) {
 
 // leaseTask answers a task as soon as there is one, and 204 if there is none for a while.
 func (s *Server) leaseTask(w http.ResponseWriter, r *http.Request) {
+	// Until a body is read to its end the server does not look whether the other side is still there, and a job would be
+	// leased to a runner that has gone.
+	if _, ok := readPart(w, r, maxJoining); !ok {
+		return
+	}
 	who := runnerOf(r)
+	if begun, err := s.begunOnce(r.Context(), who); err != nil || begun != (ci.Lease{}) {
+		s.refuseSpent(w, r, err)
+		return
+	}
 	ctx, cancel := context.WithTimeout(r.Context(), leasePatience)
 	defer cancel()
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(2 * leasePatience))
 	t, err := s.Engine.Lease(ctx, ci.Runner{Name: who.Name, Labels: who.AllLabels()})
 	switch {
-	case ctx.Err() != nil && t == nil:
+	case t != nil:
+		s.hand(w, r, t)
+	case ctx.Err() != nil:
 		w.WriteHeader(http.StatusNoContent)
-	case err != nil:
-		s.failed(w, r, err)
 	default:
-		w.Header().Set("Cache-Control", "no-store")
+		s.failed(w, r, err)
+	}
+}
+
+// hand gives a task to the runner that asked for it, unless it has gone, was removed or is another one by now: a question
+// may have been open for long. Then the job is queued again at once.
+func (s *Server) hand(w http.ResponseWriter, r *http.Request, t *ci.Task) {
+	who := runnerOf(r)
+	known, err := s.Store.Runner(r.Context(), who.ID)
+	var begun ci.Lease
+	if err == nil {
+		begun, err = s.begunOnce(r.Context(), who)
+	}
+	switch {
+	case r.Context().Err() != nil:
+		s.takeBack(r, t, "had gone when the job was given to it")
+	case errors.Is(err, store.ErrNotFound):
+		s.takeBack(r, t, "was removed")
+		refuse(w, http.StatusUnauthorized, "This runner was removed")
+	case err != nil:
+		s.takeBack(r, t, "could not be looked up")
+		s.failed(w, r, err)
+	case begun != (ci.Lease{}):
+		s.takeBack(r, t, "is ephemeral and has had its job")
+		s.refuseSpent(w, r, nil)
+	case !slices.Equal(known.AllLabels(), who.AllLabels()):
+		s.takeBack(r, t, "has other labels by now")
+		w.WriteHeader(http.StatusNoContent) // it asks again
+	default:
+		w.Header().Set("Cache-Control", "no-store") // it has secrets
 		writeJSON(w, http.StatusOK, t)
+	}
+}
+
+// takeBack ends a lease that its runner does not know of. If that fails, the lease runs out.
+func (s *Server) takeBack(r *http.Request, t *ci.Task, why string) {
+	lost := ci.Lost{Job: t.Job, Lease: t.Lease, Reason: "The runner " + runnerOf(r).Name + " " + why + "."}
+	if err := s.Engine.Update(context.WithoutCancel(r.Context()), t.Run, lost); err != nil {
+		s.Log.Warn("a job is queued again a little later", "run", t.Run, "job", t.Job, "error", err)
 	}
 }
 
@@ -167,7 +219,7 @@ func (s *Server) answerQueue(w http.ResponseWriter, r *http.Request, err error, 
 
 func (s *Server) renew(w http.ResponseWriter, r *http.Request) {
 	var l ci.Lease
-	if !readBody(w, r, &l) {
+	if !readTold(w, r, maxJoining, &l) {
 		return
 	}
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(2 * leasePatience))
@@ -177,7 +229,11 @@ func (s *Server) renew(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) report(w http.ResponseWriter, r *http.Request) {
 	var in runner.Reporting
-	if !readLarge(w, r, &in) {
+	if !readTold(w, r, maxReport, &in) {
+		return
+	}
+	if ok, err := s.beginOnce(r.Context(), runnerOf(r), in.Lease); !ok {
+		s.refuseSpent(w, r, err)
 		return
 	}
 	s.answerQueue(w, r, s.Engine.Report(r.Context(), in.Lease, in.Report), struct{}{})
@@ -185,17 +241,27 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) finish(w http.ResponseWriter, r *http.Request) {
 	var in runner.Finishing
-	if !readLarge(w, r, &in) {
+	if !readTold(w, r, maxReport, &in) {
 		return
 	}
 	err := s.Engine.Finish(r.Context(), in.Lease, in.Result)
+	if errors.Is(err, ci.ErrStale) && s.finished(r, in) {
+		err = nil
+	}
 	if who := runnerOf(r); err == nil && who.Ephemeral {
-		if err := s.Store.DeleteRunner(r.Context(), who.ID); err != nil && !errors.Is(err, store.ErrNotFound) {
-			s.failed(w, r, err)
-			return
-		}
+		err = s.removeRunner(context.WithoutCancel(r.Context()), who)
 	}
 	s.answerQueue(w, r, err, struct{}{})
+}
+
+// finished says whether a result was taken before: the answer may not have reached its runner, which then says it again.
+func (s *Server) finished(r *http.Request, in runner.Finishing) bool {
+	run, err := s.Engine.Run(r.Context(), in.Lease.Run)
+	if err != nil {
+		return false
+	}
+	j := run.Job(in.Lease.Job)
+	return j != nil && j.Status == ci.Completed && j.Runner == runnerOf(r).Name && j.Conclusion == in.Result.Conclusion && j.Reason == in.Result.Reason
 }
 
 // appendLog adds a piece of a log, whose lease and offset are in the query.
@@ -208,23 +274,37 @@ func (s *Server) appendLog(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusUnprocessableEntity, "run, job, lease and offset say where the bytes belong")
 		return
 	}
-	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxLogPart))
-	if err != nil {
-		refuse(w, http.StatusRequestEntityTooLarge, "a piece of a log has at most "+strconv.Itoa(maxLogPart)+" bytes")
+	data, ok := readPart(w, r, maxLogPart)
+	if !ok {
 		return
 	}
 	s.answerQueue(w, r, s.Engine.Append(r.Context(), l, offset, data), struct{}{})
 }
 
-// readLarge reads what a runner tells; false after it was answered that it can not be read.
-func readLarge(w http.ResponseWriter, r *http.Request, into any) bool {
-	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxReport)).Decode(into)
+// readPart reads a whole body of at most limit bytes; false after it was answered that it did not come, or is too large.
+// Nothing is done with half of one.
+func readPart(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, bool) {
+	c := http.NewResponseController(w)
+	_ = c.SetReadDeadline(time.Now().Add(bodyPatience))
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):
-		refuse(w, http.StatusRequestEntityTooLarge, "a report has at most "+strconv.Itoa(maxReport)+" bytes")
+		refuse(w, http.StatusRequestEntityTooLarge, "at most "+strconv.FormatInt(limit, 10)+" bytes are taken at once")
 	case err != nil:
-		refuse(w, http.StatusBadRequest, "Problems parsing JSON")
+		refuse(w, http.StatusRequestTimeout, "the request did not come to its end")
+	default:
+		_ = c.SetReadDeadline(time.Time{}) // it would end the request while it waits
 	}
-	return err == nil
+	return data, err == nil
+}
+
+// readTold reads what a runner tells; false after it was answered that it can not be read.
+func readTold(w http.ResponseWriter, r *http.Request, limit int64, into any) bool {
+	text, ok := readPart(w, r, limit)
+	if ok && json.Unmarshal(text, into) != nil {
+		refuse(w, http.StatusBadRequest, "Problems parsing JSON")
+		return false
+	}
+	return ok
 }

@@ -8,12 +8,14 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -51,7 +53,8 @@ func runnerCommand() *cobra.Command {
 It joins with a registration token, good for an hour, and keeps what it is known by in its data directory: the next start
 needs no token.
 
-SIGTERM and Ctrl-C stop it: it takes no more jobs, waits for those that run as long as --drain says, and ends.`,
+SIGTERM and Ctrl-C stop it: it takes no more jobs, waits for those that run as long as --drain says, and ends. A second one,
+or the end of --drain, ends those jobs: they fail, and say why. A third one ends the program.`,
 		Example: `  TOKEN=$(gh api -X POST repos/acme/shop/actions/runners/registration-token -q .token)
   penstock runner --url https://ci.example.com --token $TOKEN --labels gpu,ubuntu-latest`,
 		Args: cobra.NoArgs,
@@ -78,8 +81,8 @@ type joined struct {
 }
 
 func (f *runnerFlags) run(c *cobra.Command) error {
-	ctx, stop := signal.NotifyContext(c.Context(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	ctx, now, release := stopSignals(c.Context())
+	defer release()
 	slog.SetDefault(slog.New(slog.NewTextHandler(c.ErrOrStderr(), nil)))
 	if f.parallel < 1 {
 		return withHint(fmt.Errorf("--jobs %d: at least one job must run", f.parallel), "leave it out for one job a core")
@@ -97,9 +100,12 @@ func (f *runnerFlags) run(c *cobra.Command) error {
 	if err := os.MkdirAll(f.data, 0o700); err != nil {
 		return err
 	}
-	known, err := f.join(ctx, c.ErrOrStderr())
+	known, err := f.join(ctx)
 	if err != nil {
 		return err
+	}
+	if u, err := url.Parse(known.URL); err == nil && u.Scheme == "http" && !isLoopback(u.Hostname()) {
+		fmt.Fprintln(c.ErrOrStderr(), "warning: secrets of jobs cross the network in the clear: use https")
 	}
 	x, closeAll, err := f.executor(known.URL)
 	if err != nil {
@@ -108,16 +114,46 @@ func (f *runnerFlags) run(c *cobra.Command) error {
 	defer closeAll()
 	queue := runner.NewRemote(known.URL, known.Token)
 	fmt.Fprintf(c.ErrOrStderr(), "Runner %s waits for jobs of %s\n", known.Name, known.URL)
-	return f.work(ctx, stop, queue, known, x)
+	return f.work(ctx, now, queue, known, x)
 }
 
-// work runs jobs until ctx ends, or for an ephemeral runner until one has.
-func (f *runnerFlags) work(ctx context.Context, stop func(), queue *runner.Remote, known joined, x *job.Executor) error {
+// stopSignals gives a context that ends with the first signal to stop, and one that ends with the second. The third ends the
+// process, as any does after release.
+func stopSignals(ctx context.Context) (first, second context.Context, release func()) {
+	first, endFirst := context.WithCancel(ctx)
+	second, endSecond := context.WithCancel(context.WithoutCancel(ctx))
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	over := make(chan struct{})
+	var waiting sync.WaitGroup
+	waiting.Go(func() {
+		defer signal.Stop(signals)
+		for _, end := range []func(){endFirst, endSecond} {
+			select {
+			case <-signals:
+				end()
+			case <-over:
+				return
+			}
+		}
+	})
+	return first, second, func() { close(over); waiting.Wait(); endFirst(); endSecond() }
+}
+
+func isLoopback(host string) bool {
+	return host == "localhost" || net.ParseIP(host).IsLoopback()
+}
+
+// work runs jobs until ctx ends, or for an ephemeral runner until one has. When now ends, or --drain is over, it ends those
+// that still run.
+func (f *runnerFlags) work(ctx, now context.Context, queue *runner.Remote, known joined, x runner.Executor) error {
 	leasing, enough := context.WithCancel(ctx)
 	defer enough()
-	var q runner.Queue = queue
+	now, end := context.WithCancel(now)
+	defer end()
+	var q runner.Queue = runner.NewStoppable(now, queue, "The runner was stopped while the job ran.")
 	if f.ephemeral {
-		q = once{queue, enough}
+		q = once{q, enough}
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- runner.Work(leasing, q, runner.Runner{Name: known.Name}, f.parallel, x) }()
@@ -125,32 +161,40 @@ func (f *runnerFlags) work(ctx context.Context, stop func(), queue *runner.Remot
 	select {
 	case err = <-ended:
 	case <-ctx.Done():
-		stop() // the next signal ends the process
 		slog.Info("no more jobs are taken; waiting for those that run", "at_most", f.drain)
-		select {
-		case err = <-ended:
-		case <-time.After(f.drain):
-			return errors.New("jobs still run and are given up: the server says of each what became of it")
+		drained := time.AfterFunc(f.drain, end)
+		defer drained.Stop()
+		err = <-ended
+		if now.Err() != nil {
+			slog.Warn("jobs that still ran were ended")
 		}
+	}
+	if f.ephemeral {
+		err = errors.Join(err, f.leave(context.WithoutCancel(ctx), queue))
 	}
 	if errors.Is(err, runner.ErrRemoved) {
 		return withHint(err, "remove "+f.stateFile()+" and join with a new registration token")
 	}
-	if err == nil && f.ephemeral && ctx.Err() == nil {
-		err = os.Remove(f.stateFile()) // the server has removed it with its job
-	}
 	return err
+}
+
+// leave takes an ephemeral runner off the server, which has removed it already if it has finished its job.
+func (f *runnerFlags) leave(ctx context.Context, queue *runner.Remote) error {
+	if err := queue.Leave(ctx); err != nil && !errors.Is(err, runner.ErrRemoved) {
+		slog.Warn("the server still lists this runner", "error", err)
+	}
+	return os.Remove(f.stateFile())
 }
 
 // once is a queue of one task.
 type once struct {
-	*runner.Remote
+	runner.Queue
 	enough func()
 }
 
 // Lease implements runner.Queue.
 func (q once) Lease(ctx context.Context, r runner.Runner) (*ci.Task, error) {
-	t, err := q.Remote.Lease(ctx, r)
+	t, err := q.Queue.Lease(ctx, r)
 	if err == nil {
 		q.enough()
 	}
@@ -160,7 +204,7 @@ func (q once) Lease(ctx context.Context, r runner.Runner) (*ci.Task, error) {
 func (f *runnerFlags) stateFile() string { return filepath.Join(f.data, "runner.json") }
 
 // join gives what the runner is known by, after joining if it is not yet.
-func (f *runnerFlags) join(ctx context.Context, stderr io.Writer) (known joined, err error) {
+func (f *runnerFlags) join(ctx context.Context) (known joined, err error) {
 	text, err := os.ReadFile(f.stateFile())
 	if err == nil {
 		if err := json.Unmarshal(text, &known); err != nil {
@@ -185,9 +229,6 @@ func (f *runnerFlags) join(ctx context.Context, stderr io.Writer) (known joined,
 	u, err := url.Parse(f.url)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return known, withHint(fmt.Errorf("--url %s: no URL of a server", f.url), "it is like https://ci.example.com")
-	}
-	if host := u.Hostname(); u.Scheme == "http" && host != "localhost" && !strings.HasPrefix(host, "127.") && host != "::1" {
-		fmt.Fprintln(stderr, "warning: secrets of jobs cross the network in the clear: use https")
 	}
 	system, processor := machineLabels()
 	made, err := runner.Join(ctx, f.url, runner.Joining{Token: token, Name: f.name, OS: system, Arch: processor, Labels: f.labels, Ephemeral: f.ephemeral})

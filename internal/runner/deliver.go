@@ -2,7 +2,6 @@ package runner
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -170,10 +169,10 @@ func (d *delivery) appendLog(ctx context.Context, offset int64, p []byte) error 
 	deadline := time.Now().Add(patience)
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		err := d.q.Append(ctx, d.lease, offset, p)
-		if err == nil || errors.Is(err, ci.ErrStale) || time.Now().After(deadline) {
+		if err == nil || final(err) || time.Now().After(deadline) {
 			return err
 		}
-		sleep(ctx, pause)
+		sleep(ctx, about(pause))
 	}
 }
 

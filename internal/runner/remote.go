@@ -65,8 +65,18 @@ const (
 	maxTask = 64 << 20
 )
 
-// ErrRemoved says that the server does not know the runner any more: asking again is of no use.
-var ErrRemoved = errors.New("the server does not know this runner (any more)")
+var (
+	// ErrRemoved says that the server does not know the runner any more: asking again is of no use.
+	ErrRemoved = errors.New("the server does not know this runner (any more)")
+	// ErrRefused says that the server will not take what it was told, however often.
+	ErrRefused = errors.New("the server refuses it")
+)
+
+// final reports whether another try is of no use: the lease has ended, the runner is not known, or what is told is refused.
+// All else passes: networks and servers come back.
+func final(err error) bool {
+	return errors.Is(err, ci.ErrStale) || errors.Is(err, ErrRemoved) || errors.Is(err, ErrRefused)
+}
 
 // Remote is the queue of a server elsewhere. It may be used by any number of goroutines.
 type Remote struct {
@@ -78,7 +88,11 @@ type Remote struct {
 // NewRemote makes the queue of the server at a URL for a runner with a token of Join.
 func NewRemote(url, token string) *Remote {
 	return &Remote{strings.TrimSuffix(url, "/"), token, &http.Client{
-		Transport:     &http.Transport{Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: 16, IdleConnTimeout: 2 * time.Minute, ForceAttemptHTTP2: true},
+		Transport: &http.Transport{
+			Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: 16, IdleConnTimeout: 2 * time.Minute, ForceAttemptHTTP2: true,
+			// All requests share one connection in HTTP/2: that it is dead must be known before a lease runs out.
+			HTTP2: &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 5 * time.Second},
+		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // the token is for this server
 	}}
 }
@@ -103,7 +117,7 @@ func (q *Remote) Leave(ctx context.Context) error {
 func (q *Remote) Lease(ctx context.Context, _ Runner) (*ci.Task, error) {
 	for {
 		var t ci.Task
-		status, err := q.call(ctx, "/lease", taskPatience, struct{}{}, &t)
+		status, err := q.post(ctx, "/lease", taskPatience, "", nil, &t)
 		if err != nil {
 			return nil, fmt.Errorf("lease: %w", err)
 		}
@@ -126,7 +140,7 @@ func (q *Remote) Report(ctx context.Context, l Lease, r ci.Report) error {
 	return err
 }
 
-// Finish implements Queue. The answer to an earlier try may have been lost: then the lease has ended, as it should.
+// Finish implements Queue. It may be called again where an answer was lost: a result that was taken is taken again.
 func (q *Remote) Finish(ctx context.Context, l Lease, res ci.Result) error {
 	_, err := q.call(ctx, "/finish", otherPatience, Finishing{l, res}, nil)
 	return err
@@ -154,7 +168,9 @@ func (q *Remote) post(ctx context.Context, path string, patience time.Duration, 
 	if err != nil {
 		return 0, err
 	}
-	req.Header.Set("Content-Type", kind)
+	if kind != "" {
+		req.Header.Set("Content-Type", kind)
+	}
 	if q.token != "" {
 		req.Header.Set("Authorization", "Bearer "+q.token)
 	}
@@ -169,12 +185,8 @@ func (q *Remote) post(ctx context.Context, path string, patience time.Duration, 
 		return 0, err
 	case len(text) > maxTask:
 		return 0, fmt.Errorf("the server's answer has more than %d bytes", maxTask)
-	case res.StatusCode == http.StatusConflict && path != "/join":
-		return res.StatusCode, ci.ErrStale
-	case res.StatusCode == http.StatusUnauthorized && q.token != "":
-		return res.StatusCode, fmt.Errorf("%w: %s", ErrRemoved, said(text))
 	case res.StatusCode >= 300:
-		return res.StatusCode, fmt.Errorf("%s: %s", res.Status, said(text))
+		return res.StatusCode, q.fault(path, res, text)
 	case out == nil || len(text) == 0:
 		return res.StatusCode, nil
 	}
@@ -182,6 +194,24 @@ func (q *Remote) post(ctx context.Context, path string, patience time.Duration, 
 		return res.StatusCode, fmt.Errorf("read the server's answer: %w", err)
 	}
 	return res.StatusCode, nil
+}
+
+// fault is what an answer means that is none of success.
+func (q *Remote) fault(path string, res *http.Response, text []byte) error {
+	err := fmt.Errorf("%s: %s", res.Status, said(text))
+	switch code := res.StatusCode; {
+	case code == http.StatusConflict && path != "/join":
+		return ci.ErrStale
+	case code == http.StatusUnauthorized && q.token != "":
+		return fmt.Errorf("%w: %s", ErrRemoved, said(text))
+	case code >= 500, code == http.StatusRequestTimeout, code == http.StatusTooEarly, code == http.StatusTooManyRequests:
+		return err
+	case code < 400 && res.Header.Get("Location") != "":
+		return fmt.Errorf("%w: it is elsewhere, at %s", ErrRefused, res.Header.Get("Location"))
+	case path == "/join":
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrRefused, err)
 }
 
 // said is the message of an error's body.

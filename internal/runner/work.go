@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -56,7 +57,7 @@ func Work(ctx context.Context, q Queue, who Runner, slots int, x Executor) error
 				return err
 			}
 			slog.Warn("no task can be leased, trying again", "error", err)
-			sleep(ctx, pause)
+			sleep(ctx, about(pause))
 			pause = min(2*pause, lastPause)
 			continue
 		}
@@ -87,6 +88,10 @@ func execute(ctx, stop context.Context, q Queue, x Executor, t *ci.Task) {
 	res := run(jobCtx, x, t, d)
 	d.end(&res)
 	err := retry(ctx, stop, func() error { return q.Finish(ctx, lease, res) })
+	if errors.Is(err, ErrRefused) {
+		small := ci.Result{Conclusion: ci.Failure, Reason: fmt.Sprintf("The job ended as %s, but the server did not take its result: %v.", res.Conclusion, err)}
+		err = retry(ctx, stop, func() error { return q.Finish(ctx, lease, small) })
+	}
 	release()
 	keeping.Wait()
 	if err != nil {
@@ -102,11 +107,11 @@ func keepAlive(ctx context.Context, q Queue, l Lease, j *ending) {
 		switch {
 		case ctx.Err() != nil:
 			return
-		case errors.Is(err, ci.ErrStale):
+		case errors.Is(err, ci.ErrStale) || errors.Is(err, ErrRemoved):
 			j.kill(errLost)
 			return
 		case err != nil:
-			sleep(ctx, pause)
+			sleep(ctx, about(pause))
 			pause = min(2*pause, lastPause)
 			continue
 		case signal == Cancel:
@@ -145,13 +150,12 @@ func run(ctx context.Context, x Executor, t *ci.Task, rep job.Reporter) (res ci.
 // errLost is the cause with which a job ends whose lease is lost: another runner may have it.
 var errLost = errors.New("the lease on the job is lost")
 
-// retry calls f until it succeeds or the queue says that the lease has ended. Once stop has ended it is not tried for
-// longer than patience.
+// retry calls f until it succeeds or another try is of no use. Once stop has ended it is not tried for longer than patience.
 func retry(ctx, stop context.Context, f func() error) error {
 	var deadline time.Time
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		err := f()
-		if err == nil || errors.Is(err, ci.ErrStale) {
+		if err == nil || final(err) {
 			return err
 		}
 		if stop.Err() != nil && deadline.IsZero() {
@@ -160,9 +164,12 @@ func retry(ctx, stop context.Context, f func() error) error {
 		if !deadline.IsZero() && time.Now().After(deadline) {
 			return err
 		}
-		sleep(ctx, pause)
+		sleep(ctx, about(pause))
 	}
 }
+
+// about is a pause of half as long to as long: many runners that a server has lost do not come back all at once.
+func about(pause time.Duration) time.Duration { return pause/2 + rand.N(pause/2) }
 
 // sleep waits, or until ctx ends.
 func sleep(ctx context.Context, d time.Duration) {

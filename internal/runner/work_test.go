@@ -46,11 +46,34 @@ var succeeded = ci.Result{Conclusion: ci.Success}
 // bench is a queue with a run of so many jobs in it.
 type bench struct {
 	*engine.Engine
+	queue runner.Queue // the engine's
+	store *store.Store
 	blobs *blob.Store
 	run   ci.RunID
 }
 
-func newBench(t *testing.T, jobs int) *bench {
+// opener makes a bench with a run of so many jobs.
+type opener func(t *testing.T, jobs int) *bench
+
+// everyQueue tests with the queue of an engine in the process, and with the one that a server has for runners elsewhere.
+func everyQueue(t *testing.T, test func(t *testing.T, newBench opener)) {
+	t.Run("engine", func(t *testing.T) { test(t, inProcess) })
+	t.Run("http", func(t *testing.T) { test(t, overHTTP) })
+}
+
+func inProcess(t *testing.T, jobs int) *bench {
+	t.Helper()
+	st, blobs := openStores(t)
+	e, err := engine.New(t.Context(), st, blobs, engine.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{Engine: e, queue: e, store: st, blobs: blobs}
+	b.trigger(t, jobs)
+	return b
+}
+
+func openStores(t *testing.T) (*store.Store, *blob.Store) {
 	t.Helper()
 	st, err := store.Open(t.Context(), "sqlite::memory:")
 	if err != nil {
@@ -62,10 +85,12 @@ func newBench(t *testing.T, jobs int) *bench {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { blobs.Close() })
-	e, err := engine.New(t.Context(), st, blobs, engine.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	return st, blobs
+}
+
+// trigger begins the run.
+func (b *bench) trigger(t *testing.T, jobs int) {
+	t.Helper()
 	var list []string
 	for n := range jobs {
 		list = append(list, fmt.Sprint(n))
@@ -75,11 +100,9 @@ func newBench(t *testing.T, jobs int) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{Engine: e, blobs: blobs}
-	if b.run, err = e.Trigger(t.Context(), p); err != nil {
+	if b.run, err = b.Trigger(t.Context(), p); err != nil {
 		t.Fatal(err)
 	}
-	return b
 }
 
 // work lets a runner work on a queue until the run is completed, and gives the run.
@@ -124,10 +147,12 @@ func (b *bench) log(t *testing.T, id ci.JobID) []byte {
 	return p
 }
 
-func TestSlots(t *testing.T) {
+func TestSlots(t *testing.T) { everyQueue(t, testSlots) }
+
+func testSlots(t *testing.T, newBench opener) {
 	b := newBench(t, 20)
 	var now, most, all atomic.Int64
-	run := b.work(t, b, 3, executor(func(_ context.Context, t *ci.Task, rep job.Reporter) ci.Result {
+	run := b.work(t, b.queue, 3, executor(func(_ context.Context, t *ci.Task, rep job.Reporter) ci.Result {
 		n := now.Add(1)
 		defer now.Add(-1)
 		for {
@@ -148,12 +173,14 @@ func TestSlots(t *testing.T) {
 			t.Errorf("log of %d = %q, want %q", n, got, want)
 		}
 	}
-	if err := runner.Work(t.Context(), b, ci.Runner{}, 0, nil); err == nil {
+	if err := runner.Work(t.Context(), b.queue, ci.Runner{}, 0, nil); err == nil {
 		t.Error("a runner without slots works")
 	}
 }
 
-func TestSignalsReachTheJob(t *testing.T) {
+func TestSignalsReachTheJob(t *testing.T) { everyQueue(t, testSignalsReachTheJob) }
+
+func testSignalsReachTheJob(t *testing.T, newBench opener) {
 	for _, c := range []struct {
 		name  string
 		force []bool // of each Cancel
@@ -161,7 +188,7 @@ func TestSignalsReachTheJob(t *testing.T) {
 	}{{"cancel", []bool{false}, job.ErrCancel}, {"kill", []bool{true}, job.ErrKill}, {"cancel, then kill", []bool{false, true}, job.ErrCancel}} {
 		b := newBench(t, 1)
 		var cause error
-		run := b.work(t, b, 1, executor(func(ctx context.Context, _ *ci.Task, rep job.Reporter) ci.Result {
+		run := b.work(t, b.queue, 1, executor(func(ctx context.Context, _ *ci.Task, rep job.Reporter) ci.Result {
 			killed := rep.(interface{ Killed() <-chan struct{} }).Killed()
 			for _, force := range c.force {
 				if err := b.Cancel(t.Context(), b.run, "mona", force); err != nil {
@@ -188,9 +215,11 @@ func TestSignalsReachTheJob(t *testing.T) {
 	}
 }
 
-func TestPanicFailsOneJob(t *testing.T) {
+func TestPanicFailsOneJob(t *testing.T) { everyQueue(t, testPanicFailsOneJob) }
+
+func testPanicFailsOneJob(t *testing.T, newBench opener) {
 	b := newBench(t, 3)
-	run := b.work(t, b, 1, executor(func(_ context.Context, t *ci.Task, _ job.Reporter) ci.Result {
+	run := b.work(t, b.queue, 1, executor(func(_ context.Context, t *ci.Task, _ job.Reporter) ci.Result {
 		if t.Job == "test/1" {
 			panic("a fault of ours")
 		}
@@ -243,11 +272,13 @@ func (s *spy) Finish(ctx context.Context, l ci.Lease, r ci.Result) error {
 }
 
 // A job that writes faster than the queue takes is held up: what is under way never is more than a few megabytes.
-func TestLogIsHeldUp(t *testing.T) {
+func TestLogIsHeldUp(t *testing.T) { everyQueue(t, testLogIsHeldUp) }
+
+func testLogIsHeldUp(t *testing.T, newBench opener) {
 	b := newBench(t, 1)
 	const size = 30 << 20
 	var written, taken, most atomic.Int64
-	q := &spy{Queue: b, onAppend: func(offset int64, p []byte) error {
+	q := &spy{Queue: b.queue, onAppend: func(offset int64, p []byte) error {
 		most.Store(max(most.Load(), written.Load()-offset))
 		taken.Store(offset + int64(len(p)))
 		return nil
@@ -270,11 +301,13 @@ func TestLogIsHeldUp(t *testing.T) {
 	}
 }
 
-func TestLogIsLive(t *testing.T) {
+func TestLogIsLive(t *testing.T) { everyQueue(t, testLogIsLive) }
+
+func testLogIsLive(t *testing.T, newBench opener) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, 1)
 		var appends int
-		q := &spy{Queue: b, onAppend: func(int64, []byte) error { appends++; return nil }}
+		q := &spy{Queue: b.queue, onAppend: func(int64, []byte) error { appends++; return nil }}
 		b.work(t, q, 1, executor(func(ctx context.Context, _ *ci.Task, rep job.Reporter) ci.Result {
 			for n := range 1000 {
 				rep.Append(ctx, []byte("x"))
@@ -295,11 +328,13 @@ func TestLogIsLive(t *testing.T) {
 	})
 }
 
-func TestReportsAreJoined(t *testing.T) {
+func TestReportsAreJoined(t *testing.T) { everyQueue(t, testReportsAreJoined) }
+
+func testReportsAreJoined(t *testing.T, newBench opener) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, 1)
 		var reports int
-		q := &spy{Queue: b, onReport: func(ci.Report) error {
+		q := &spy{Queue: b.queue, onReport: func(ci.Report) error {
 			reports++
 			if reports == 3 {
 				return errors.New("the line is busy")
@@ -341,7 +376,9 @@ func TestReportsAreJoined(t *testing.T) {
 	})
 }
 
-func TestQueueThatFailsForAWhile(t *testing.T) {
+func TestQueueThatFailsForAWhile(t *testing.T) { everyQueue(t, testQueueThatFailsForAWhile) }
+
+func testQueueThatFailsForAWhile(t *testing.T, newBench opener) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, 1)
 		fails := map[string]int{}
@@ -352,7 +389,7 @@ func TestQueueThatFailsForAWhile(t *testing.T) {
 			return nil
 		}
 		q := &spy{
-			Queue:    b,
+			Queue:    b.queue,
 			onReport: func(ci.Report) error { return flaky("report") },
 			onAppend: func(int64, []byte) error { return flaky("append") },
 			onFinish: func(ci.Result) error { return flaky("finish") },
@@ -367,10 +404,12 @@ func TestQueueThatFailsForAWhile(t *testing.T) {
 	})
 }
 
-func TestLogThatCanNotBeStored(t *testing.T) {
+func TestLogThatCanNotBeStored(t *testing.T) { everyQueue(t, testLogThatCanNotBeStored) }
+
+func testLogThatCanNotBeStored(t *testing.T, newBench opener) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, 1)
-		q := &spy{Queue: b, onAppend: func(int64, []byte) error { return errors.New("no space left on the disk") }}
+		q := &spy{Queue: b.queue, onAppend: func(int64, []byte) error { return errors.New("no space left on the disk") }}
 		run := b.work(t, q, 1, executor(func(ctx context.Context, _ *ci.Task, rep job.Reporter) ci.Result {
 			for rep.Append(ctx, make([]byte, 100_000)) == nil {
 			}
@@ -385,10 +424,12 @@ func TestLogThatCanNotBeStored(t *testing.T) {
 }
 
 // A lease that is lost while the job runs: the job ends, and nothing more of it is stored.
-func TestLostLease(t *testing.T) {
+func TestLostLease(t *testing.T) { everyQueue(t, testLostLease) }
+
+func testLostLease(t *testing.T, newBench opener) {
 	b := newBench(t, 1)
 	ctx, cancel := context.WithCancel(t.Context())
-	err := runner.Work(ctx, b, ci.Runner{Name: "r"}, 1, executor(func(ctx context.Context, task *ci.Task, rep job.Reporter) ci.Result {
+	err := runner.Work(ctx, b.queue, ci.Runner{Name: "r"}, 1, executor(func(ctx context.Context, task *ci.Task, rep job.Reporter) ci.Result {
 		if err := b.Update(t.Context(), task.Run, ci.Lost{Job: task.Job, Lease: task.Lease, Reason: "gone"}); err != nil {
 			t.Error(err)
 		}
@@ -408,8 +449,12 @@ func TestLostLease(t *testing.T) {
 }
 
 func TestNothingRunsBeforeTheStartIsKnown(t *testing.T) {
+	everyQueue(t, testNothingRunsBeforeTheStartIsKnown)
+}
+
+func testNothingRunsBeforeTheStartIsKnown(t *testing.T, newBench opener) {
 	b := newBench(t, 2)
-	q := &spy{Queue: b}
+	q := &spy{Queue: b.queue}
 	lost := false
 	q.onReport = func(ci.Report) error {
 		if lost {

@@ -1,0 +1,200 @@
+package runner_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/penstock-ci/penstock/internal/api"
+	"github.com/penstock-ci/penstock/internal/auth"
+	"github.com/penstock-ci/penstock/internal/ci"
+	"github.com/penstock-ci/penstock/internal/forge"
+	"github.com/penstock-ci/penstock/internal/job"
+	"github.com/penstock-ci/penstock/internal/job/native"
+	"github.com/penstock-ci/penstock/internal/runner"
+	"github.com/penstock-ci/penstock/internal/store"
+)
+
+// overHTTP is a server's queue, by connections that synctest knows.
+func overHTTP(t *testing.T, jobs int) *bench {
+	t.Helper()
+	st, blobs := openStores(t)
+	s, err := api.NewServer(t.Context(), api.ServerOptions{
+		Store: st, Blobs: blobs, Artifacts: native.OpenArtifacts(blobs), Keys: auth.NewKeyring(time.Now()), Repositories: t.TempDir(),
+		Actions: &forge.ActionSource{CacheDir: t.TempDir(), URLTemplate: "file:///nowhere", Log: io.Discard}, URL: "http://penstock",
+		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := st.AddRepository(t.Context(), &store.Repository{Owner: "octo", Name: "hello", DefaultBranch: "main", Created: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	token := auth.NewToken()
+	if err := st.AddRunner(t.Context(), &store.Runner{Name: "r", OS: "Linux", Labels: []string{"ubuntu-latest"}, Hash: auth.HashToken(token), Created: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	l := &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
+	web := &http.Server{Handler: s}
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = web.Serve(l) })
+	transport := &http.Transport{DialContext: l.dial}
+	t.Cleanup(func() {
+		transport.CloseIdleConnections()
+		_ = web.Close()
+		serving.Wait()
+	})
+	q := runner.NewRemote("http://penstock", token)
+	q.SetTransport(transport)
+	b := &bench{Engine: s.Engine, queue: q, store: st, blobs: blobs}
+	b.trigger(t, jobs)
+	return b
+}
+
+// pipes is a listener in memory.
+type pipes struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (l *pipes) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	here, there := net.Pipe()
+	select {
+	case l.conns <- there:
+		return here, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (l *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *pipes) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return nil
+}
+
+func (l *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipes", Net: "unix"} }
+
+// A runner that is removed while it has a job ends the job, and itself.
+func TestRemovedWhileItWorks(t *testing.T) { synctest.Test(t, testRemovedWhileItWorks) }
+
+func testRemovedWhileItWorks(t *testing.T) {
+	b := overHTTP(t, 1)
+	err := runner.Work(t.Context(), b.queue, ci.Runner{Name: "r"}, 2, executor(func(ctx context.Context, _ *ci.Task, rep job.Reporter) ci.Result {
+		if err := b.store.DeleteRunner(t.Context(), 1); err != nil {
+			t.Error(err)
+		}
+		if err := rep.Append(ctx, []byte("a line\n")); err != nil {
+			t.Error(err)
+		}
+		<-ctx.Done()
+		return succeeded
+	}))
+	if !errors.Is(err, runner.ErrRemoved) {
+		t.Errorf("Work = %v, want ErrRemoved", err)
+	}
+	if j := b.stored(t).Job("test/0"); j.Status != ci.InProgress {
+		t.Errorf("the job is %s %s: what a stranger says of it counts", j.Status, j.Conclusion)
+	}
+}
+
+// A result that the server does not take fails the job with the reason, instead of being told for ever.
+func TestResultThatIsRefused(t *testing.T) {
+	b := overHTTP(t, 1)
+	run := b.work(t, b.queue, 1, executor(func(context.Context, *ci.Task, job.Reporter) ci.Result {
+		return ci.Result{Conclusion: ci.Success, Outputs: map[string]string{"x": strings.Repeat("x", 17<<20)}}
+	}))
+	if j := run.Job("test/0"); j.Conclusion != ci.Failure || !strings.Contains(j.Reason, "ended as success, but the server did not take its result") {
+		t.Errorf("the job is %s %q, want a failure that says why", j.Conclusion, j.Reason)
+	}
+}
+
+// What a server answers says whether another try is of use.
+func TestAnswers(t *testing.T) {
+	for _, c := range []struct {
+		status int
+		is     error // nil: try again
+	}{
+		{301, runner.ErrRefused}, {400, runner.ErrRefused}, {404, runner.ErrRefused}, {413, runner.ErrRefused}, {416, runner.ErrRefused}, {422, runner.ErrRefused},
+		{401, runner.ErrRemoved}, {409, ci.ErrStale}, {408, nil}, {425, nil}, {429, nil}, {500, nil}, {502, nil}, {503, nil}, {504, nil},
+	} {
+		web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Authorization") != "Bearer secret" {
+				t.Errorf("%s was asked with %q", r.URL, r.Header.Get("Authorization"))
+			}
+			w.Header().Set("Location", "https://ci.example.com/")
+			w.WriteHeader(c.status)
+			io.WriteString(w, `{"message":"because"}`)
+		}))
+		q := runner.NewRemote(web.URL+"/", "secret")
+		l := ci.Lease{Run: 1, Job: "a", ID: "x"}
+		_, lease := q.Lease(t.Context(), ci.Runner{})
+		_, renew := q.Renew(t.Context(), l)
+		for name, err := range map[string]error{
+			"lease": lease, "renew": renew, "report": q.Report(t.Context(), l, ci.Report{}), "append": q.Append(t.Context(), l, 0, []byte("x")), "finish": q.Finish(t.Context(), l, succeeded),
+		} {
+			for _, sentinel := range []error{runner.ErrRefused, runner.ErrRemoved, ci.ErrStale} {
+				if err == nil || errors.Is(err, sentinel) != (sentinel == c.is) {
+					t.Errorf("%s answered %d: %v, want %v", name, c.status, err, c.is)
+				}
+			}
+		}
+		web.Close()
+	}
+}
+
+// A runner that is stopped for good ends its jobs by itself, and says of those it cut short why.
+func TestStoppable(t *testing.T) { everyQueue(t, testStoppable) }
+
+func testStoppable(t *testing.T, newBench opener) {
+	b := newBench(t, 2)
+	now, stop := context.WithCancel(t.Context())
+	leasing, enough := context.WithCancel(t.Context())
+	var begun, ended sync.WaitGroup
+	begun.Add(2)
+	ended.Go(func() {
+		q := runner.NewStoppable(now, b.queue, "Somebody pulled the plug.")
+		_ = runner.Work(leasing, q, ci.Runner{Name: "r"}, 2, executor(func(ctx context.Context, task *ci.Task, rep job.Reporter) ci.Result {
+			begun.Done()
+			<-rep.(interface{ Killed() <-chan struct{} }).Killed()
+			if cause := context.Cause(ctx); !errors.Is(cause, job.ErrKill) {
+				t.Errorf("%s ended by %v, want ErrKill", task.Job, cause)
+			}
+			if task.Job == "test/1" {
+				return succeeded // it was done just then
+			}
+			return ci.Result{Conclusion: ci.Cancelled}
+		}))
+	})
+	begun.Wait()
+	enough()
+	stop()
+	ended.Wait()
+	run := b.stored(t)
+	if j := run.Job("test/0"); j.Conclusion != ci.Failure || j.Reason != "Somebody pulled the plug." {
+		t.Errorf("the job that was cut short is %s %q", j.Conclusion, j.Reason)
+	}
+	if j := run.Job("test/1"); j.Conclusion != ci.Success || j.Reason != "" {
+		t.Errorf("the job that was done is %s %q", j.Conclusion, j.Reason)
+	}
+}
