@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func contains(s string, parts ...string) bool {
@@ -96,12 +97,12 @@ func TestHostedRefusesPushes(t *testing.T) {
 	one := a.commit("a", "1", "one")
 	a.git("push", "-q", "origin", "HEAD:main")
 	s.told()
-	s.may = func(c Change) error {
+	s.allow(func(c Change) error {
 		if strings.HasPrefix(c.Ref, "refs/heads/release/") {
 			return errors.New("release/* is protected")
 		}
 		return nil
-	}
+	})
 	for _, c := range []struct{ ref, want string }{
 		{"refs/heads/release/1", "penstock: release/* is protected"},
 		{"refs/pull/1/head", "deny updating a hidden ref"},
@@ -128,31 +129,6 @@ func wantRefs(t *testing.T, b *Bare, want ...string) {
 	}
 	if got != strings.Join(want, "\n") {
 		t.Errorf("refs\n%s\nwant\n%s", got, strings.Join(want, "\n"))
-	}
-}
-
-func TestHostedBoundsRefs(t *testing.T) {
-	s, b := newSite(t)
-	a := s.clone(t, "acme/app")
-	sha := a.commit("a", "1", "one")
-	a.git("push", "-q", "origin", "HEAD:main")
-	s.told()
-	var refs strings.Builder
-	for i := range 10_000 {
-		fmt.Fprintf(&refs, "create refs/tags/t%d %s\n", i, sha)
-	}
-	update := gitCommand(a.dir, "update-ref", "--stdin")
-	update.Stdin = strings.NewReader(refs.String())
-	if out, err := update.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	if out, err := a.try("push", "-q", "origin", "--tags"); err == nil || !contains(out, "10000 refs are too many for one push: push at most 5000 at once") {
-		t.Errorf("10,000 refs in one push: %v\n%.300s", err, out)
-	}
-	wantRefs(t, b, "refs/heads/main "+sha)
-	a.git("push", "-q", "origin", "refs/tags/t1*:refs/tags/t1*")
-	if got := s.told(); len(got) != 1 || len(got[0].Changes) != 1111 {
-		t.Errorf("told of %d pushes", len(got))
 	}
 }
 
@@ -253,12 +229,12 @@ func TestHostedForgedCommands(t *testing.T) {
 	one := a.commit("a", "1", "one")
 	a.git("push", "-q", "origin", "HEAD:main")
 	s.told()
-	s.may = func(c Change) error {
+	s.allow(func(c Change) error {
 		if c.Ref != "refs/heads/mine" {
 			return errors.New("not yours")
 		}
 		return nil
-	}
+	})
 	pack, err := exec.Command("git", "-C", a.dir, "pack-objects", "--all", "--stdout", "-q").Output()
 	if err != nil {
 		t.Fatal(err)
@@ -304,11 +280,11 @@ func TestHostedEndsGit(t *testing.T) {
 		t.Fatal(err)
 	}
 	line := zeroSHA + " " + strings.Repeat("1", 40) + " refs/heads/x\x00report-status"
-	fmt.Fprintf(conn, "POST /acme/app/git-receive-pack HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n%04x%s0000PACK", len(line)+4, line)
+	fmt.Fprintf(conn, "POST /acme/app/git-receive-pack HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n%04x%s0000PACK\x00\x00\x00\x02\x00\x00\x00\x01", len(line)+4, line)
 	waitFor(t, incoming(t, b))
 	conn.Close()
-	for len(s.git) > 0 { // a place is free again when the request is over
-		if t.Context().Err() != nil {
+	for deadline := time.Now().Add(time.Minute); len(s.git) > 0; time.Sleep(2 * time.Millisecond) { // a place is free again when the request is over
+		if time.Now().After(deadline) {
 			t.Fatal("git goes on")
 		}
 	}
@@ -318,7 +294,7 @@ func TestHostedEndsGit(t *testing.T) {
 // incoming waits until git has begun to take objects in, and names where.
 func incoming(t *testing.T, b *Bare) string {
 	t.Helper()
-	for t.Context().Err() == nil {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
 		if found, err := filepath.Glob(filepath.Join(b.Dir(), "objects", "tmp_objdir-incoming-*")); err == nil && len(found) > 0 {
 			return found[0]
 		}

@@ -59,6 +59,20 @@ func (s *site) take(_ context.Context, p Push) ([]string, error) {
 	return []string{fmt.Sprintf("push %d is known", p.Number)}, nil
 }
 
+// allow says from now on what may be pushed.
+func (s *site) allow(may func(Change) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.may = may
+}
+
+// failWith makes whoever is told of pushes fail from now on.
+func (s *site) failWith(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fail = err
+}
+
 func (s *site) serve(w http.ResponseWriter, r *http.Request) {
 	asked, ok := ParseGitRequest(r)
 	if !ok {
@@ -67,7 +81,9 @@ func (s *site) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	by := Visitor{Account: Account{Login: "ann", ID: 7, Email: "ann@localhost"}}
 	if r.Header.Get("X-Reader") == "" {
+		s.mu.Lock()
 		by.May = s.may
+		s.mu.Unlock()
 	}
 	s.ServeGit(w, r, asked, by)
 }
