@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -43,8 +44,17 @@ func overHTTP(t *testing.T, jobs int) *bench {
 	if err := st.AddRunner(t.Context(), &store.Runner{Name: "r", OS: "Linux", Labels: []string{"ubuntu-latest"}, Hash: auth.HashToken(token), Created: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
+	q := runner.NewRemote("http://penstock", token)
+	q.SetTransport(serveByPipe(t, s))
+	b := &bench{Engine: s.Engine, queue: q, store: st, blobs: blobs}
+	b.trigger(t, jobs)
+	return b
+}
+
+// serveByPipe serves, and gives the way there.
+func serveByPipe(t *testing.T, h http.Handler) *http.Transport {
 	l := &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
-	web := &http.Server{Handler: s}
+	web := &http.Server{Handler: h}
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = web.Serve(l) })
 	transport := &http.Transport{DialContext: l.dial}
@@ -53,11 +63,7 @@ func overHTTP(t *testing.T, jobs int) *bench {
 		_ = web.Close()
 		serving.Wait()
 	})
-	q := runner.NewRemote("http://penstock", token)
-	q.SetTransport(transport)
-	b := &bench{Engine: s.Engine, queue: q, store: st, blobs: blobs}
-	b.trigger(t, jobs)
-	return b
+	return transport
 }
 
 // pipes is a listener in memory.
@@ -151,7 +157,7 @@ func TestAnswers(t *testing.T) {
 		_, lease := q.Lease(t.Context(), ci.Runner{})
 		_, renew := q.Renew(t.Context(), l)
 		for name, err := range map[string]error{
-			"lease": lease, "renew": renew, "report": q.Report(t.Context(), l, ci.Report{}), "append": q.Append(t.Context(), l, 0, []byte("x")), "finish": q.Finish(t.Context(), l, succeeded),
+			"lease": lease, "renew": renew, "report": q.Report(t.Context(), l, ci.Report{}), "finish": q.Finish(t.Context(), l, succeeded),
 		} {
 			for _, sentinel := range []error{runner.ErrRefused, runner.ErrRemoved, ci.ErrStale} {
 				if err == nil || errors.Is(err, sentinel) != (sentinel == c.is) {
@@ -198,3 +204,45 @@ func testStoppable(t *testing.T, newBench opener) {
 		t.Errorf("the job that was done is %s %q", j.Conclusion, j.Reason)
 	}
 }
+
+// A log waits for a server that is away, but not for ever, and not for one that refuses it.
+func TestAppendToAServerThatIsAway(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		away time.Duration // this long it answers with status
+		code int
+		is   error
+		took time.Duration // at most
+	}{
+		{"for a while", 4 * time.Minute, 503, nil, 4*time.Minute + 5*time.Second},
+		{"for good", 24 * time.Hour, 502, errAny, 5*time.Minute + 5*time.Second},
+		{"refuses", time.Minute, 413, runner.ErrRefused, 0},
+		{"has lost the lease", time.Minute, 409, ci.ErrStale, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			began, size, largest := time.Now(), 0, 0
+			client := serveByPipe(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				text, _ := io.ReadAll(r.Body)
+				if time.Since(began) < c.away {
+					w.WriteHeader(c.code)
+					return
+				}
+				if offset := r.FormValue("offset"); offset != strconv.Itoa(size) {
+					t.Errorf("%s: bytes at %s, want %d", c.name, offset, size)
+				}
+				size, largest = size+len(text), max(largest, len(text))
+			}))
+			q := runner.NewRemote("http://penstock", "secret")
+			q.SetTransport(client)
+			err := q.Append(t.Context(), ci.Lease{Run: 1, Job: "a", ID: "x"}, 0, make([]byte, 1<<20))
+			if took := time.Since(began); took > c.took {
+				t.Errorf("%s: it took %v, want at most %v", c.name, took, c.took)
+			}
+			if c.is == nil && (err != nil || size != 1<<20 || largest > 16<<10) || c.is != nil && (err == nil || c.is != errAny && !errors.Is(err, c.is)) {
+				t.Errorf("%s: %v, %d bytes came, %d at once", c.name, err, size, largest)
+			}
+		})
+	}
+}
+
+var errAny = errors.New("any")

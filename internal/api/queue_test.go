@@ -1,0 +1,669 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/penstock-ci/penstock/internal/api/rest"
+	"github.com/penstock-ci/penstock/internal/auth"
+	"github.com/penstock-ci/penstock/internal/blob"
+	"github.com/penstock-ci/penstock/internal/ci"
+	"github.com/penstock-ci/penstock/internal/engine"
+	"github.com/penstock-ci/penstock/internal/forge"
+	"github.com/penstock-ci/penstock/internal/job"
+	"github.com/penstock-ci/penstock/internal/job/native"
+	"github.com/penstock-ci/penstock/internal/runner"
+	"github.com/penstock-ci/penstock/internal/store"
+)
+
+// yard is a server that runs nothing by itself, with the repository acme/shop. It can be stopped and started again.
+type yard struct {
+	t    testing.TB
+	mu   sync.RWMutex // of s, for requests
+	s    *Server
+	url  string
+	dir  string
+	keys *auth.Keyring
+	open atomic.Int64 // requests under way
+
+	asked atomic.Int64 // requests
+
+	web  *httptest.Server
+	stop func()
+}
+
+func newYard(t testing.TB) *yard {
+	t.Helper()
+	y := &yard{t: t, dir: t.TempDir(), keys: auth.NewKeyring(time.Now())}
+	y.web = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		y.asked.Add(1)
+		y.open.Add(1)
+		defer y.open.Add(-1)
+		y.mu.RLock()
+		s := y.s
+		y.mu.RUnlock()
+		s.ServeHTTP(w, r)
+	}))
+	t.Cleanup(func() { y.web.CloseClientConnections(); y.web.Close(); y.stop() })
+	y.url = y.web.URL
+	y.start()
+	if _, err := y.s.create(t.Context(), "acme", "shop", true); err != nil {
+		t.Fatal(err)
+	}
+	return y
+}
+
+// start makes a server of what the one before has left.
+func (y *yard) start() {
+	y.t.Helper()
+	st, err := store.Open(y.t.Context(), "sqlite:"+filepath.Join(y.dir, "penstock.db"))
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	blobs, err := blob.OpenUnsynced(filepath.Join(y.dir, "blobs"))
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	s, err := NewServer(y.t.Context(), ServerOptions{
+		Store: st, Blobs: blobs, Artifacts: native.OpenArtifacts(blobs), Keys: y.keys, Repositories: filepath.Join(y.dir, "repositories"),
+		Actions: &forge.ActionSource{CacheDir: filepath.Join(y.dir, "actions"), URLTemplate: "file:///nowhere", Log: io.Discard}, URL: y.url,
+		Log: slog.New(slog.NewTextHandler(y.t.Output(), nil)),
+	})
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	y.mu.Lock()
+	y.s = s
+	y.mu.Unlock()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(y.t.Context()))
+	var working sync.WaitGroup
+	working.Go(func() { s.Work(ctx) })
+	y.stop = func() { cancel(); working.Wait(); st.Close(); blobs.Close() }
+}
+
+// join makes a runner and gives its queue.
+func (y *yard) join(in runner.Joining) (*runner.Remote, runner.Joined) {
+	y.t.Helper()
+	in.Token = y.keys.Grant(rest.RegisterRunner, time.Now().Add(time.Minute))
+	joined, err := runner.Join(y.t.Context(), y.url, in)
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	return runner.NewRemote(y.url, joined.Token), joined
+}
+
+// far is a runner with the label of the jobs of trigger.
+func (y *yard) far(name string) (*runner.Remote, runner.Joined) {
+	y.t.Helper()
+	return y.join(runner.Joining{Name: name, OS: "Linux", Labels: []string{"far"}})
+}
+
+// trigger begins a run of one job, a, for runners with the label far.
+func (y *yard) trigger() ci.RunID {
+	y.t.Helper()
+	text := "on: push\njobs:\n  a:\n    runs-on: far\n    steps: [run: 'true']\n"
+	p, err := ci.NewPlan(ci.File{Path: ".github/workflows/ci.yml", Text: text}, nil, ci.Plan{Event: "push", Repository: "acme/shop"})
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	id, err := y.s.Engine.Trigger(y.t.Context(), p)
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	return id
+}
+
+func (y *yard) job(id ci.RunID) *ci.Job {
+	y.t.Helper()
+	r, err := y.s.Engine.Run(y.t.Context(), id)
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	return r.Job("a")
+}
+
+func (y *yard) log(id ci.RunID) []byte {
+	y.t.Helper()
+	p, err := y.s.Blobs.ReadAll(engine.LogKey(id, 1, "a"), 1<<30)
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	return p
+}
+
+// lease gets a task and begins it.
+func (y *yard) lease(q *runner.Remote) ci.Lease {
+	y.t.Helper()
+	ctx, cancel := context.WithTimeout(y.t.Context(), 20*time.Second)
+	defer cancel()
+	task, err := q.Lease(ctx, ci.Runner{})
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	l := ci.Lease{Run: task.Run, Job: task.Job, ID: task.Lease}
+	if err := q.Report(y.t.Context(), l, ci.Report{}); err != nil {
+		y.t.Fatal(err)
+	}
+	return l
+}
+
+// await waits until so many requests are under way.
+func (y *yard) await(n int64) {
+	y.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); y.open.Load() != n; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			y.t.Fatalf("%d requests are under way, want %d", y.open.Load(), n)
+		}
+	}
+}
+
+// A runner that hangs up while it waits is given nothing.
+func TestQueueHangsUp(t *testing.T) {
+	y := newYard(t)
+	gone, _ := y.far("gone")
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() {
+		_, err := gone.Lease(ctx, ci.Runner{})
+		ended <- err
+	}()
+	y.await(1)
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("Lease = %v", err)
+	}
+	y.await(0)
+	run := y.trigger()
+	here, _ := y.far("here")
+	y.lease(here)
+	if j := y.job(run); j.Runner != "here" || j.Losses != 0 {
+		t.Errorf("the job is with %s after %d losses, want here, none", j.Runner, j.Losses)
+	}
+}
+
+// A runner that is removed, or is given other labels, while it waits is given no job any more, and no secrets.
+func TestQueueChangesWhileItWaits(t *testing.T) {
+	y := newYard(t)
+	for _, c := range []struct {
+		name   string
+		change func(id int64) error
+		want   error
+	}{
+		{"removed", func(id int64) error { return y.s.Store.DeleteRunner(t.Context(), id) }, runner.ErrRemoved},
+		{"relabelled", func(id int64) error { return y.s.Store.SetRunnerLabels(t.Context(), id, []string{"near"}) }, context.Canceled},
+	} {
+		q, joined := y.far(c.name)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() {
+			_, err := q.Lease(ctx, ci.Runner{})
+			ended <- err
+		}()
+		y.await(1)
+		if err := c.change(joined.ID); err != nil {
+			t.Fatal(err)
+		}
+		run := y.trigger()
+		for y.job(run).Losses == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		if c.want == context.Canceled {
+			cancel()
+		}
+		if err := <-ended; !errors.Is(err, c.want) {
+			t.Errorf("%s: Lease = %v, want %v", c.name, err, c.want)
+		}
+		cancel()
+		y.await(0)
+		if j := y.job(run); j.Status != ci.Queued || !strings.Contains(j.Reason, "The runner "+c.name) {
+			t.Errorf("%s: the job is %s %q, want queued with the reason", c.name, j.Status, j.Reason)
+		}
+		other, _ := y.far("after " + c.name)
+		if err := other.Finish(t.Context(), y.lease(other), ci.Result{Conclusion: ci.Success}); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// An ephemeral runner has one job, whoever has its token.
+func TestQueueEphemeral(t *testing.T) {
+	y := newYard(t)
+	first, second := y.trigger(), y.trigger()
+	q, joined := y.join(runner.Joining{Name: "once", Labels: []string{"far"}, Ephemeral: true})
+	l := y.lease(q)
+	if l.Run != first {
+		t.Fatalf("leased run %d, want %d", l.Run, first)
+	}
+	if _, err := q.Lease(t.Context(), ci.Runner{}); !errors.Is(err, runner.ErrRemoved) || !strings.Contains(err.Error(), "has had its job") {
+		t.Errorf("a second Lease = %v, want ErrRemoved", err)
+	}
+	other, _ := y.far("other")
+	l2 := y.lease(other)
+	if err := q.Report(t.Context(), l2, ci.Report{}); !errors.Is(err, runner.ErrRemoved) {
+		t.Errorf("Report of another job = %v, want ErrRemoved", err)
+	}
+	for range 2 {
+		if err := q.Report(t.Context(), l, ci.Report{Steps: []ci.Step{{Number: 1, Name: "x", Status: ci.InProgress}}}); err != nil {
+			t.Errorf("Report of its own job = %v", err)
+		}
+	}
+	if err := q.Finish(t.Context(), l, ci.Result{Conclusion: ci.Success}); err != nil {
+		t.Error(err)
+	}
+	if _, err := y.s.Store.Runner(t.Context(), joined.ID); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("after its job the runner is there: %v", err)
+	}
+	if err := q.Leave(t.Context()); !errors.Is(err, runner.ErrRemoved) {
+		t.Errorf("Leave = %v, want ErrRemoved", err)
+	}
+	if left, err := y.s.Store.Documents(t.Context(), store.DocumentFilter{Repository: serverDocs, Kind: kindSpent, Limit: 10}); err != nil || len(left) > 0 {
+		t.Errorf("%d documents are left of it, %v", len(left), err)
+	}
+	if a, b := y.job(first), y.job(second); a.Conclusion != ci.Success || b.Status != ci.InProgress {
+		t.Errorf("the jobs are %s and %s", a.Conclusion, b.Status)
+	}
+	// One that has had no job leaves as well.
+	idle, joined := y.join(runner.Joining{Name: "idle", Ephemeral: true})
+	if err := idle.Leave(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := y.s.Store.Runner(t.Context(), joined.ID); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("after it left the runner is there: %v", err)
+	}
+}
+
+// A result may be told again where the answer was lost. Another one is not taken.
+func TestQueueFinishTwice(t *testing.T) {
+	y := newYard(t)
+	run := y.trigger()
+	q, _ := y.far("far")
+	l := y.lease(q)
+	done := ci.Result{Conclusion: ci.Failure, Reason: "It is broken."}
+	for range 2 {
+		if err := q.Finish(t.Context(), l, done); err != nil {
+			t.Error(err)
+		}
+	}
+	other, _ := y.far("other")
+	for name, err := range map[string]error{
+		"another result": q.Finish(t.Context(), l, ci.Result{Conclusion: ci.Success}), "another runner": other.Finish(t.Context(), l, done),
+		"another job": q.Finish(t.Context(), ci.Lease{Run: run, Job: "b", ID: l.ID}, done), "no run": q.Finish(t.Context(), ci.Lease{Run: 99, Job: "a", ID: l.ID}, done),
+		"a report": q.Report(t.Context(), l, ci.Report{}), "the log": q.Append(t.Context(), l, 0, []byte("x")),
+	} {
+		if !errors.Is(err, ci.ErrStale) {
+			t.Errorf("%s = %v, want ErrStale", name, err)
+		}
+	}
+	if j := y.job(run); j.Conclusion != ci.Failure || j.Reason != done.Reason {
+		t.Errorf("the job is %s %q", j.Conclusion, j.Reason)
+	}
+}
+
+// The server is another one between lease and result. The job goes on, and its log is whole.
+func TestQueueRestart(t *testing.T) {
+	y := newYard(t)
+	run := y.trigger()
+	q, _ := y.far("far")
+	l := y.lease(q)
+	if err := q.Append(t.Context(), l, 0, []byte("before\n")); err != nil {
+		t.Fatal(err)
+	}
+	y.stop()
+	before := y.asked.Load()
+	appended := make(chan error)
+	go func() { appended <- q.Append(t.Context(), l, 7, []byte("between\n")) }()
+	for y.asked.Load() == before { // its database is closed
+		time.Sleep(time.Millisecond)
+	}
+	y.await(0)
+	y.start()
+	if err := <-appended; err != nil {
+		t.Errorf("Append while the server is away = %v", err)
+	}
+	for _, part := range []struct {
+		offset int64
+		text   string
+	}{{7, "between\n"}, {0, "before\nbetween\n"}, {7, "between\nafter\n"}} { // told again, from wherever
+		if err := q.Append(t.Context(), l, part.offset, []byte(part.text)); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := q.Append(t.Context(), l, 100, []byte("x")); !errors.Is(err, runner.ErrRefused) || !strings.Contains(err.Error(), "416") {
+		t.Errorf("a gap is %v, want ErrRefused with 416", err)
+	}
+	if err := q.Finish(t.Context(), l, ci.Result{Conclusion: ci.Success}); err != nil {
+		t.Error(err)
+	}
+	if j, text := y.job(run), string(y.log(run)); j.Conclusion != ci.Success || text != "before\nbetween\nafter\n" {
+		t.Errorf("the job is %s with log %q", j.Conclusion, text)
+	}
+}
+
+// cutter is a way to a server on which connections break, in the middle of what is said.
+type cutter struct {
+	net.Listener
+	to    string
+	cut   atomic.Int64 // connections that are still to break
+	mu    sync.Mutex
+	rng   *rand.Rand
+	conns sync.WaitGroup
+}
+
+func newCutter(t *testing.T, to string) *cutter {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cutter{Listener: l, to: to, rng: rand.New(rand.NewPCG(1, 2))}
+	c.conns.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			c.conns.Go(func() { c.carry(conn) })
+		}
+	})
+	return c
+}
+
+// carry passes a connection on until it breaks.
+func (c *cutter) carry(from net.Conn) {
+	defer from.Close()
+	to, err := net.Dial("tcp", c.to)
+	if err != nil {
+		return
+	}
+	defer to.Close()
+	var both sync.WaitGroup
+	for _, way := range [][2]net.Conn{{from, to}, {to, from}} {
+		both.Go(func() {
+			defer from.Close()
+			defer to.Close()
+			buffer := make([]byte, 4096)
+			for {
+				n, err := way[0].Read(buffer)
+				n, last := c.chop(n, way[1] == to)
+				if _, werr := way[1].Write(buffer[:n]); err != nil || werr != nil || last {
+					return
+				}
+			}
+		})
+	}
+	both.Wait()
+}
+
+// chop says how much of n bytes is passed on, and whether the connection breaks then.
+func (c *cutter) chop(n int, there bool) (int, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	odds := 40 // a request takes many pieces, an answer one
+	if !there {
+		odds = 8
+	}
+	if c.cut.Load() <= 0 || n == 0 || c.rng.IntN(odds) > 0 {
+		return n, false
+	}
+	c.cut.Add(-1)
+	return c.rng.IntN(n), true
+}
+
+// Connections that break in the middle of requests and of answers lose nothing of a log and double nothing.
+func TestQueueCutConnections(t *testing.T) {
+	y := newYard(t)
+	run := y.trigger()
+	_, joined := y.far("far")
+	c := newCutter(t, y.web.Listener.Addr().String())
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var want bytes.Buffer
+	err := runner.Work(ctx, runner.NewRemote("http://"+c.Addr().String(), joined.Token), ci.Runner{}, 1, work(func(ctx context.Context, rep job.Reporter) ci.Result {
+		cancel() // no more jobs
+		c.cut.Store(30)
+		for n := 0; want.Len() < 8<<20; n++ {
+			line := fmt.Appendf(nil, "line %d %s\n", n, strings.Repeat("x", n%200))
+			want.Write(line)
+			if err := rep.Append(ctx, line); err != nil {
+				t.Error(err)
+				break
+			}
+			if n%500 == 0 {
+				_ = rep.Report(ctx, ci.Report{Steps: []ci.Step{{Number: 1, Name: "step", Status: ci.InProgress}}})
+			}
+		}
+		return ci.Result{Conclusion: ci.Success}
+	}))
+	if err != nil {
+		t.Error(err)
+	}
+	c.Close()
+	y.web.CloseClientConnections()
+	c.conns.Wait()
+	if j := y.job(run); j.Conclusion != ci.Success {
+		t.Errorf("the job is %s %s %q", j.Status, j.Conclusion, j.Reason)
+	}
+	if got := y.log(run); !bytes.Equal(got, want.Bytes()) {
+		t.Errorf("the log has %d bytes, want %d; they differ", len(got), want.Len())
+	}
+	if left := c.cut.Load(); left > 20 {
+		t.Errorf("only %d connections broke", 30-left)
+	}
+}
+
+// work is a job made of a function.
+type work func(ctx context.Context, rep job.Reporter) ci.Result
+
+func (w work) Run(ctx context.Context, _ *ci.Task, rep job.Reporter) ci.Result { return w(ctx, rep) }
+
+// post makes a request of the queue and gives the status.
+func (y *yard) post(token, path string, body io.Reader) int {
+	y.t.Helper()
+	req, err := http.NewRequestWithContext(y.t.Context(), "POST", y.url+runner.QueuePath+path, body)
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	_, _ = io.Copy(io.Discard, res.Body)
+	return res.StatusCode
+}
+
+var queuePaths = []string{"/lease", "/renew", "/report", "/finish", "/leave", "/log?run=1&job=a&lease=x&offset=0"}
+
+// TestQueueStrangers has everyone ask who should get nothing.
+func TestQueueStrangers(t *testing.T) {
+	y := newYard(t)
+	admin, err := y.s.Setup(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, removed := y.far("removed")
+	if err := y.s.Store.DeleteRunner(t.Context(), removed.ID); err != nil {
+		t.Fatal(err)
+	}
+	y.trigger()
+	q, far := y.far("far")
+	task, err := q.Lease(t.Context(), ci.Runner{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, token := range map[string]string{
+		"nobody": "", "a forged one": auth.NewToken(), "one that is none": "x' OR '1'='1", "a user": admin, "a job": task.Token, "one that was removed": removed.Token,
+		"a registration token": y.keys.Grant(rest.RegisterRunner, time.Now().Add(time.Minute)), "a token with more at its end": far.Token + "0",
+	} {
+		for _, path := range queuePaths {
+			if status := y.post(token, path, strings.NewReader("{}")); status != 401 {
+				t.Errorf("%s at %s: %d, want 401", name, path, status)
+			}
+		}
+	}
+	soon := time.Now().Add(time.Minute)
+	good := y.keys.Grant(rest.RegisterRunner, soon)
+	for name, token := range map[string]string{
+		"none": "", "one of another purpose": y.keys.Grant(rest.RemoveRunner, soon), "one that is over": y.keys.Grant(rest.RegisterRunner, time.Now().Add(-time.Second)),
+		"one of another server": auth.NewKeyring(time.Now()).Grant(rest.RegisterRunner, soon), "one that was changed": good[:len(good)-2] + "00", "a runner's": far.Token, "a user's": admin,
+	} {
+		if _, err := runner.Join(t.Context(), y.url, runner.Joining{Token: token, Name: "stranger"}); err == nil || !strings.Contains(err.Error(), "registration token is not valid") {
+			t.Errorf("join with %s: %v", name, err)
+		}
+	}
+	for name, in := range map[string]runner.Joining{
+		"no name": {}, "a name that is taken": {Name: "FAR"}, "a label with a comma": {Name: "x", Labels: []string{"a,b"}}, "an empty label": {Name: "x", Labels: []string{""}},
+		"many labels": {Name: "x", Labels: make([]string, 200)}, "a long name": {Name: strings.Repeat("x", 10_000)}, "a line in its name": {Name: "a\x00b"},
+	} {
+		in.Token = good
+		if _, err := runner.Join(t.Context(), y.url, in); err == nil || errors.Is(err, context.DeadlineExceeded) || strings.Contains(err.Error(), "500") {
+			t.Errorf("join with %s: %v", name, err)
+		}
+	}
+	if all, err := y.s.Store.Runners(t.Context(), 0, 10); err != nil || len(all) != 1 {
+		t.Errorf("there are %d runners, %v, want one", len(all), err)
+	}
+}
+
+// TestQueueHostile has a runner say what no runner says.
+func TestQueueHostile(t *testing.T) {
+	y := newYard(t)
+	_, far := y.far("far")
+	for _, c := range []struct {
+		path   string
+		body   io.Reader
+		status int
+	}{
+		{"/join", strings.NewReader(strings.Repeat("x", maxJoining+1)), 413},
+		{"/lease", strings.NewReader(strings.Repeat("x", maxJoining+1)), 413},
+		{"/renew", strings.NewReader(strings.Repeat("x", maxJoining+1)), 413},
+		{"/report", io.LimitReader(letters{}, maxReport+1), 413},
+		{"/finish", io.LimitReader(letters{}, maxReport+1), 413},
+		{"/log?run=1&job=a&lease=x&offset=0", io.LimitReader(letters{}, maxLogPart+1), 413},
+		{"/join", strings.NewReader("{"), 400},
+		{"/renew", strings.NewReader(""), 400},
+		{"/report", strings.NewReader(`{"lease":{"run":"1"}}`), 400},
+		{"/finish", strings.NewReader(strings.Repeat("[", 100_000)), 400},
+		{"/renew", strings.NewReader("{}"), 409},
+		{"/report", strings.NewReader(`{"lease":{"run":-1,"job":"a","id":"x"}}`), 409},
+		{"/finish", strings.NewReader(`{"lease":{"run":9223372036854775807,"job":"../a","id":"x"}}`), 409},
+		{"/log?run=1&job=a&lease=x&offset=0", strings.NewReader("x"), 409},
+		{"/log?run=1&job=a&lease=x&offset=-1", strings.NewReader("x"), 422},
+		{"/log?run=1&job=a&lease=x&offset=99999999999999999999", strings.NewReader("x"), 422},
+		{"/log", strings.NewReader("x"), 422},
+		{"/nothing", nil, 404},
+	} {
+		if status := y.post(far.Token, c.path, c.body); status != c.status {
+			t.Errorf("%s: %d, want %d", c.path, status, c.status)
+		}
+	}
+	// A body that does not come to its end: nothing of it counts, and it is worth another try.
+	run := y.trigger()
+	q, _ := y.far("other")
+	l := y.lease(q)
+	conn, err := net.Dial("tcp", y.web.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintf(conn, "POST %s/log?run=%d&job=a&lease=%s&offset=0 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: 100\r\n\r\nhalf", runner.QueuePath, run, l.ID, far.Token)
+	y.await(1)
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := io.ReadAll(conn)
+	conn.Close()
+	if err != nil || !bytes.HasPrefix(answer, []byte("HTTP/1.1 408 ")) {
+		t.Errorf("half a body is answered %q, %v, want 408", answer, err)
+	}
+	if err := q.Append(t.Context(), l, 0, []byte("whole")); err != nil {
+		t.Error(err)
+	}
+	if text := string(y.log(run)); text != "whole" {
+		t.Errorf("the log is %q, want whole", text)
+	}
+}
+
+// letters is a text without an end.
+type letters struct{}
+
+func (letters) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = 'x'
+	}
+	return len(p), nil
+}
+
+// Labels match as those of runs-on do: all of them, whatever their case.
+func TestQueueLabels(t *testing.T) {
+	y := newYard(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var waiting sync.WaitGroup
+	var got atomic.Int64
+	for n, labels := range [][]string{nil, {"near"}, {"far-away"}, {"fa"}} {
+		q, _ := y.join(runner.Joining{Name: "r" + strconv.Itoa(n), OS: "Linux", Labels: labels})
+		waiting.Go(func() {
+			if _, err := q.Lease(ctx, ci.Runner{Name: "far", Labels: []string{"far"}}); err == nil { // what it says of itself now does not count
+				got.Add(1)
+			}
+		})
+	}
+	y.await(4)
+	run := y.trigger()
+	q, _ := y.join(runner.Joining{Name: "right", Labels: []string{"gpu", "FAR"}})
+	y.lease(q)
+	cancel()
+	waiting.Wait()
+	if j := y.job(run); j.Runner != "right" || got.Load() > 0 {
+		t.Errorf("the job is with %s, and %d others got one", j.Runner, got.Load())
+	}
+}
+
+// FuzzQueue says anything to the queue as a runner with a job: the server refuses it, but never fails.
+func FuzzQueue(f *testing.F) {
+	y := newYard(f)
+	run := y.trigger()
+	q, far := y.far("far")
+	l := y.lease(q)
+	lease := fmt.Sprintf(`{"run":%d,"job":"a","id":"%s"}`, l.Run, l.ID)
+	for n, body := range []string{
+		lease, `{"lease":` + lease + `,"report":{"steps":[{"number":1,"name":"x","status":"in_progress"}],"annotations":[{"level":"error","message":"m"}]}}`,
+		`{"lease":{"run":1,"job":"a","id":"x"},"result":{"conclusion":"success","outputs":{"a":"b"}}}`, "", "{}", "null", `{"lease":null}`, "\xff", `{"report":{"steps":[{"number":-1}]}}`,
+	} {
+		f.Add(n%4, "", body)
+	}
+	f.Add(3, fmt.Sprintf("run=%d&job=a&lease=%s&offset=0", run, l.ID), "text")
+	f.Add(3, "run=1&job=..%2f..&lease=x&offset=1", "text")
+	f.Fuzz(func(t *testing.T, path int, query, body string) {
+		paths := []string{"/renew", "/report", "/finish", "/log", "/join"}  // lease would wait, and leave
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond) // renew waits
+		defer cancel()
+		r := httptest.NewRequestWithContext(t.Context(), "POST", runner.QueuePath+slices.Concat(paths, paths)[max(path, -path, 0)%len(paths)], strings.NewReader(body))
+		if strings.HasSuffix(r.URL.Path, "/renew") {
+			r = r.WithContext(ctx)
+		}
+		r.URL.RawQuery = query
+		r.Header.Set("Authorization", "Bearer "+far.Token)
+		w := httptest.NewRecorder()
+		y.s.ServeHTTP(w, r)
+		if w.Code >= 500 && ctx.Err() == nil {
+			t.Errorf("%s answers %d: %s", r.URL, w.Code, w.Body)
+		}
+	})
+}
