@@ -58,6 +58,7 @@ type Server struct {
 	runners http.Handler // runner.QueuePath
 	metrics *metrics
 	hub     recordHub
+	limits  limits
 	clock   chan struct{} // told that there are other schedules
 
 	mu        sync.Mutex
@@ -161,6 +162,9 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		s.Log.Error("a token could not be looked up", "error", err)
 		http.Error(w, "the database can not be reached", http.StatusServiceUnavailable)
+		return
+	}
+	if !s.within(w, r, v) {
 		return
 	}
 	r = r.WithContext(context.WithValue(r.Context(), visitorKey{}, v))

@@ -541,3 +541,42 @@ jobs:
 		t.Errorf("the token of a job that has ended: %d", got)
 	}
 }
+
+func TestLimits(t *testing.T) {
+	var l limits
+	now := time.Now()
+	for i := range 30 {
+		if ok, _ := l.allow("somebody", 1, 30, now); !ok {
+			t.Fatalf("request %d is refused", i)
+		}
+	}
+	if ok, after := l.allow("somebody", 1, 30, now); ok || after <= 0 || after > time.Second {
+		t.Errorf("request 31: %v after %s", ok, after)
+	}
+	if ok, _ := l.allow("another", 1, 30, now); !ok {
+		t.Error("one waits for another")
+	}
+	if ok, _ := l.allow("somebody", 1, 30, now.Add(2*time.Second)); !ok {
+		t.Error("the limit is for ever")
+	}
+	for i := range maxLimited + 10 {
+		l.allow(fmt.Sprint(i), 1, 30, now)
+	}
+	if len(l.of) > maxLimited {
+		t.Errorf("%d are remembered", len(l.of))
+	}
+}
+
+// TestServerStrangersWait tries tokens of nobody's until it is told to wait.
+func TestServerStrangersWait(t *testing.T) {
+	m := newTeam(t)
+	for range 2 * strangerBurst {
+		if status, _ := m.askAs("pst_"+strings.Repeat("0", 36), "GET", "/user", nil); status == 429 {
+			if status, _ := m.ask("GET", "/user", nil); status != 200 {
+				t.Errorf("who has a token waits too: %d", status)
+			}
+			return
+		}
+	}
+	t.Error("nobody is kept waiting")
+}

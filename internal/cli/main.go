@@ -108,13 +108,14 @@ func rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "penstock",
 		Short: "Run GitHub Actions workflows here and now",
-		Long: `Penstock runs the GitHub Actions workflows a repository already has, on this machine, with no Docker, no daemon
-and no configuration.
+		Long: `Penstock runs the GitHub Actions workflows a repository already has, on this machine or for a team, with no Docker and
+no configuration.
 
   penstock run          run what a push would run, and watch it
   penstock plan         what would run, in what order, and why the rest would not
   penstock shell        open the last failed step as it was: same disk, same environment
-  penstock run --resume go on from the step that failed`,
+  penstock run --resume go on from the step that failed
+  penstock serve        git, runs and GitHub's API for a team, at one address`,
 		SilenceUsage:      true,
 		SilenceErrors:     true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},

@@ -54,6 +54,7 @@ await look(page, 'run')
 // A log: colours, search, folding, links to lines.
 await page.getByRole('navigation', { name: 'Jobs' }).getByRole('link', { name: 'test (3.10)' }).click()
 await page.getByText('Process completed with exit code 1.').waitFor()
+assert.deepEqual(await page.locator('nav[aria-label=Jobs] [aria-current=page]').allInnerTexts(), ['test (3.10)'])
 await page.getByRole('button', { name: /seq 1 300/ }).click()
 await page.getByText('line 7 of 3.10', { exact: true }).waitFor()
 assert.equal(await page.locator('.log .fg-1').first().count(), 1)

@@ -45,6 +45,7 @@ type rules struct {
 	Custom            bool     `json:"custom_branch_policies,omitempty"`
 	Policies          []policy `json:"policies,omitempty"`
 	LastPolicy        int64    `json:"last_policy,omitempty"`
+	Required          []string `json:"required_variables,omitempty"` // of jobs for it; GitHub has no such rule
 }
 
 // policy is a pattern of branches or tags that may deploy.
@@ -59,6 +60,12 @@ func readRules(e store.Environment) (r rules, err error) {
 		err = json.Unmarshal(e.Rules, &r)
 	}
 	return r, err
+}
+
+// Required are the secrets and variables without which no job for an environment starts.
+func Required(e store.Environment) ([]string, error) {
+	r, err := readRules(e)
+	return r.Required, err
 }
 
 // Environments are the gates of a repository's environments, by lower-case name.
@@ -140,6 +147,9 @@ func (c *call) environmentObject(e store.Environment) (object, error) {
 	o := c.environmentName(e)
 	o["created_at"], o["updated_at"] = stamp(e.Created), stamp(e.Updated)
 	o["protection_rules"], o["deployment_branch_policy"] = protection, policy
+	if len(r.Required) > 0 {
+		o["required_variables"] = r.Required
+	}
 	return o, nil
 }
 
@@ -243,6 +253,16 @@ func (c *call) readRules(r *rules) error {
 		}
 		if !slices.Contains(r.Reviewers, int64(id)) {
 			r.Reviewers = append(r.Reviewers, int64(id))
+		}
+	}
+	r.Required = nil
+	for _, name := range names(c.in["required_variables"]) {
+		name, err := c.settingName(name)
+		if err != nil {
+			return err
+		}
+		if r.Required = append(r.Required, name); len(r.Required) > maxSettings {
+			return invalid("Environment", "required_variables", "invalid", fmt.Sprintf("there may be %d", maxSettings))
 		}
 	}
 	policy, _ := c.in["deployment_branch_policy"].(object)

@@ -59,7 +59,7 @@ export function RunPage() {
         <nav aria-label="Jobs">
           <ul>
             <li>
-              <Link to={base} aria-current={job ? undefined : 'page'}>Summary</Link>
+              <Link to={base} activeOptions={{ exact: true }} aria-current={job ? undefined : 'page'}>Summary</Link>
             </li>
             {leaves.map((j) => (
               <li key={j.id}>
