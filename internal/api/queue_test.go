@@ -633,6 +633,30 @@ func TestQueueLabels(t *testing.T) {
 	}
 }
 
+// Of many runners that ask for tasks all the time, it is stored once a minute that they were there.
+func TestQueuePresence(t *testing.T) {
+	var p presence
+	began := time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
+	writes, stored := 0, map[int64]time.Time{}
+	for at := time.Duration(0); at <= 10*time.Minute; at += 50 * time.Millisecond {
+		due := p.note(int64(at/(50*time.Millisecond))%1000, began.Add(at)) // each asks every 50 s
+		if len(due) > 0 {
+			writes++
+		}
+		for id, seen := range due {
+			stored[id] = seen
+		}
+	}
+	if writes != 11 || len(stored) != 1000 {
+		t.Errorf("%d writes for %d runners in ten minutes, want 11 for 1000", writes, len(stored))
+	}
+	for id, seen := range stored {
+		if late := 10*time.Minute - seen.Sub(began); late > 2*time.Minute {
+			t.Errorf("runner %d was seen %v ago", id, late)
+		}
+	}
+}
+
 // FuzzQueue says anything to the queue as a runner with a job: the server refuses it, but never fails.
 func FuzzQueue(f *testing.F) {
 	y := newYard(f)

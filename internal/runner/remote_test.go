@@ -3,11 +3,13 @@ package runner_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -45,9 +47,12 @@ func overHTTP(t *testing.T, jobs int) *bench {
 		t.Fatal(err)
 	}
 	q := runner.NewRemote("http://penstock", token)
-	q.SetTransport(serveByPipe(t, s))
-	b := &bench{Engine: s.Engine, queue: q, store: st, blobs: blobs}
-	b.trigger(t, jobs)
+	transport := serveByPipe(t, s)
+	q.SetTransport(transport)
+	b := &bench{Engine: s.Engine, queue: q, store: st, blobs: blobs, token: token, dial: transport.DialContext}
+	if jobs > 0 {
+		b.trigger(t, jobs)
+	}
 	return b
 }
 
@@ -243,3 +248,41 @@ func TestAppendToAServerThatIsAway(t *testing.T) {
 }
 
 var errAny = errors.New("any")
+
+// Runners that wait cost a server what their connections cost: nothing wakes up for them, and nobody reads the store, which
+// is closed here meanwhile.
+func TestIdleRunners(t *testing.T) { synctest.Test(t, testIdleRunners) }
+
+func testIdleRunners(t *testing.T) {
+	const many = 1000
+	b := overHTTP(t, 0)
+	before := runtime.NumGoroutine()
+	var conns []net.Conn
+	for range many {
+		conn, err := b.dial(t.Context(), "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "POST %s/lease HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: 0\r\n\r\n", runner.QueuePath, b.token)
+		conns = append(conns, conn)
+	}
+	synctest.Wait()
+	if n := runtime.NumGoroutine() - before; n > 2*many {
+		t.Errorf("%d runners that wait take %d goroutines, want 2 each: the request's and the one that sees the runner hang up", many, n)
+	}
+	if err := b.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	for n, conn := range conns {
+		answer := make([]byte, 100)
+		size, err := conn.Read(answer)
+		if err != nil || !strings.HasPrefix(string(answer[:size]), "HTTP/1.1 204 ") {
+			t.Fatalf("runner %d: %q, %v, want 204", n, answer[:size], err)
+		}
+		conn.Close()
+	}
+	if waited := time.Since(began); waited < 49*time.Second || waited > 51*time.Second {
+		t.Errorf("they waited %v, want 50 s", waited)
+	}
+}
