@@ -167,6 +167,9 @@ func measureServer(ctx context.Context, b *bench) error {
 	if err := b.idle(m); err != nil {
 		return err
 	}
+	if err := b.idleRunners(ctx, m); err != nil {
+		return err
+	}
 	var starts []time.Duration
 	for range b.runs {
 		m.stop()
@@ -217,15 +220,11 @@ func (b *bench) queued(ctx context.Context, m *team) error {
 		}
 	}
 	jobs := int64(runs) * 200
-	text, err := m.ask(ctx, "POST", "/api/v3/repos/bench/bench/actions/runners/registration-token", "{}")
+	grant, err := m.registrationToken(ctx)
 	if err != nil {
 		return err
 	}
-	var grant struct{ Token string }
-	if err := json.Unmarshal(text, &grant); err != nil {
-		return err
-	}
-	joined, err := runner.Join(ctx, m.url, runner.Joining{Token: grant.Token, Name: "bench", Labels: []string{"nowhere"}})
+	joined, err := runner.Join(ctx, m.url, runner.Joining{Token: grant, Name: "bench", Labels: []string{"nowhere"}})
 	if err != nil {
 		return err
 	}
@@ -258,31 +257,37 @@ func (b *bench) queued(ctx context.Context, m *team) error {
 	return nil
 }
 
+// proc is a file in which the system tells of the server.
+func (m *team) proc(name string) string {
+	return filepath.Join("/proc", strconv.Itoa(m.cmd.Process.Pid), name)
+}
+
+// ticks is the server's processor time in hundredths of a second.
+func (m *team) ticks() (int, error) {
+	text, err := os.ReadFile(m.proc("stat"))
+	if err != nil {
+		return 0, err
+	}
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	user, _ := strconv.Atoi(fields[11])
+	system, _ := strconv.Atoi(fields[12])
+	return user + system, nil
+}
+
 // idle looks at what a server takes of the machine while nothing happens.
 func (b *bench) idle(m *team) error {
-	proc := filepath.Join("/proc", strconv.Itoa(m.cmd.Process.Pid))
-	ticks := func() (int, error) {
-		text, err := os.ReadFile(filepath.Join(proc, "stat"))
-		if err != nil {
-			return 0, err
-		}
-		fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-		user, _ := strconv.Atoi(fields[11])
-		system, _ := strconv.Atoi(fields[12])
-		return user + system, nil
-	}
 	time.Sleep(2 * time.Second) // what was begun ends
-	before, err := ticks()
+	before, err := m.ticks()
 	if err != nil {
 		return nil // not this system's way
 	}
 	window := time.Duration(b.size(10, 1)) * time.Second
 	time.Sleep(window)
-	after, err := ticks()
+	after, err := m.ticks()
 	if err != nil {
 		return err
 	}
-	text, err := os.ReadFile(filepath.Join(proc, "status"))
+	text, err := os.ReadFile(m.proc("status"))
 	if err != nil {
 		return err
 	}

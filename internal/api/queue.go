@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -84,10 +85,33 @@ func (s *Server) runnerBy(ctx context.Context, token string) (store.Runner, erro
 	if err != nil {
 		return known, err
 	}
-	if now := time.Now(); now.Sub(known.Seen) > seenEvery {
-		err = s.Store.TouchRunner(ctx, known.ID, now)
+	if seen := s.present.note(known.ID, time.Now()); len(seen) > 0 {
+		err = s.Store.TouchRunners(context.WithoutCancel(ctx), seen)
 	}
 	return known, err
+}
+
+// presence is who was there and is not stored yet: many runners that wait are one write a minute, not one each.
+type presence struct {
+	mu     sync.Mutex
+	seen   map[int64]time.Time // by runner
+	stored time.Time           // last
+}
+
+// note notes a runner, and gives what is to be stored if it is time for that.
+func (p *presence) note(id int64, now time.Time) map[int64]time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.seen == nil {
+		p.seen = map[int64]time.Time{}
+	}
+	p.seen[id] = now
+	if now.Sub(p.stored) < seenEvery {
+		return nil
+	}
+	due := p.seen
+	p.seen, p.stored = nil, now
+	return due
 }
 
 func runnerOf(r *http.Request) store.Runner { return r.Context().Value(runnerKey{}).(store.Runner) }

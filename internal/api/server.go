@@ -59,6 +59,7 @@ type Server struct {
 	metrics *metrics
 	hub     recordHub
 	limits  limits
+	present presence      // of runners elsewhere
 	clock   chan struct{} // told that there are other schedules
 
 	mu        sync.Mutex

@@ -181,7 +181,8 @@ func joinRunner(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
-// partRunner is `part NAME`: it ends a runner as a service manager does. `gone NAME` waits until one has ended by itself.
+// partRunner is `part NAME`: it ends a runner as a service manager does. `part NAME again` does so once more when the runner
+// waits for its jobs. `gone NAME` waits until one has ended by itself.
 func partRunner(signal bool) func(*testscript.TestScript, bool, []string) {
 	return func(ts *testscript.TestScript, _ bool, args []string) {
 		cmd, ok := servers.LoadAndDelete(filepath.Join(ts.Getenv("WORK"), args[0]))
@@ -189,6 +190,19 @@ func partRunner(signal bool) func(*testscript.TestScript, bool, []string) {
 			ts.Fatalf("no runner %s", args[0])
 		}
 		if signal {
+			_ = cmd.(*exec.Cmd).Process.Signal(syscall.SIGTERM)
+		}
+		if len(args) > 1 {
+			for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+				text, err := os.ReadFile(filepath.Join(ts.Getenv("WORK"), args[0]) + ".log")
+				ts.Check(err)
+				if strings.Contains(string(text), "waiting for those that run") {
+					break
+				}
+				if time.Now().After(deadline) {
+					ts.Fatalf("%s does not stop: %s", args[0], text)
+				}
+			}
 			_ = cmd.(*exec.Cmd).Process.Signal(syscall.SIGTERM)
 		}
 		if err := cmd.(*exec.Cmd).Wait(); err != nil {

@@ -61,6 +61,10 @@ const (
 	taskPatience = 90 * time.Second
 	// otherPatience is how long all else may take.
 	otherPatience = 30 * time.Second
+	// awayPatience is how long a server may be away until a log that it does not take ends the job.
+	awayPatience = 5 * time.Minute
+	// minPart is the least of a log that is sent at once if there is as much, bytes.
+	minPart = 16 << 10
 	// maxTask bounds a task, bytes.
 	maxTask = 64 << 20
 )
@@ -146,8 +150,29 @@ func (q *Remote) Finish(ctx context.Context, l Lease, res ci.Result) error {
 	return err
 }
 
-// Append implements Queue.
+// Append implements Queue. While the server is away it tries again, for longer than a server takes to start: what a job has
+// written must not be the reason that it fails. On a bad line it sends less at a time.
 func (q *Remote) Append(ctx context.Context, l Lease, offset int64, p []byte) error {
+	size, pause, until := len(p), firstPause, time.Now().Add(awayPatience)
+	for len(p) > 0 {
+		n := min(size, len(p))
+		err := q.appendPart(ctx, l, offset, p[:n])
+		switch {
+		case err == nil:
+			offset, p = offset+int64(n), p[n:]
+			pause, until = firstPause, time.Now().Add(awayPatience)
+		case final(err) || ctx.Err() != nil || time.Now().After(until):
+			return err
+		default:
+			size = max(n/2, minPart)
+			sleep(ctx, about(pause))
+			pause = min(2*pause, lastPause)
+		}
+	}
+	return nil
+}
+
+func (q *Remote) appendPart(ctx context.Context, l Lease, offset int64, p []byte) error {
 	query := url.Values{"run": {strconv.FormatInt(int64(l.Run), 10)}, "job": {string(l.Job)}, "lease": {string(l.ID)}, "offset": {strconv.FormatInt(offset, 10)}}
 	_, err := q.post(ctx, "/log?"+query.Encode(), otherPatience, "application/octet-stream", p, nil)
 	return err

@@ -3,11 +3,14 @@ package runner_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -43,8 +46,20 @@ func overHTTP(t *testing.T, jobs int) *bench {
 	if err := st.AddRunner(t.Context(), &store.Runner{Name: "r", OS: "Linux", Labels: []string{"ubuntu-latest"}, Hash: auth.HashToken(token), Created: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
+	q := runner.NewRemote("http://penstock", token)
+	transport := serveByPipe(t, s)
+	q.SetTransport(transport)
+	b := &bench{Engine: s.Engine, queue: q, store: st, blobs: blobs, token: token, dial: transport.DialContext}
+	if jobs > 0 {
+		b.trigger(t, jobs)
+	}
+	return b
+}
+
+// serveByPipe serves, and gives the way there.
+func serveByPipe(t *testing.T, h http.Handler) *http.Transport {
 	l := &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
-	web := &http.Server{Handler: s}
+	web := &http.Server{Handler: h}
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = web.Serve(l) })
 	transport := &http.Transport{DialContext: l.dial}
@@ -53,11 +68,7 @@ func overHTTP(t *testing.T, jobs int) *bench {
 		_ = web.Close()
 		serving.Wait()
 	})
-	q := runner.NewRemote("http://penstock", token)
-	q.SetTransport(transport)
-	b := &bench{Engine: s.Engine, queue: q, store: st, blobs: blobs}
-	b.trigger(t, jobs)
-	return b
+	return transport
 }
 
 // pipes is a listener in memory.
@@ -100,11 +111,8 @@ func TestRemovedWhileItWorks(t *testing.T) { synctest.Test(t, testRemovedWhileIt
 
 func testRemovedWhileItWorks(t *testing.T) {
 	b := overHTTP(t, 1)
-	err := runner.Work(t.Context(), b.queue, ci.Runner{Name: "r"}, 2, executor(func(ctx context.Context, _ *ci.Task, rep job.Reporter) ci.Result {
+	err := runner.Work(t.Context(), b.queue, ci.Runner{Name: "r"}, 2, executor(func(ctx context.Context, _ *ci.Task, _ job.Reporter) ci.Result {
 		if err := b.store.DeleteRunner(t.Context(), 1); err != nil {
-			t.Error(err)
-		}
-		if err := rep.Append(ctx, []byte("a line\n")); err != nil {
 			t.Error(err)
 		}
 		<-ctx.Done()
@@ -151,7 +159,7 @@ func TestAnswers(t *testing.T) {
 		_, lease := q.Lease(t.Context(), ci.Runner{})
 		_, renew := q.Renew(t.Context(), l)
 		for name, err := range map[string]error{
-			"lease": lease, "renew": renew, "report": q.Report(t.Context(), l, ci.Report{}), "append": q.Append(t.Context(), l, 0, []byte("x")), "finish": q.Finish(t.Context(), l, succeeded),
+			"lease": lease, "renew": renew, "report": q.Report(t.Context(), l, ci.Report{}), "finish": q.Finish(t.Context(), l, succeeded),
 		} {
 			for _, sentinel := range []error{runner.ErrRefused, runner.ErrRemoved, ci.ErrStale} {
 				if err == nil || errors.Is(err, sentinel) != (sentinel == c.is) {
@@ -196,5 +204,85 @@ func testStoppable(t *testing.T, newBench opener) {
 	}
 	if j := run.Job("test/1"); j.Conclusion != ci.Success || j.Reason != "" {
 		t.Errorf("the job that was done is %s %q", j.Conclusion, j.Reason)
+	}
+}
+
+// A log waits for a server that is away, but not for ever, and not for one that refuses it.
+func TestAppendToAServerThatIsAway(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		away time.Duration // this long it answers with status
+		code int
+		is   error
+		took time.Duration // at most
+	}{
+		{"for a while", 4 * time.Minute, 503, nil, 4*time.Minute + 5*time.Second},
+		{"for good", 24 * time.Hour, 502, errAny, 5*time.Minute + 5*time.Second},
+		{"refuses", time.Minute, 413, runner.ErrRefused, 0},
+		{"has lost the lease", time.Minute, 409, ci.ErrStale, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			began, size, largest := time.Now(), 0, 0
+			client := serveByPipe(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				text, _ := io.ReadAll(r.Body)
+				if time.Since(began) < c.away {
+					w.WriteHeader(c.code)
+					return
+				}
+				if offset := r.FormValue("offset"); offset != strconv.Itoa(size) {
+					t.Errorf("%s: bytes at %s, want %d", c.name, offset, size)
+				}
+				size, largest = size+len(text), max(largest, len(text))
+			}))
+			q := runner.NewRemote("http://penstock", "secret")
+			q.SetTransport(client)
+			err := q.Append(t.Context(), ci.Lease{Run: 1, Job: "a", ID: "x"}, 0, make([]byte, 1<<20))
+			if took := time.Since(began); took > c.took {
+				t.Errorf("%s: it took %v, want at most %v", c.name, took, c.took)
+			}
+			if c.is == nil && (err != nil || size != 1<<20 || largest > 16<<10) || c.is != nil && (err == nil || c.is != errAny && !errors.Is(err, c.is)) {
+				t.Errorf("%s: %v, %d bytes came, %d at once", c.name, err, size, largest)
+			}
+		})
+	}
+}
+
+var errAny = errors.New("any")
+
+// Runners that wait cost a server what their connections cost: nothing wakes up for them, and nobody reads the store, which
+// is closed here meanwhile.
+func TestIdleRunners(t *testing.T) { synctest.Test(t, testIdleRunners) }
+
+func testIdleRunners(t *testing.T) {
+	const many = 1000
+	b := overHTTP(t, 0)
+	before := runtime.NumGoroutine()
+	var conns []net.Conn
+	for range many {
+		conn, err := b.dial(t.Context(), "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "POST %s/lease HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: 0\r\n\r\n", runner.QueuePath, b.token)
+		conns = append(conns, conn)
+	}
+	synctest.Wait()
+	if n := runtime.NumGoroutine() - before; n > 2*many {
+		t.Errorf("%d runners that wait take %d goroutines, want 2 each: the request's and the one that sees the runner hang up", many, n)
+	}
+	if err := b.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	for n, conn := range conns {
+		answer := make([]byte, 100)
+		size, err := conn.Read(answer)
+		if err != nil || !strings.HasPrefix(string(answer[:size]), "HTTP/1.1 204 ") {
+			t.Fatalf("runner %d: %q, %v, want 204", n, answer[:size], err)
+		}
+		conn.Close()
+	}
+	if waited := time.Since(began); waited < 49*time.Second || waited > 51*time.Second {
+		t.Errorf("they waited %v, want 50 s", waited)
 	}
 }

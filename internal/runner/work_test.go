@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -50,6 +51,9 @@ type bench struct {
 	store *store.Store
 	blobs *blob.Store
 	run   ci.RunID
+
+	token string // of a runner elsewhere, and its way there
+	dial  func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // opener makes a bench with a run of so many jobs.

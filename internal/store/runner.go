@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 )
@@ -130,15 +132,24 @@ func (s *Store) SetRunnerLabels(ctx context.Context, id int64, labels []string) 
 	return nil
 }
 
-// TouchRunner notes that a runner was there. The time never goes back. One that is not there is no error. It is a write:
-// call it once in a while, not for each request.
-func (s *Store) TouchRunner(ctx context.Context, id int64, at time.Time) error {
+// TouchRunners notes when runners were there, by their IDs. The times never go back. One that is not there is no error. It is
+// a write: call it once in a while for all, not for each request.
+func (s *Store) TouchRunners(ctx context.Context, seen map[int64]time.Time) error {
+	ids := slices.Sorted(maps.Keys(seen)) // each server in the same order: no two wait for one another
+	times := make([]int64, len(ids))
+	for i, id := range ids {
+		times[i] = nanos(seen[id])
+	}
 	err := s.change(ctx, func(b *batch) error {
-		_, err := b.do(`UPDATE runners SET seen = ? WHERE id = ? AND seen < ?`, nanos(at), id, nanos(at))
-		return err
+		for i, id := range ids {
+			if _, err := b.do(`UPDATE runners SET seen = ? WHERE id = ? AND seen < ?`, times[i], id, times[i]); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("touch runner %d: %w", id, err)
+		return fmt.Errorf("touch %d runners: %w", len(ids), err)
 	}
 	return nil
 }

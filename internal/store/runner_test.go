@@ -31,7 +31,7 @@ func TestRunners(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, at := range []time.Time{noon.Add(time.Hour), noon} { // the time never goes back
-			if err := s.TouchRunner(ctx, big.ID, at); err != nil {
+			if err := s.TouchRunners(ctx, map[int64]time.Time{big.ID: at, small.ID: noon.Add(time.Minute)}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -45,6 +45,7 @@ func TestRunners(t *testing.T) {
 			t.Fatalf("got %v", all)
 		}
 		want(t, "first", all[0], big)
+		want(t, "when the second was seen", all[1].Seen, noon.Add(time.Minute))
 		want(t, "the next page", len(must(s.Runners(ctx, big.ID, 10))(t)), 1)
 		if err := s.DeleteRunner(ctx, big.ID); err != nil {
 			t.Fatal(err)
@@ -53,7 +54,7 @@ func TestRunners(t *testing.T) {
 		wantErr(t, "labels of one that is gone", s.SetRunnerLabels(ctx, big.ID, nil), ErrNotFound)
 		_, err := s.RunnerByHash(ctx, []byte{1, 0, 0xff})
 		wantErr(t, "its token", err, ErrNotFound)
-		if err := s.TouchRunner(ctx, big.ID, noon); err != nil {
+		if err := s.TouchRunners(ctx, map[int64]time.Time{big.ID: noon}); err != nil {
 			t.Error(err)
 		}
 	})
