@@ -17,6 +17,9 @@ const (
 	maxWants = 32 << 20
 	// maxServe bounds one fetch or push.
 	maxServe = 2 * time.Hour
+	// maxRest and restFor bound what is still taken of a request that is answered already, bytes and time.
+	maxRest = 64 << 20
+	restFor = 10 * time.Second
 	// maxIdle is how long a client may neither send nor take anything.
 	maxIdle = time.Minute
 )
@@ -137,8 +140,15 @@ func newConversation(w http.ResponseWriter, r *http.Request) *conversation {
 	return c
 }
 
-// end takes back the deadlines, which would otherwise be those of the connection's next request.
+// end reads what git has left of the request, and takes back the deadlines, which would otherwise be those of the
+// connection's next request. Left to net/http, the rest would be read behind the answer, which ends in a panic where both
+// ways are open at once. A client that does not come to its end loses the connection.
 func (c *conversation) end() {
+	_ = c.control.SetReadDeadline(time.Now().Add(restFor))
+	if _, err := io.CopyN(io.Discard, c.r.Body, maxRest); err == nil {
+		_ = c.control.SetReadDeadline(time.Now())
+		return
+	}
 	_ = c.control.SetReadDeadline(time.Time{})
 	_ = c.control.SetWriteDeadline(time.Time{})
 }

@@ -1,9 +1,11 @@
 package forge
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -33,10 +35,22 @@ func openSite(t *testing.T, dir string) *site {
 	if s.Hosted, err = OpenHosted(dir, HostedOptions{Pushed: s.take}); err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(http.HandlerFunc(s.serve))
+	server := httptest.NewUnstartedServer(http.HandlerFunc(s.serve))
+	server.Config.ErrorLog = log.New(panics{t}, "", 0)
+	server.Start()
 	t.Cleanup(server.Close)
 	s.url = server.URL
 	return s
+}
+
+// panics fails a test for what net/http says of a panic.
+type panics struct{ t *testing.T }
+
+func (p panics) Write(text []byte) (int, error) {
+	if bytes.Contains(text, []byte("panic")) {
+		p.t.Errorf("the server: %s", text)
+	}
+	return len(text), nil
 }
 
 func newSite(t *testing.T) (*site, *Bare) {
