@@ -57,7 +57,9 @@ type holding struct {
 	attempt int
 	version int64 // of the run that last had it
 	signal  ci.Signal
-	until   time.Time     // when it is lost
+	until   time.Time     // when it is lost; by the clock that only goes forward, as are all times of the desk but deadlines
+	renewed time.Time     // when its runner renewed it here last; zero if it never did
+	teller  string        // the server that told of it last, empty if it was this one
 	told    ci.Signal     // what its runner has heard
 	news    chan struct{} // closed when there is a new signal, or the lease has ended
 }
@@ -189,16 +191,19 @@ type chore struct {
 }
 
 // due gives what has to be done at a time, the groups to look at, and when to ask again (zero: when woken).
-func (d *desk) due(now time.Time, lost func(*holding) ci.Input) (chores []chore, groups []group, next time.Time) {
+func (d *desk) due(now time.Time, lost func(*holding, time.Time) ci.Input) (chores []chore, groups []group, next time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for len(d.timers) > 0 && !d.timers[0].due.After(now) {
 		c := d.timers[0]
 		for _, h := range c.holdings {
-			if !h.until.After(now) {
-				chores = append(chores, chore{c.run, lost(h)})
-				h.until = now.Add(retryAfter) // it goes when the loss is stored
+			if h.until.After(now) {
+				continue
 			}
+			if loss := lost(h, now); loss != nil {
+				chores = append(chores, chore{c.run, loss})
+			}
+			h.until = now.Add(retryAfter) // it goes when the loss is stored
 		}
 		if !c.deadline.IsZero() && !c.deadline.After(now) && !c.deadline.Equal(c.ticked) {
 			chores = append(chores, chore{c.run, ci.Tick{}})
@@ -248,9 +253,9 @@ func (d *desk) settled(g group, ok bool, now time.Time) {
 	}
 }
 
-// renew makes a lease good until a time. It gives the signal for the job, whether its runner has not heard it yet, and a
+// renew makes a lease good for another period. It gives the signal for the job, whether its runner has not heard it yet, and a
 // channel that is closed when there is news. ok is false if the lease has ended.
-func (d *desk) renew(l ci.Lease, until time.Time) (signal ci.Signal, fresh bool, news <-chan struct{}, ok bool) {
+func (d *desk) renew(l ci.Lease, now time.Time, period time.Duration) (signal ci.Signal, fresh bool, news <-chan struct{}, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	c := d.files[l.Run]
@@ -261,11 +266,58 @@ func (d *desk) renew(l ci.Lease, until time.Time) (signal ci.Signal, fresh bool,
 	if h == nil || h.id != l.ID {
 		return "", false, nil, false
 	}
-	h.until = until
+	h.until, h.renewed, h.teller = now.Add(period), now, ""
 	d.schedule(c)
 	fresh = h.signal != h.told
 	h.told = h.signal
 	return h.signal, fresh, h.news, true
+}
+
+// heard gives the leases that were renewed here after a time.
+func (d *desk) heard(since time.Time) []ci.LeaseID {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	list := []ci.LeaseID{}
+	for _, c := range d.files {
+		for _, h := range c.holdings {
+			if h.renewed.After(since) {
+				list = append(list, h.id)
+			}
+		}
+	}
+	return list
+}
+
+// told makes the leases of which another server has heard good until a time, but for those that were renewed here after since.
+func (d *desk) told(teller string, leases []ci.LeaseID, until, since time.Time) {
+	told := map[ci.LeaseID]bool{}
+	for _, id := range leases {
+		told[id] = true
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, c := range d.files {
+		for _, h := range c.holdings {
+			if told[h.id] && !h.renewed.After(since) {
+				h.until, h.teller = until, teller
+			}
+		}
+		d.schedule(c)
+	}
+}
+
+// extend makes all leases good until a time at least.
+func (d *desk) extend(until time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, c := range d.files {
+		for _, h := range c.holdings {
+			if h.until.Before(until) {
+				h.until = until
+			}
+		}
+		d.schedule(c)
+	}
 }
 
 // attempt gives the run attempt of a lease, ok false if the lease has ended.

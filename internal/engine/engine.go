@@ -42,12 +42,14 @@ type Options struct {
 	LeaseFor time.Duration
 	// FirstRun is the ID of the first run of a store that has none yet; 1 if zero.
 	FirstRun ci.RunID
+	// Name is what this server is called among those that share its store; needed only there.
+	Name string
 	// Log gets what Work can not tell anybody else; slog.Default if nil.
 	Log *slog.Logger
 }
 
 // Engine runs workflows on a store. It may be used by any number of goroutines. One process has one Engine for one
-// store.
+// store; several processes may share a store that is Shared (see peers).
 type Engine struct {
 	store *store.Store
 	blobs *blob.Store
@@ -59,6 +61,9 @@ type Engine struct {
 	jobs dispatch // what may be leased, and who waits for it
 	desk desk     // what Work has to look after
 	logs watchers // who follows which run's logs
+
+	peers peers // who shares the store
+	found int64 // the last record before New looked for work
 }
 
 // New makes an engine on a store and finds the work that is stored in it. Leases that runners held are good for
@@ -76,10 +81,15 @@ func New(ctx context.Context, st *store.Store, blobs *blob.Store, opt Options) (
 	e := &Engine{store: st, blobs: blobs, opt: opt, runs: map[ci.RunID]*entry{}}
 	e.jobs.init()
 	e.desk.init()
+	e.peers.init()
 	if opt.FirstRun > 1 {
 		if err := st.NumberFrom(ctx, opt.FirstRun); err != nil {
 			return nil, err
 		}
+	}
+	var err error
+	if e.found, err = st.LastRecord(ctx); err != nil {
+		return nil, fmt.Errorf("find stored work: %w", err)
 	}
 	active, err := st.Active(ctx)
 	if err != nil {

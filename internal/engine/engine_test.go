@@ -36,6 +36,7 @@ jobs:
 // house is an engine with what it stands on.
 type house struct {
 	*Engine
+	url   string
 	store *store.Store
 	blobs *blob.Store
 }
@@ -56,7 +57,7 @@ func open(t testing.TB, url, dir string, opt Options) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &house{e, st, blobs}
+	return &house{e, url, st, blobs}
 }
 
 func inMemory(t testing.TB, opt Options) *house {

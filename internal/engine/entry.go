@@ -194,6 +194,9 @@ func (e *Engine) save(x *entry, from int64, before []*ci.Job, events []ci.Event)
 		}
 		if x.pending.Add(-1) == 0 && x.givenUp.Load() {
 			e.forget(x)
+			if e.store.Shared() {
+				e.peers.outdated(x.id, 0) // it may be that nobody else asks for the run here
+			}
 		}
 		e.release(x)
 		close(s.ended)
@@ -206,7 +209,7 @@ func (e *Engine) publish(x *entry, f finding) {
 	e.mu.Lock()
 	x.completed = f.completed
 	e.mu.Unlock()
-	e.desk.put(f, e.now().Add(e.opt.LeaseFor))
+	e.desk.put(f, e.opt.Now().Add(e.opt.LeaseFor))
 	e.jobs.put(f.run, f.ready)
 	e.logs.wake(f.run)
 }

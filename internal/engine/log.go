@@ -12,6 +12,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/penstock-ci/penstock/internal/blob"
 	"github.com/penstock-ci/penstock/internal/ci"
@@ -23,6 +24,8 @@ const (
 	tailPage = 500
 	// followChunk is how many bytes Follow reads at once.
 	followChunk = 64 << 10
+	// logPoll is how often the log of a job is looked at that may run at another server.
+	logPoll = 500 * time.Millisecond
 	// maxLogName bounds the encoded ID of a job in a key.
 	maxLogName = 200
 )
@@ -85,11 +88,7 @@ func (e *Engine) Follow(ctx context.Context, run ci.RunID, attempt int, job ci.J
 				return
 			}
 			if err == nil {
-				select {
-				case <-news:
-				case <-ctx.Done():
-					err = context.Cause(ctx)
-				}
+				err = e.logNews(ctx, news)
 			}
 			if err != nil {
 				yield(nil, err)
@@ -97,6 +96,23 @@ func (e *Engine) Follow(ctx context.Context, run ci.RunID, attempt int, job ci.J
 			}
 		}
 	}
+}
+
+// logNews waits until there may be more of a log. Nobody tells of what another server has appended.
+func (e *Engine) logNews(ctx context.Context, news <-chan struct{}) error {
+	var again <-chan time.Time
+	if e.store.Shared() {
+		timer := time.NewTimer(logPoll)
+		defer timer.Stop()
+		again = timer.C
+	}
+	select {
+	case <-news:
+	case <-again:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return nil
 }
 
 // follower reads a log as it grows.

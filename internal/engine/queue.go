@@ -110,7 +110,7 @@ func (e *Engine) Renew(ctx context.Context, l ci.Lease) (ci.Signal, error) {
 	patience := time.NewTimer(e.opt.LeaseFor / 3)
 	defer patience.Stop()
 	for {
-		signal, fresh, news, ok := e.desk.renew(l, e.now().Add(e.opt.LeaseFor))
+		signal, fresh, news, ok := e.desk.renew(l, e.opt.Now(), e.opt.LeaseFor)
 		if !ok {
 			return "", fmt.Errorf("renew the lease on %s of run %d: %w", l.Job, l.Run, ci.ErrStale)
 		}

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/penstock-ci/penstock/internal/ci"
@@ -15,19 +16,26 @@ const (
 	maxRetry   = time.Minute
 )
 
-// Work does what no caller does: it tells runs when their timers are due, declares leases lost that nobody renews, and
-// decides who gets a concurrency group. It works until ctx ends. There is one Work for one store.
+// Work does what no caller does: it tells runs when their timers are due, declares leases lost that nobody renews,
+// decides who gets a concurrency group, and keeps up with the servers that share the store. It works until ctx ends.
+// There is one Work for one Engine.
 func (e *Engine) Work(ctx context.Context) error {
+	if e.store.Shared() {
+		var shared sync.WaitGroup
+		defer shared.Wait()
+		shared.Go(func() { e.follow(ctx, e.found) })
+		shared.Go(func() { e.beat(ctx) })
+	}
 	alarm := time.NewTimer(0)
 	defer alarm.Stop()
 	for ctx.Err() == nil {
-		now := e.now()
+		now := e.opt.Now()
 		chores, groups, next := e.desk.due(now, e.loss)
 		for _, c := range chores {
 			e.do(ctx, c)
 		}
 		for _, g := range groups {
-			e.desk.settled(g, e.settle(ctx, g), e.now())
+			e.desk.settled(g, e.settle(ctx, g), e.opt.Now())
 		}
 		alarm.Stop()
 		if !next.IsZero() {
@@ -42,8 +50,11 @@ func (e *Engine) Work(ctx context.Context) error {
 	return nil
 }
 
-// loss is the input for a lease that ran out.
-func (e *Engine) loss(h *holding) ci.Input {
+// loss is the input for a lease that ran out, nil if it is to be looked at again later.
+func (e *Engine) loss(h *holding, now time.Time) ci.Input {
+	if e.store.Shared() && !e.peers.silent(h.teller, now, e.opt.LeaseFor) {
+		return nil
+	}
 	return ci.Lost{Job: h.job, Lease: h.id, Reason: "The runner was not heard of for " + e.opt.LeaseFor.String() + "."}
 }
 
@@ -53,7 +64,7 @@ func (e *Engine) do(ctx context.Context, c chore) {
 		return
 	}
 	e.opt.Log.Error("a run could not be looked after, it is tried again", "run", c.run, "error", err)
-	e.desk.failed(c.run, e.now())
+	e.desk.failed(c.run, e.opt.Now())
 }
 
 // overtaken reports whether an input came too late to matter.
@@ -74,6 +85,9 @@ func (e *Engine) settle(ctx context.Context, g group) bool {
 	}
 	if err == nil || ctx.Err() != nil {
 		return true
+	}
+	if e.store.Shared() && errors.Is(err, store.ErrHeld) {
+		return false // another server was quicker
 	}
 	e.opt.Log.Error("a concurrency group could not be looked after, it is tried again", "group", g.name, "error", err)
 	return false

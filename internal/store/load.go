@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -184,26 +183,23 @@ func (s *Store) Active(ctx context.Context) ([]ci.RunID, error) {
 	return list, nil
 }
 
-// Versions gives the versions of runs as they are stored, of those that exist. Whoever keeps runs in memory sees by them
-// which of these another server has changed.
-func (s *Store) Versions(ctx context.Context, ids []ci.RunID) (map[ci.RunID]int64, error) {
-	const atOnce = 500
-	versions := make(map[ci.RunID]int64, len(ids))
-	for some := range slices.Chunk(ids, atOnce) {
-		args := make([]any, len(some))
-		for i, id := range some {
-			args[i] = int64(id)
-		}
-		query := `SELECT id, version FROM runs WHERE id IN (?` + strings.Repeat(", ?", len(some)-1) + `)`
-		found, err := collect(ctx, s, query, args, func(rows *sql.Rows) (v [2]int64, err error) { return v, rows.Scan(&v[0], &v[1]) })
-		if err != nil {
-			return nil, fmt.Errorf("read the versions of runs: %w", err)
-		}
-		for _, v := range found {
-			versions[ci.RunID(v[0])] = v[1]
-		}
+// Changes gives the versions, as they are stored, of the runs that the records above after speak of, and the number of the
+// last record that was looked at. Whoever keeps runs in memory sees by them which of these another server has changed.
+func (s *Store) Changes(ctx context.Context, after int64) (versions map[ci.RunID]int64, last int64, err error) {
+	// The last record is read first: what is changed after it is found by the next call.
+	if last, err = s.LastRecord(ctx); err != nil || last <= after {
+		return nil, after, err
 	}
-	return versions, nil
+	found, err := collect(ctx, s, `SELECT id, version FROM runs WHERE id IN (SELECT run FROM records WHERE seq > ? AND seq <= ?)`, []any{after, last},
+		func(rows *sql.Rows) (v [2]int64, err error) { return v, rows.Scan(&v[0], &v[1]) })
+	if err != nil {
+		return nil, after, fmt.Errorf("read what changed: %w", err)
+	}
+	versions = make(map[ci.RunID]int64, len(found))
+	for _, v := range found {
+		versions[ci.RunID(v[0])] = v[1]
+	}
+	return versions, last, nil
 }
 
 // Records gives at most limit records with numbers above after, in order.

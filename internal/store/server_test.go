@@ -395,18 +395,18 @@ func TestServersBeat(t *testing.T) {
 	everyKind(t, func(t *testing.T, s *Store) {
 		ctx := t.Context()
 		for _, id := range []string{"b", "a", "b"} {
-			if err := s.Beat(ctx, id, "http://"+id); err != nil {
+			if err := s.Beat(ctx, id, "http://"+id, nil); err != nil {
 				t.Fatal(err)
 			}
 		}
 		servers := must(s.Servers(ctx))(t)
-		want(t, "servers", servers, []Server{{"a", "http://a", 1}, {"b", "http://b", 2}})
-		if err := s.Beat(ctx, "a", "http://a2"); err != nil {
+		want(t, "servers", servers, []Server{{"a", "http://a", 1, nil}, {"b", "http://b", 2, nil}})
+		if err := s.Beat(ctx, "a", "http://a2", []ci.LeaseID{"l1", "l2"}); err != nil {
 			t.Fatal(err)
 		}
 		want(t, "removed one that beats", must(s.RemoveServer(ctx, servers[0]))(t), false)
 		want(t, "removed one that does not", must(s.RemoveServer(ctx, servers[1]))(t), true)
 		want(t, "removed it again", must(s.RemoveServer(ctx, servers[1]))(t), false)
-		want(t, "servers", must(s.Servers(ctx))(t), []Server{{"a", "http://a2", 2}})
+		want(t, "servers", must(s.Servers(ctx))(t), []Server{{"a", "http://a2", 2, []ci.LeaseID{"l1", "l2"}}})
 	})
 }

@@ -45,7 +45,8 @@ type Store struct {
 	writer  *writer // nil if read only
 	unlock  func() error
 	plans   planCache
-	changed broadcast
+	changed broadcast // records were added
+	foreign broadcast // by other servers
 
 	unfollow func()         // ends the following of other servers
 	followed sync.WaitGroup // counts it
@@ -98,7 +99,12 @@ func (s *Store) open(ctx context.Context) error {
 	}
 	following, unfollow := context.WithCancel(context.WithoutCancel(ctx))
 	s.unfollow = unfollow
-	s.followed.Go(func() { s.d.follow(following, s.changed.wake) })
+	s.followed.Go(func() {
+		s.d.follow(following, func() {
+			s.changed.wake()
+			s.foreign.wake()
+		})
+	})
 	return nil
 }
 
@@ -142,6 +148,9 @@ func (s *Store) Shared() bool { return s.source.shared }
 // there was nothing new: so nothing is missed and nothing polled. Records that other servers add to PostgreSQL close it
 // as well; those that another process adds to a SQLite file that is looked on at do not.
 func (s *Store) Changed() <-chan struct{} { return s.changed.wait() }
+
+// Foreign is Changed for records that other servers add; now and then it closes for our own.
+func (s *Store) Foreign() <-chan struct{} { return s.foreign.wait() }
 
 // broadcast wakes everyone who waits.
 type broadcast struct {

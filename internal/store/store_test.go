@@ -410,22 +410,29 @@ func TestRunsAreListed(t *testing.T) {
 	})
 }
 
-func TestVersions(t *testing.T) {
+func TestChanges(t *testing.T) {
 	everyKind(t, func(t *testing.T, s *Store) {
-		var ids []ci.RunID
+		changes := func(after int64) map[ci.RunID]int64 {
+			t.Helper()
+			versions, last, err := s.Changes(t.Context(), after)
+			if stored, lastErr := s.LastRecord(t.Context()); err != nil || lastErr != nil || last != stored {
+				t.Errorf("Changes = %d, %v; the last record is %d, %v", last, err, stored, lastErr)
+			}
+			return versions
+		}
+		want(t, "changes of nothing", len(changes(0)), 0)
 		expected := map[ci.RunID]int64{}
+		var runs []*ci.Run
 		for range 3 {
 			run := create(t, s, plan(t, twoCells, nil))
-			if run.ID == 2 {
-				step(t, s, run, ci.Cancel{By: "mona"})
-			}
+			runs = append(runs, run)
 			expected[run.ID] = run.Version
 		}
-		for id := range ci.RunID(1200) {
-			ids = append(ids, id)
-		}
-		want(t, "versions", must(s.Versions(t.Context(), ids))(t), expected)
-		want(t, "versions of none", must(s.Versions(t.Context(), nil))(t), map[ci.RunID]int64{})
+		want(t, "changes", changes(0), expected)
+		last := must(s.LastRecord(t.Context()))(t)
+		want(t, "changes after the last record", len(changes(last)), 0)
+		step(t, s, runs[1], ci.Cancel{By: "mona"})
+		want(t, "changes since then", changes(last), map[ci.RunID]int64{runs[1].ID: runs[1].Version})
 	})
 }
 
