@@ -159,7 +159,8 @@ func browse(ts *testscript.TestScript, _ bool, _ []string) {
 	}
 }
 
-// joinRunner is `join NAME FLAGS...`: it starts a runner that joins the server with the token in the file token.
+// joinRunner is `join NAME FLAGS...`: it starts a runner that joins the server with the token in the file token, and waits until
+// the runner waits for jobs.
 func joinRunner(ts *testscript.TestScript, _ bool, args []string) {
 	dir := filepath.Join(ts.Getenv("WORK"), args[0])
 	self := filepath.Join(strings.Split(ts.Getenv("PATH"), string(os.PathListSeparator))[0], "penstock")
@@ -179,6 +180,21 @@ func joinRunner(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Logf("%s: %s", args[0], text)
 		}
 	})
+	awaitLog(ts, args[0], "waits for jobs")
+}
+
+// awaitLog waits until a runner has said so.
+func awaitLog(ts *testscript.TestScript, name, said string) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		text, err := os.ReadFile(filepath.Join(ts.Getenv("WORK"), name) + ".log")
+		ts.Check(err)
+		if strings.Contains(string(text), said) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s did not say %q: %s", name, said, text)
+		}
+	}
 }
 
 // partRunner is `part NAME`: it ends a runner as a service manager does. `part NAME again` does so once more when the runner
@@ -193,16 +209,7 @@ func partRunner(signal bool) func(*testscript.TestScript, bool, []string) {
 			_ = cmd.(*exec.Cmd).Process.Signal(syscall.SIGTERM)
 		}
 		if len(args) > 1 {
-			for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
-				text, err := os.ReadFile(filepath.Join(ts.Getenv("WORK"), args[0]) + ".log")
-				ts.Check(err)
-				if strings.Contains(string(text), "waiting for those that run") {
-					break
-				}
-				if time.Now().After(deadline) {
-					ts.Fatalf("%s does not stop: %s", args[0], text)
-				}
-			}
+			awaitLog(ts, args[0], "waiting for those that run")
 			_ = cmd.(*exec.Cmd).Process.Signal(syscall.SIGTERM)
 		}
 		if err := cmd.(*exec.Cmd).Wait(); err != nil {
