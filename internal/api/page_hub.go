@@ -2,9 +2,11 @@ package api
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
+	"github.com/penstock-ci/penstock/internal/ci"
 	"github.com/penstock-ci/penstock/internal/store"
 )
 
@@ -32,9 +34,24 @@ func (s *Server) feed(ctx context.Context) {
 					break
 				}
 				s.hub.add(rec)
+				s.tellEnded(ctx, rec)
 			}
 		}
 		wait(ctx, time.Second)
+	}
+}
+
+// tellEnded tells Ended.
+func (s *Server) tellEnded(ctx context.Context, rec store.Record) {
+	if rec.Event.Type != ci.EventRunCompleted || s.Ended == nil {
+		return
+	}
+	run, err := s.Engine.Run(ctx, rec.Run)
+	if err == nil {
+		err = s.Ended(run)
+	}
+	if err != nil && !errors.Is(err, store.ErrNotFound) && ctx.Err() == nil {
+		s.Log.Warn("disks of a run that has ended are kept for now", "run", rec.Run, "error", err)
 	}
 }
 

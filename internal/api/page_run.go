@@ -40,8 +40,8 @@ func (s *Server) runPage(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// resume begins another attempt of a run in which what failed goes on: jobs of the server's own runner at the step that
-// failed, with the disk as it was before it.
+// resume begins another attempt of a run in which what failed goes on: jobs at the step that failed, with the disk as it was
+// before it.
 func (s *Server) resume(w http.ResponseWriter, r *http.Request) {
 	run := s.runOfPage(w, r)
 	if run == nil {
@@ -58,7 +58,7 @@ func (s *Server) resume(w http.ResponseWriter, r *http.Request) {
 	}
 	again := ci.Rerun{By: v.user.Login, Failed: true, Resume: map[ci.JobID]ci.Resume{}}
 	for _, j := range run.Jobs {
-		if at := job.ResumeAt(run, j); at != nil && j.Runner == s.Runner {
+		if at := job.ResumeAt(run, j); at != nil {
 			again.Resume[j.ID] = *at
 		}
 	}

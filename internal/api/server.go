@@ -39,9 +39,9 @@ type ServerOptions struct {
 	// URL is where people and jobs reach the server, without a slash at its end.
 	URL string
 	Log *slog.Logger
-	// Runner is the name of the server's own runner, whose jobs can go on from their failed steps.
-	Runner string
-	// Ended is told of each run that has ended; it may be nil.
+	// Name tells the server from others that share its store; its own runner has it, too.
+	Name string
+	// Ended is told of each run that has ended while this server runs, by whichever server; it may be nil.
 	Ended func(*ci.Run) error
 }
 
@@ -75,7 +75,7 @@ func NewServer(ctx context.Context, o ServerOptions) (*Server, error) {
 		return nil, err
 	}
 	s.Runtime = newServerRuntime(s)
-	s.Engine, err = engine.New(ctx, o.Store, o.Blobs, engine.Options{Secrets: s.secrets, Vars: s.variables, Token: s.Runtime.Grant, Log: o.Log})
+	s.Engine, err = engine.New(ctx, o.Store, o.Blobs, engine.Options{Name: o.Name, Secrets: s.secrets, Vars: s.variables, Token: s.Runtime.Grant, Log: o.Log})
 	if err != nil {
 		return nil, err
 	}

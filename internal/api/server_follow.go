@@ -65,7 +65,8 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// derive reads the records of all runs from where it was. It ends with ctx or an error.
+// derive reads the records of all runs from where it was. It ends with ctx, with an error, or where another server has gone
+// ahead of this one.
 func (s *Server) derive(ctx context.Context) error {
 	cursor, err := s.cursor(ctx)
 	if err != nil {
@@ -81,6 +82,9 @@ func (s *Server) derive(ctx context.Context) error {
 			return err
 		}
 		acted, err := s.consequences(ctx, rec)
+		if errors.Is(err, store.ErrConflict) {
+			return nil // another server does the same
+		}
 		if err != nil {
 			return fmt.Errorf("record %d of run %d: %w", rec.Seq, rec.Run, err)
 		}
@@ -88,7 +92,9 @@ func (s *Server) derive(ctx context.Context) error {
 			continue
 		}
 		cursor.Body = fmt.Append(nil, rec.Seq)
-		if err := s.Store.SaveDocument(ctx, cursor); err != nil {
+		if err := s.Store.SaveDocument(ctx, cursor); errors.Is(err, store.ErrConflict) {
+			return nil // another server is further
+		} else if err != nil {
 			return err
 		}
 		stored = rec.Seq
@@ -143,11 +149,6 @@ func (s *Server) consequences(ctx context.Context, rec store.Record) (acted bool
 	}
 	if err != nil {
 		return false, err
-	}
-	if e.Type == ci.EventRunCompleted && s.Ended != nil {
-		if err := s.Ended(run); err != nil {
-			return false, err
-		}
 	}
 	if state != "" {
 		return s.deployed(ctx, repo, run, e, state)

@@ -285,6 +285,7 @@ type Resume struct {
 	Snapshot string `json:"snapshot"` // layer.ID of the disk before that step
 	State    string `json:"state"`    // what the job room saved with it: env, outputs, results of earlier steps (JSON, no secrets)
 	Steps    []Step `json:"steps"`    // the steps before it, as they were
+	Runner   string `json:"runner"`   // the only runner that has the disk
 }
 
 // Report is what a runner tells while a job runs: the steps that changed since the last report.

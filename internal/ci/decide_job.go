@@ -224,6 +224,9 @@ func (d *decision) advance(j *Job, free bool) verdict {
 }
 
 func waitsForRunner(j *Job) string {
+	if j.Resume != nil && j.Resume.Runner != "" {
+		return "Waits for the runner " + j.Resume.Runner + ", which has its disk."
+	}
 	who := "a runner"
 	if j.Group != "" {
 		who += " of the group " + j.Group

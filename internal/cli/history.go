@@ -40,7 +40,7 @@ func openHistory(data string) (*history, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open history: %w", err)
 	}
-	return &history{dir: dir, states: states{blobs: blobs}}, nil
+	return &history{dir: dir, states: states{runner: hostName(), blobs: blobs}}, nil
 }
 
 // allocate takes n run numbers in a row and gives the first. Runs that start at once get numbers of their own: a

@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -40,6 +42,8 @@ const (
 type serveFlags struct {
 	machineFlags
 	data       string
+	shared     string
+	name       string
 	listen     string
 	url        string
 	database   string
@@ -73,7 +77,8 @@ SIGTERM and Ctrl-C stop it: it takes no more jobs, waits for those that run as l
 ends at once. Everything is below the data directory; penstock.yaml there holds for all repositories (labels, mirrors, limits).`,
 		Example: `  penstock serve                                   on 127.0.0.1:8080, with as many jobs at a time as there are cores
   penstock serve --listen :443 --cert tls.crt --key tls.key --url https://ci.example.com
-  penstock serve --database postgres://penstock@db/penstock --runners 0`,
+  penstock serve --database postgres://penstock@db/penstock --runners 0
+  penstock serve --database postgres://penstock@db/penstock --shared /srv/penstock --name one`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return flags.run(c) },
 	}
@@ -83,6 +88,8 @@ ends at once. Everything is below the data directory; penstock.yaml there holds 
 	f.StringVar(&flags.listen, "listen", "127.0.0.1:8080", "listen at this `HOST:PORT`; port 0 takes a free one")
 	f.StringVar(&flags.url, "url", "", "`URL` by which people and jobs reach the server (default: the address it listens at)")
 	f.StringVar(&flags.database, "database", "", "`URL` of the database: postgres://... (default: SQLite in the data directory)")
+	f.StringVar(&flags.shared, "shared", "", "keep repositories, keys and blobs in this `DIR` that several servers with one --database have in common; --data is each one's own")
+	f.StringVar(&flags.name, "name", hostName(), "`NAME` of this server and its own runner, other than those of the servers it shares with")
 	f.StringVar(&flags.certFile, "cert", "", "certificate `FILE` to serve https; needs --key")
 	f.StringVar(&flags.keyFile, "key", "", "private key `FILE` of --cert")
 	f.StringVar(&flags.readyFile, "ready-file", "", "write JSON with url, token, socket and proxy_url to this `FILE` when the server is ready, for scripts")
@@ -91,6 +98,7 @@ ends at once. Everything is below the data directory; penstock.yaml there holds 
 	f.DurationVar(&flags.drain, "drain", 30*time.Second, "how long jobs may go on when the server is stopped; what runs then is lost, with the reason, or queued again if nothing of it has run")
 	f.BoolVar(&flags.asJSON, "json", false, "log JSON, one object a line")
 	c.MarkFlagsRequiredTogether("cert", "key")
+	c.MarkFlagsRequiredTogether("shared", "database")
 	return c
 }
 
@@ -152,8 +160,10 @@ func (f *serveFlags) open(ctx context.Context, stderr io.Writer) (s *server, err
 			err = errors.Join(err, s.close())
 		}
 	}()
-	if err := os.MkdirAll(f.data, 0o700); err != nil {
-		return nil, fmt.Errorf("make the data directory: %w", err)
+	for _, dir := range []string{f.data, f.shared} {
+		if err := os.MkdirAll(dir, 0o700); dir != "" && err != nil {
+			return nil, fmt.Errorf("make the data directory: %w", err)
+		}
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	if f.asJSON {
@@ -169,10 +179,11 @@ func (f *serveFlags) open(ctx context.Context, stderr io.Writer) (s *server, err
 	if s.store, err = store.Open(ctx, f.databaseURL()); err != nil {
 		return nil, err
 	}
-	if s.blobs, err = blob.Open(filepath.Join(f.data, "blobs")); err != nil {
+	common := cmp.Or(f.shared, f.data)
+	if s.blobs, err = blob.Open(filepath.Join(common, "blobs")); err != nil {
 		return nil, err
 	}
-	keys, err := openKeys(filepath.Join(f.data, keysName))
+	keys, err := openKeys(filepath.Join(common, keysName))
 	if err != nil {
 		return nil, err
 	}
@@ -192,11 +203,11 @@ func (f *serveFlags) open(ctx context.Context, stderr io.Writer) (s *server, err
 		log.Warn(n)
 	}
 	s.labels = f.allLabels(settings)
-	disks := &states{s.blobs, s.machines.layers}
+	disks := &states{f.name, s.blobs, s.machines.layers}
 	s.disks, x.State = disks, disks
 	s.Server, err = api.NewServer(ctx, api.ServerOptions{
-		Store: s.store, Blobs: s.blobs, Artifacts: x.Host.Artifacts, Caches: x.Host.Cache, Keys: keys, Repositories: filepath.Join(f.data, "repositories"),
-		Actions: actions, URL: strings.TrimSuffix(f.url, "/"), Log: log, Runner: hostName(), Ended: disks.keepDisks,
+		Store: s.store, Blobs: s.blobs, Artifacts: x.Host.Artifacts, Caches: x.Host.Cache, Keys: keys, Repositories: filepath.Join(common, "repositories"),
+		Actions: actions, URL: strings.TrimSuffix(f.url, "/"), Log: log, Name: f.name, Ended: disks.keepDisks,
 	})
 	if err != nil {
 		return nil, err
@@ -253,14 +264,24 @@ func (f *serveFlags) databaseURL() string {
 	return "sqlite:" + filepath.Join(f.data, databaseName)
 }
 
-// openKeys reads the keys of a server and makes them first if there are none.
+// openKeys reads the keys of a server and makes them first if there are none. Servers that start at once get the same.
 func openKeys(path string) (*auth.Keyring, error) {
 	keys, err := auth.ReadKeyring(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		keys = auth.NewKeyring(time.Now())
-		err = auth.WriteKeyring(path, keys)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return keys, err
 	}
-	return keys, err
+	mine := path + "." + rand.Text()
+	if err := auth.WriteKeyring(mine, auth.NewKeyring(time.Now())); err != nil {
+		return nil, err
+	}
+	defer os.Remove(mine)
+	if err := os.Link(mine, path); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("write key file: %w", err)
+	}
+	if keys, err = auth.ReadKeyring(path); err != nil {
+		return nil, err
+	}
+	return keys, auth.WriteKeyring(path, keys) // what is written so is on the disk
 }
 
 // listenSocket listens at a socket for this user's programs. One that a killed server left is removed; the database's lock
@@ -305,7 +326,7 @@ func (s *server) serve(ctx context.Context, stop func(), f *serveFlags, stderr i
 	s.work.Go(func() { s.Server.Work(work) })
 	s.work.Go(func() { s.tidy(work) })
 	if f.parallel > 0 {
-		who := runner.Runner{Name: hostName(), Labels: s.labels}
+		who := runner.Runner{Name: f.name, Labels: s.labels}
 		if !s.store.Shared() { // else another server may be of that name
 			if err := s.Engine.Abandon(ctx, who.Name, "The server was stopped while the job ran."); err != nil {
 				s.Log.Warn("jobs of the time before are lost a little later", "error", err)

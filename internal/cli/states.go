@@ -14,6 +14,7 @@ import (
 
 // states keep what failed steps need to be opened again, or gone on from.
 type states struct {
+	runner string // the name of the one whose disks these are
 	blobs  *blob.Store
 	layers *layer.Store
 }
@@ -41,7 +42,7 @@ const maxState = 64 << 20
 func (s *states) keepDisks(r *ci.Run) error {
 	var ids []layer.ID
 	for _, j := range r.Jobs {
-		if at := job.ResumeAt(r, j); at != nil {
+		if at := job.ResumeAt(r, j); at != nil && at.Runner == s.runner {
 			ids = append(ids, layer.ID(at.Snapshot))
 		}
 	}

@@ -27,6 +27,7 @@ type offer struct {
 	job      ci.JobID
 	labels   []string // lower case, sorted
 	group    string   // lower case
+	runner   string   // the only one that can run it; "" for any
 	since    time.Time
 	position int // in the run
 
@@ -35,15 +36,17 @@ type offer struct {
 	handed bool // a lease of it is being tried
 }
 
-// shelf holds the offers that ask for the same labels and group.
+// shelf holds the offers that ask for the same labels, group and runner.
 type shelf struct {
 	labels []string
 	group  string
+	runner string
 	offers offerHeap
 }
 
 // waiter is a runner that waits. It gets one offer.
 type waiter struct {
+	name   string
 	labels map[string]bool // lower case; empty takes all
 	group  string
 	got    chan *offer // holds one
@@ -177,21 +180,22 @@ func (d *dispatch) find(w *waiter) *offer {
 }
 
 func (d *dispatch) shelve(o *offer) {
-	key := strings.Join(o.labels, "\x00") + "\x01" + o.group
+	key := strings.Join(o.labels, "\x00") + "\x01" + o.group + "\x01" + o.runner
 	s := d.shelves[key]
 	if s == nil {
-		s = &shelf{labels: o.labels, group: o.group}
+		s = &shelf{labels: o.labels, group: o.group, runner: o.runner}
 		d.shelves[key] = s
 	}
 	heap.Push(&s.offers, o)
 }
 
-// fits reports whether a runner has all labels, and is of the group if one is asked for. Neither minds case.
+// fits reports whether a runner has all labels, and is of the group and of the name if one is asked for. Labels and groups do
+// not mind case.
 func (s *shelf) fits(w *waiter) bool {
 	if len(w.labels) == 0 {
 		return true
 	}
-	if s.group != "" && s.group != w.group {
+	if s.group != "" && s.group != w.group || s.runner != "" && s.runner != w.name {
 		return false
 	}
 	for _, l := range s.labels {
@@ -203,7 +207,7 @@ func (s *shelf) fits(w *waiter) bool {
 }
 
 func newWaiter(r ci.Runner) *waiter {
-	w := &waiter{labels: map[string]bool{}, group: strings.ToLower(r.Group), got: make(chan *offer, 1)}
+	w := &waiter{name: r.Name, labels: map[string]bool{}, group: strings.ToLower(r.Group), got: make(chan *offer, 1)}
 	for _, l := range r.Labels {
 		w.labels[strings.ToLower(l)] = true
 	}
@@ -214,6 +218,9 @@ func newOffer(run ci.RunID, r readyJob) *offer {
 	o := &offer{run: run, job: r.ID, group: strings.ToLower(r.Group), since: r.Since, position: r.position}
 	for _, l := range r.Labels {
 		o.labels = append(o.labels, strings.ToLower(l))
+	}
+	if r.Resume != nil {
+		o.runner = r.Resume.Runner
 	}
 	slices.Sort(o.labels)
 	o.labels = slices.Compact(o.labels)

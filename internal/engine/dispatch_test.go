@@ -45,6 +45,7 @@ func take(t *testing.T, d *dispatch, r ci.Runner) ci.JobID {
 func TestDispatchMatchesLabels(t *testing.T) {
 	linux := readyJob{Job: &ci.Job{ID: "j", Labels: []string{"Self-Hosted", "linux"}}}
 	gpu := readyJob{Job: &ci.Job{ID: "j", Labels: []string{"linux"}, Group: "GPU"}}
+	disk := readyJob{Job: &ci.Job{ID: "j", Labels: []string{"linux"}, Resume: &ci.Resume{Runner: "one"}}}
 	bare := readyJob{Job: &ci.Job{ID: "j", Group: "gpu"}}
 	for _, c := range []struct {
 		name string
@@ -57,6 +58,8 @@ func TestDispatchMatchesLabels(t *testing.T) {
 		{"a runner without labels takes all", linux, ci.Runner{}, true},
 		{"a runner without labels takes a group's job", gpu, ci.Runner{}, true},
 		{"group, other case", gpu, ci.Runner{Labels: []string{"linux"}, Group: "gpu"}, true},
+		{"the runner that has the disk", disk, ci.Runner{Name: "one", Labels: []string{"linux"}}, true},
+		{"a runner that has not", disk, ci.Runner{Name: "two", Labels: []string{"linux"}}, false},
 		{"wrong group", gpu, ci.Runner{Labels: []string{"linux"}, Group: "cpu"}, false},
 		{"no group", gpu, ci.Runner{Labels: []string{"linux"}}, false},
 		{"a group alone", bare, ci.Runner{Labels: []string{"linux"}, Group: "GPU"}, true},

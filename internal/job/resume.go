@@ -253,7 +253,7 @@ func ResumeAt(r *ci.Run, j *ci.Job) *ci.Resume {
 	for i, s := range j.Steps {
 		if s.Conclusion == ci.Failure && s.Snapshot != "" {
 			return &ci.Resume{
-				Step: s.Number, Snapshot: s.Snapshot, State: StateKey(r.ID, j.Attempt, j.ID, s.Number), Steps: slices.Clone(j.Steps[:i]),
+				Step: s.Number, Snapshot: s.Snapshot, State: StateKey(r.ID, j.Attempt, j.ID, s.Number), Steps: slices.Clone(j.Steps[:i]), Runner: j.Runner,
 			}
 		}
 	}

@@ -70,6 +70,9 @@ func (a *API) Deployed(ctx context.Context, repo *Repository, d Deployment) erro
 	if errors.Is(err, store.ErrNotFound) {
 		deployment, err = c.add(kindDeployment, d.Environment, d.Key, body)
 	}
+	if errors.Is(err, store.ErrExists) { // another server was first
+		deployment, err = c.named(kindDeployment, d.Environment, d.Key)
+	}
 	if err != nil {
 		return err
 	}
@@ -110,10 +113,14 @@ func (c *call) deploymentState(deployment *document, d Deployment) error {
 		return err
 	}
 	at := stamp(d.At)
-	_, err = c.add(kindState, text(deployment.ID), "", object{
+	// The name lets each state be once, whichever server adds it.
+	_, err = c.add(kindState, text(deployment.ID), d.State, object{
 		"state": d.State, "description": "", "environment": d.Environment, "environment_url": d.URL, "log_url": d.Log, "target_url": d.Log, "creator": d.Creator,
 		"created_at": at, "updated_at": at,
 	})
+	if errors.Is(err, store.ErrExists) {
+		err = nil
+	}
 	return err
 }
 
