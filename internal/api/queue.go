@@ -122,7 +122,7 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 	if !readTold(w, r, maxJoining, &in) {
 		return
 	}
-	if err := s.Keys.CheckGrant(in.Token, rest.RegisterRunner, time.Now()); err != nil {
+	if err := s.Keys().CheckGrant(in.Token, rest.RegisterRunner, time.Now()); err != nil {
 		refuse(w, http.StatusUnauthorized, "The registration token is not valid, or has expired: they are good for an hour")
 		return
 	}

@@ -77,7 +77,7 @@ func (y *yard) start() {
 		y.t.Fatal(err)
 	}
 	s, err := NewServer(y.t.Context(), ServerOptions{
-		Store: st, Blobs: blobs, Artifacts: native.OpenArtifacts(blobs), Keys: y.keys, Repositories: filepath.Join(y.dir, "repositories"),
+		Store: st, Blobs: blobs, Artifacts: native.OpenArtifacts(blobs), Keys: func() *auth.Keyring { return y.keys }, Repositories: filepath.Join(y.dir, "repositories"),
 		Actions: &forge.ActionSource{CacheDir: filepath.Join(y.dir, "actions"), URLTemplate: "file:///nowhere", Log: io.Discard}, URL: y.url,
 		Log: slog.New(slog.NewTextHandler(y.t.Output(), nil)),
 	})

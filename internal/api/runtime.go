@@ -38,7 +38,7 @@ type Runtime struct {
 	caches    *caches
 	uploads   *uploads
 	git       string   // the repository that jobs check out, a directory; empty for none
-	keys      [][]byte // the first signs tokens and URLs, all are good
+	keys      func() [][]byte // the first signs tokens and URLs, all are good
 	now       func() time.Time
 	identity  *identity
 	github    *LocalGitHub // nil for none
@@ -65,10 +65,11 @@ type session struct {
 // the repository that actions/checkout is given, a directory; empty for none. github answers the REST API to jobs that
 // have no token for another; nil for none.
 func NewRuntime(blobs *blob.Store, artifacts *native.Artifacts, git string, github *LocalGitHub) *Runtime {
+	key := make([]byte, 32)
+	_, _ = rand.Read(key) // never fails
 	rt := &Runtime{
-		artifacts: artifacts, git: git, github: github, keys: [][]byte{make([]byte, 32)}, now: time.Now, identity: newIdentity(), sessions: map[string]*session{},
+		artifacts: artifacts, git: git, github: github, keys: func() [][]byte { return [][]byte{key} }, now: time.Now, identity: newIdentity(), sessions: map[string]*session{},
 	}
-	_, _ = rand.Read(rt.keys[0]) // never fails
 	rt.caches = &caches{blobs: blobs, now: func() time.Time { return rt.now() }}
 	rt.uploads = &uploads{blobs: blobs, open: map[string]*upload{}}
 	return rt
@@ -81,7 +82,8 @@ const tokenLife = 7 * 24 * time.Hour
 // fetch their repository, through the listener in their machine. Tokens and URLs are good on each server with the keys.
 func newServerRuntime(s *Server) *Runtime {
 	rt := NewRuntime(s.Blobs, s.Artifacts, "", nil)
-	rt.server, rt.keys, rt.identity = s, s.Keys.Derive("tokens of jobs"), s.identity()
+	rt.server, rt.identity = s, s.identity()
+	rt.keys = func() [][]byte { return s.Keys().Derive("tokens of jobs") }
 	return rt
 }
 
@@ -256,11 +258,11 @@ func (rt *Runtime) leaseOf(token string) (l ci.Lease, ok bool) {
 	return c.Lease, true
 }
 
-func (rt *Runtime) mac(text string) []byte { return macWith(rt.keys[0], text) }
+func (rt *Runtime) mac(text string) []byte { return macWith(rt.keys()[0], text) }
 
 // signed says whether a text was signed with one of the keys.
 func (rt *Runtime) signed(text string, mac []byte) bool {
-	return slices.ContainsFunc(rt.keys, func(key []byte) bool { return hmac.Equal(mac, macWith(key, text)) })
+	return slices.ContainsFunc(rt.keys(), func(key []byte) bool { return hmac.Equal(mac, macWith(key, text)) })
 }
 
 func macWith(key []byte, text string) []byte {

@@ -31,7 +31,8 @@ type ServerOptions struct {
 	Artifacts *native.Artifacts
 	// Caches are those of the native cache action, nil where there are none.
 	Caches *native.Cache
-	Keys   *auth.Keyring
+	// Keys gives the keys as they are now: they may be rotated while the server runs.
+	Keys func() *auth.Keyring
 	// Repositories is the directory of hosted repositories.
 	Repositories string
 	// Actions is where actions and called workflows of other repositories come from.

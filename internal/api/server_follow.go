@@ -47,6 +47,11 @@ func (s *Server) Work(ctx context.Context) {
 		defer close(clock)
 		s.keepTime(ctx)
 	}()
+	sealed := make(chan struct{})
+	go func() {
+		defer close(sealed)
+		s.reseal(ctx)
+	}()
 	for ctx.Err() == nil {
 		if err := s.derive(ctx); err != nil && ctx.Err() == nil {
 			s.Log.Error("what follows from a run could not be done, it is tried again", "error", err)
@@ -56,6 +61,7 @@ func (s *Server) Work(ctx context.Context) {
 	<-done
 	<-clock
 	<-fed
+	<-sealed
 }
 
 func wait(ctx context.Context, d time.Duration) {

@@ -29,21 +29,17 @@ func (s *Server) identity() *identity {
 }
 
 func (s *Server) identityKey(ctx context.Context) (*rsa.PrivateKey, error) {
-	d, err := s.Store.DocumentNamed(ctx, serverDocs, kindIdentity, "", "key")
-	if errors.Is(err, store.ErrNotFound) {
+	d, sealed, err := sealedIdentity(ctx, s.Store)
+	if d == nil && err == nil {
 		if err := s.newIdentityKey(ctx); err != nil && !errors.Is(err, store.ErrExists) { // another server may have been first
 			return nil, err
 		}
-		d, err = s.Store.DocumentNamed(ctx, serverDocs, kindIdentity, "", "key")
+		_, sealed, err = sealedIdentity(ctx, s.Store)
 	}
 	if err != nil {
 		return nil, err
 	}
-	var sealed []byte
-	if err := json.Unmarshal(d.Body, &sealed); err != nil {
-		return nil, err
-	}
-	text, err := s.Keys.Open(sealed, kindIdentity, "key")
+	text, err := s.Keys().Open(sealed, kindIdentity, "key")
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +52,7 @@ func (s *Server) newIdentityKey(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	body, err := json.Marshal(s.Keys.Seal(x509.MarshalPKCS1PrivateKey(key), kindIdentity, "key"))
+	body, err := json.Marshal(s.Keys().Seal(x509.MarshalPKCS1PrivateKey(key), kindIdentity, "key"))
 	if err != nil {
 		return err
 	}

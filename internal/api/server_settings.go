@@ -31,7 +31,7 @@ func (s *Server) secrets(ctx context.Context, repository, environment string) (m
 			if !c.Shows(repo.ID, repo.Private) {
 				continue
 			}
-			value, err := s.Keys.Open(c.Value, c.Scope.String(), c.Name)
+			value, err := s.Keys().Open(c.Value, c.Scope.String(), c.Name)
 			if err != nil {
 				return nil, fmt.Errorf("open the secret %s: %w", c.Name, err)
 			}

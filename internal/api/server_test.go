@@ -63,11 +63,12 @@ func newTeamOn(t *testing.T, database string) *team {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { blobs.Close() })
+	keys := auth.NewKeyring(time.Now())
 	var s *Server
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.ServeHTTP(w, r) }))
 	t.Cleanup(web.Close)
 	s, err = NewServer(t.Context(), ServerOptions{
-		Store: st, Blobs: blobs, Artifacts: native.OpenArtifacts(blobs), Keys: auth.NewKeyring(time.Now()), Repositories: filepath.Join(data, "repositories"),
+		Store: st, Blobs: blobs, Artifacts: native.OpenArtifacts(blobs), Keys: func() *auth.Keyring { return keys }, Repositories: filepath.Join(data, "repositories"),
 		Actions: &forge.ActionSource{CacheDir: filepath.Join(data, "actions"), URLTemplate: "file:///nowhere", Log: io.Discard}, URL: web.URL,
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})

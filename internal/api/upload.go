@@ -225,20 +225,19 @@ func (rt *Runtime) sign(r *http.Request, way, id, file string) string {
 	path := blobPath + way + "/" + url.PathEscape(id) + "/" + url.PathEscape(file)
 	ends := strconv.FormatInt(rt.now().Add(urlLife).Unix(), 10)
 	// Clients mask the value of sig in their logs.
-	return "http://" + r.Host + path + "?se=" + ends + "&sig=" + rt.signature(way, id, ends)
+	return "http://" + r.Host + path + "?se=" + ends + "&sig=" + hex.EncodeToString(rt.mac(blobText(way, id, ends)))
 }
 
-func (rt *Runtime) signature(way, id, ends string) string {
-	return hex.EncodeToString(rt.mac("blob\x00" + way + "\x00" + id + "\x00" + ends))
-}
+// blobText is what is signed of a URL.
+func blobText(way, id, ends string) string { return "blob\x00" + way + "\x00" + id + "\x00" + ends }
 
 // serveBlob answers for up/ID/FILE and the ways down. The rest of the query is the client's: it changes order.
 func (rt *Runtime) serveBlob(w http.ResponseWriter, r *http.Request, path string) {
 	parts := strings.Split(path, "/")
 	query := r.URL.Query()
 	ends, _ := strconv.ParseInt(query.Get("se"), 10, 64)
-	if len(parts) != 3 || rt.now().Unix() > ends ||
-		!hmacEqual(query.Get("sig"), rt.signature(parts[0], parts[1], query.Get("se"))) {
+	sig, err := hex.DecodeString(query.Get("sig"))
+	if len(parts) != 3 || rt.now().Unix() > ends || err != nil || !rt.signed(blobText(parts[0], parts[1], query.Get("se")), sig) {
 		azureFail(w, http.StatusForbidden, "AuthenticationFailed")
 		return
 	}

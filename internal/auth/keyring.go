@@ -216,6 +216,11 @@ func WriteKeyring(path string, k *Keyring) (err error) {
 	if err := os.Rename(f.Name(), path); err != nil {
 		return err
 	}
+	return syncDir(path)
+}
+
+// syncDir puts the directory of a file on the disk.
+func syncDir(path string) error {
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/spf13/cobra"
 
+	"github.com/penstock-ci/penstock/internal/auth"
 	"github.com/penstock-ci/penstock/internal/store"
 )
 
@@ -194,7 +195,7 @@ func restore(dir, from, keys string) error {
 	if err := os.WriteFile(filepath.Join(temp, keysName), text, 0o600); err != nil {
 		return err
 	}
-	if _, err := openKeys(filepath.Join(temp, keysName)); err != nil {
+	if _, err := auth.ReadKeyring(filepath.Join(temp, keysName)); err != nil {
 		return err
 	}
 	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {

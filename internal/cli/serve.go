@@ -3,7 +3,6 @@ package cli
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -183,7 +182,7 @@ func (f *serveFlags) open(ctx context.Context, stderr io.Writer) (s *server, err
 	if s.blobs, err = blob.Open(filepath.Join(common, "blobs")); err != nil {
 		return nil, err
 	}
-	keys, err := openKeys(filepath.Join(common, keysName))
+	keys, err := auth.OpenKeyFile(filepath.Join(common, keysName))
 	if err != nil {
 		return nil, err
 	}
@@ -206,7 +205,7 @@ func (f *serveFlags) open(ctx context.Context, stderr io.Writer) (s *server, err
 	disks := &states{f.name, s.blobs, s.machines.layers}
 	s.disks, x.State = disks, disks
 	s.Server, err = api.NewServer(ctx, api.ServerOptions{
-		Store: s.store, Blobs: s.blobs, Artifacts: x.Host.Artifacts, Caches: x.Host.Cache, Keys: keys, Repositories: filepath.Join(common, "repositories"),
+		Store: s.store, Blobs: s.blobs, Artifacts: x.Host.Artifacts, Caches: x.Host.Cache, Keys: keys.Keyring, Repositories: filepath.Join(common, "repositories"),
 		Actions: actions, URL: strings.TrimSuffix(f.url, "/"), Log: log, Name: f.name, Ended: disks.keepDisks,
 	})
 	if err != nil {
@@ -262,26 +261,6 @@ func (f *serveFlags) databaseURL() string {
 		return f.database
 	}
 	return "sqlite:" + filepath.Join(f.data, databaseName)
-}
-
-// openKeys reads the keys of a server and makes them first if there are none. Servers that start at once get the same.
-func openKeys(path string) (*auth.Keyring, error) {
-	keys, err := auth.ReadKeyring(path)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return keys, err
-	}
-	mine := path + "." + rand.Text()
-	if err := auth.WriteKeyring(mine, auth.NewKeyring(time.Now())); err != nil {
-		return nil, err
-	}
-	defer os.Remove(mine)
-	if err := os.Link(mine, path); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("write key file: %w", err)
-	}
-	if keys, err = auth.ReadKeyring(path); err != nil {
-		return nil, err
-	}
-	return keys, auth.WriteKeyring(path, keys) // what is written so is on the disk
 }
 
 // listenSocket listens at a socket for this user's programs. One that a killed server left is removed; the database's lock

@@ -31,8 +31,9 @@ import (
 func overHTTP(t *testing.T, jobs int) *bench {
 	t.Helper()
 	st, blobs := openStores(t)
+	keys := auth.NewKeyring(time.Now())
 	s, err := api.NewServer(t.Context(), api.ServerOptions{
-		Store: st, Blobs: blobs, Artifacts: native.OpenArtifacts(blobs), Keys: auth.NewKeyring(time.Now()), Repositories: t.TempDir(),
+		Store: st, Blobs: blobs, Artifacts: native.OpenArtifacts(blobs), Keys: func() *auth.Keyring { return keys }, Repositories: t.TempDir(),
 		Actions: &forge.ActionSource{CacheDir: t.TempDir(), URLTemplate: "file:///nowhere", Log: io.Discard}, URL: "http://penstock",
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})

@@ -78,8 +78,9 @@ type Options struct {
 	Prefix, Uploads string
 	// Repository finds a repository for a caller. The error wraps ErrNoRepository if there is none.
 	Repository func(ctx context.Context, by *Caller, name string) (*Repository, error)
-	// Keys open and seal secrets; nil where there are none to ask about: then those routes are not there.
-	Keys *auth.Keyring
+	// Keys gives those that open and seal secrets, as they are now; nil where there are none to ask about: then those routes are
+	// not there.
+	Keys func() *auth.Keyring
 	// Runs is nil where there are none to ask about: then those routes are not there.
 	Runs *Runs
 	// Artifacts are those of runs; nil where there are none to ask about: then those routes are not there.

@@ -62,7 +62,7 @@ func (c *call) removeToken() (any, error) { return c.runnerToken(RemoveRunner) }
 
 func (c *call) runnerToken(purpose string) (any, error) {
 	until := c.Now().UTC().Add(runnerTokenLife)
-	return created(object{"token": c.Keys.Grant(purpose, until), "expires_at": stamp(until)}), nil
+	return created(object{"token": c.Keys().Grant(purpose, until), "expires_at": stamp(until)}), nil
 }
 
 // busyRunners are the names of those that have a job.

@@ -73,7 +73,7 @@ func (c *call) publicKey() (any, error) {
 	if _, err := c.scope(); err != nil {
 		return nil, err
 	}
-	id, key := c.Keys.PublicKey()
+	id, key := c.Keys().PublicKey()
 	return object{"key_id": id, "key": base64.StdEncoding.EncodeToString(key[:])}, nil
 }
 
@@ -163,7 +163,7 @@ func (c *call) putSecret() (any, error) {
 	if err != nil {
 		return nil, unprocessable("Bad request - encrypted_value is not base64")
 	}
-	value, err := c.Keys.OpenBox(key, sealed)
+	value, err := c.Keys().OpenBox(key, sealed)
 	switch {
 	case errors.Is(err, auth.ErrNoKey):
 		return nil, unprocessable("Bad request - key_id is not that of a public key of this server: get it anew")
@@ -172,14 +172,14 @@ func (c *call) putSecret() (any, error) {
 	case len(value) > maxSecret:
 		return nil, unprocessable("Secret value is too large: it has %d bytes, at most %d are kept", len(value), maxSecret)
 	}
-	s := store.Secret{Scope: scope, Name: name, SealedBy: c.Keys.Current(), Updated: c.Now().UTC()}
+	s := store.Secret{Scope: scope, Name: name, SealedBy: c.Keys().Current(), Updated: c.Now().UTC()}
 	if s.Access, err = c.readAccess(scope, "private"); err != nil {
 		return nil, err
 	}
 	if err := c.roomFor(scope, name); err != nil {
 		return nil, err
 	}
-	s.Value = c.Keys.Seal(value, scope.String(), name)
+	s.Value = c.Keys().Seal(value, scope.String(), name)
 	isNew, err := c.Store.PutSecret(c.ctx, s)
 	if err != nil {
 		return nil, err
