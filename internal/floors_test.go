@@ -16,7 +16,7 @@ const module = "github.com/penstock-ci/penstock/internal/"
 // floors says where each room stands (ARCHITECTURE.md, "The house"). A room of a room (job/native) stands below
 // the room it belongs to and above everything that one stands on.
 var floors = [][]string{
-	{"npmtest", "pgtest"}, // for tests alone, as imagetest is
+	{"npmtest", "pgtest", "s3test"}, // for tests alone, as imagetest is
 	{"expr", "layer", "blob", "config", "toolchain", "osv", "auth", "web"},
 	{"workflow", "sandbox", "image"},
 	{"ci", "forge", "container", "build", "imagetest"},

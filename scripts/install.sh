@@ -52,6 +52,19 @@ node_or_newer() {
 		fail "'node' is still $(command -v node) $(node --version 2>/dev/null): put /usr/local/bin before it in PATH"
 }
 
+# go_program NAME PACKAGE@VERSION WHY builds a program from its source and puts it into /usr/local/bin.
+go_program() {
+	local name=$1 package=$2 why=$3 built
+	if command -v "$name" >/dev/null; then
+		return
+	fi
+	echo "Missing here: $name: $why; $package is built and put into /usr/local/bin"
+	built=$(mktemp -d)
+	GOFLAGS=-mod=mod GOBIN=$built go install "$package" || fail "go could not install $package"
+	as_root install "$built/$name" /usr/local/bin/
+	rm -r "$built"
+}
+
 # at_least WANTED HAVE compares versions; HAVE may begin with v, or be empty.
 at_least() {
 	[ -n "$2" ] && printf '%s\n' "$1" "${2#v}" | sort --check=quiet --version-sort

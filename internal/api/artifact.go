@@ -9,11 +9,11 @@ import (
 	"io/fs"
 	"mime"
 	"net/http"
-	"os"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/penstock-ci/penstock/internal/blob"
 	"github.com/penstock-ci/penstock/internal/job/native"
 )
 
@@ -214,7 +214,7 @@ func (rt *Runtime) deleteArtifact(s *session, q *request) (any, error) {
 }
 
 // openArtifact opens RUN-ID and says by headers what it is: clients go by them.
-func (rt *Runtime) openArtifact(w http.ResponseWriter, id string) (*os.File, error) {
+func (rt *Runtime) openArtifact(w http.ResponseWriter, id string) (blob.File, error) {
 	run, number, _ := strings.Cut(id, "-")
 	all, err := rt.artifacts.List(run)
 	if err != nil {

@@ -11,7 +11,6 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
-	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -35,7 +34,7 @@ const (
 // caches keeps the archives of the original cache action: data and description, which is written last, under
 // "caches/REPOSITORY/". Caches of the native action are layers, and others.
 type caches struct {
-	blobs *blob.Store
+	blobs blob.Store
 	now   func() time.Time
 	mu    sync.Mutex // one writer at a time
 }
@@ -73,7 +72,7 @@ func (c *caches) all(repository string) ([]cacheEntry, error) {
 		if !strings.HasSuffix(info.Key, ".json") {
 			continue
 		}
-		text, err := c.blobs.ReadAll(info.Key, maxRequest)
+		text, err := blob.ReadAll(c.blobs, info.Key, maxRequest)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // deleted meanwhile
 		}
@@ -171,12 +170,12 @@ func (c *caches) trim(repository string) error {
 }
 
 // open opens a cache's archive by its ID, and notes that it was used.
-func (c *caches) open(id string) (*os.File, error) {
+func (c *caches) open(id string) (blob.File, error) {
 	e := cacheEntry{ID: id}
 	if !cacheID.MatchString(id) {
 		return nil, fs.ErrNotExist
 	}
-	text, err := c.blobs.ReadAll(e.key(".json"), maxRequest)
+	text, err := blob.ReadAll(c.blobs, e.key(".json"), maxRequest)
 	if err != nil {
 		return nil, err
 	}

@@ -27,7 +27,7 @@ type LocalGitHub struct {
 	repo    rest.Repository
 	root    string // of the working tree
 	scratch string
-	blobs   *blob.Store
+	blobs   blob.Store
 
 	mu    sync.Mutex
 	clone string // what is written to, once something was

@@ -136,7 +136,7 @@ func (y *yard) job(id ci.RunID) *ci.Job {
 
 func (y *yard) log(id ci.RunID) []byte {
 	y.t.Helper()
-	p, err := y.s.Blobs.ReadAll(engine.LogKey(id, 1, "a"), 1<<30)
+	p, err := blob.ReadAll(y.s.Blobs, engine.LogKey(id, 1, "a"), 1<<30)
 	if err != nil {
 		y.t.Fatal(err)
 	}

@@ -37,7 +37,7 @@ type Runtime struct {
 	artifacts *native.Artifacts
 	caches    *caches
 	uploads   *uploads
-	git       string   // the repository that jobs check out, a directory; empty for none
+	git       string          // the repository that jobs check out, a directory; empty for none
 	keys      func() [][]byte // the first signs tokens and URLs, all are good
 	now       func() time.Time
 	identity  *identity
@@ -64,7 +64,7 @@ type session struct {
 // NewRuntime keeps caches and what is being uploaded in blobs, and artifacts where the native actions have them. git is
 // the repository that actions/checkout is given, a directory; empty for none. github answers the REST API to jobs that
 // have no token for another; nil for none.
-func NewRuntime(blobs *blob.Store, artifacts *native.Artifacts, git string, github *LocalGitHub) *Runtime {
+func NewRuntime(blobs blob.Store, artifacts *native.Artifacts, git string, github *LocalGitHub) *Runtime {
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // never fails
 	rt := &Runtime{

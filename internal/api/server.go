@@ -27,7 +27,7 @@ import (
 // ServerOptions are what a Server stands on.
 type ServerOptions struct {
 	Store     *store.Store
-	Blobs     *blob.Store
+	Blobs     blob.Store
 	Artifacts *native.Artifacts
 	// Caches are those of the native cache action, nil where there are none.
 	Caches *native.Cache

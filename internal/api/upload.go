@@ -11,7 +11,6 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,7 +37,7 @@ const (
 
 // uploads are blobs that come in pieces. They are of this process: what it leaves is swept with the blobs.
 type uploads struct {
-	blobs *blob.Store
+	blobs blob.Store
 
 	mu   sync.Mutex
 	open map[string]*upload
@@ -332,7 +331,7 @@ func readBlockList(r io.Reader) ([]string, error) {
 
 // sendBlob sends an artifact or a cache, or the range of it that Range or x-ms-range asks for.
 func (rt *Runtime) sendBlob(w http.ResponseWriter, r *http.Request, kind, id string) {
-	var f *os.File
+	var f blob.File
 	var err error
 	if kind == "cache" {
 		f, err = rt.caches.open(id)

@@ -10,6 +10,7 @@ import (
 	"path"
 	"sort"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -36,23 +37,20 @@ type Mark struct {
 	At     time.Time
 }
 
-// appender is a blob open for Append. Its lock makes one Append at a time: the file and its size have no other owner.
+// appender is a blob open for Append. Its lock makes one Append at a time in this process. Another process may append as well: the
+// size is asked of the file each time, and bytes are written where they belong, so that the same bytes written twice are the same.
 type appender struct {
-	used int64 // guarded by Store.mu
+	used int64 // guarded by Dir.mu
 
 	mu     sync.Mutex
 	closed bool
 	fresh  bool // the blob's directory was made for it
 	file   *os.File
 	times  *os.File
-	size   int64
 }
 
-// Append adds bytes that arrived at a time to a blob, at an offset; a blob that is not there is begun. Bytes that the
-// blob has already are left as they are, so an Append may be repeated. A gap is a *GapError and changes nothing. The
-// file stays open for the next Append; the bytes are in the operating system's hands when Append returns, and on the
-// disk after Seal.
-func (s *Store) Append(key string, offset int64, p []byte, at time.Time) error {
+// Append implements Store. The file stays open for the next one.
+func (s *Dir) Append(key string, offset int64, p []byte, at time.Time) error {
 	if err := CheckKey(key); err != nil {
 		return err
 	}
@@ -68,20 +66,38 @@ func (s *Store) Append(key string, offset int64, p []byte, at time.Time) error {
 		if !errors.Is(err, fs.ErrClosed) {
 			return err
 		}
-		// Closed to make room, or by Seal, since we got it: open it again.
+		// Closed to make room, by Seal, or since another process removed the file: open it again.
+		s.forget(key, a)
 	}
 }
 
-// Seal forces what was appended to a blob to the disk and closes its files. A later Append opens them again. It does
-// nothing for a blob that nothing was appended to since the store was opened.
-func (s *Store) Seal(key string) error {
+// appending reports whether a blob is open for Append.
+func (s *Dir) appending(key string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.logs[key] != nil
+}
+
+// forget takes out an appender that is closed, if it is still there.
+func (s *Dir) forget(key string, a *appender) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.logs[key] == a {
+		delete(s.logs, key)
+	}
+}
+
+// Seal implements Store: it forces what this process has appended to the disk and closes the files.
+func (s *Dir) Seal(key string) error {
 	a := s.take(key)
 	if a == nil {
 		return nil
 	}
 	err := a.close(true)
 	for dir := path.Dir(key); err == nil; dir = path.Dir(dir) {
-		err = s.syncDir(dir)
+		if err = s.syncDir(dir); errors.Is(err, fs.ErrNotExist) { // another process has removed the blob
+			return nil
+		}
 		if dir == "." || !a.fresh {
 			break
 		}
@@ -92,9 +108,8 @@ func (s *Store) Seal(key string) error {
 	return nil
 }
 
-// Release closes the files of a blob that was appended to, as Seal does, and leaves it to the operating system when they
-// get to the disk.
-func (s *Store) Release(key string) error {
+// Release implements Store.
+func (s *Dir) Release(key string) error {
 	a := s.take(key)
 	if a == nil {
 		return nil
@@ -105,8 +120,8 @@ func (s *Store) Release(key string) error {
 	return nil
 }
 
-// Times gives the marks of a blob that was written by Append, one an Append, by offset. A blob without any has none.
-func (s *Store) Times(key string) ([]Mark, error) {
+// Times implements Store.
+func (s *Dir) Times(key string) ([]Mark, error) {
 	if err := CheckKey(key); err != nil {
 		return nil, err
 	}
@@ -122,13 +137,20 @@ func (s *Store) Times(key string) ([]Mark, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read times of blob %s: %w", key, err)
 	}
+	return parseMarks(p), nil
+}
+
+func parseMarks(p []byte) []Mark {
+	if len(p) == 0 {
+		return nil
+	}
 	marks := make([]Mark, 0, len(p)/markSize)
 	for ; len(p) >= markSize; p = p[markSize:] {
 		offset := int64(binary.LittleEndian.Uint64(p))
 		at := time.Unix(0, int64(binary.LittleEndian.Uint64(p[8:])))
 		marks = append(marks, Mark{offset, at})
 	}
-	return marks, nil
+	return marks
 }
 
 // At gives the time at which the byte at an offset was appended, by the marks of Times; zero if they do not say.
@@ -141,7 +163,7 @@ func At(marks []Mark, offset int64) time.Time {
 }
 
 // appender gives the open appender of a key, opening it if need be.
-func (s *Store) appender(key string) (*appender, error) {
+func (s *Dir) appender(key string) (*appender, error) {
 	s.mu.Lock()
 	a := s.logs[key]
 	var evicted *appender
@@ -158,18 +180,14 @@ func (s *Store) appender(key string) (*appender, error) {
 		evicted.close(false)
 	}
 	if err := a.open(s.root, key); err != nil {
-		s.mu.Lock()
-		if s.logs[key] == a {
-			delete(s.logs, key)
-		}
-		s.mu.Unlock()
+		s.forget(key, a)
 		return nil, err
 	}
 	return a, nil
 }
 
 // makeRoom takes out the appender that was not used for longest, if there are too many. The caller holds s.mu.
-func (s *Store) makeRoom() *appender {
+func (s *Dir) makeRoom() *appender {
 	if len(s.logs) < maxOpen {
 		return nil
 	}
@@ -185,7 +203,7 @@ func (s *Store) makeRoom() *appender {
 }
 
 // take takes an appender out of the store, nil if the key is not open.
-func (s *Store) take(key string) *appender {
+func (s *Dir) take(key string) *appender {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	a := s.logs[key]
@@ -200,12 +218,12 @@ func (a *appender) open(root *os.Root, key string) error {
 	if a.file != nil || a.closed {
 		return nil
 	}
-	file, size, err := openAppend(root, key, &a.fresh)
+	file, _, err := openAppend(root, key, 0, &a.fresh)
 	if err != nil {
 		a.closed = true
 		return err
 	}
-	times, marks, err := openAppend(root, timesDir+"/"+key, new(bool))
+	times, marks, err := openAppend(root, timesDir+"/"+key, os.O_APPEND, new(bool))
 	if err == nil && marks%markSize != 0 { // a torn mark of a killed process
 		marks -= marks % markSize
 		err = times.Truncate(marks)
@@ -215,13 +233,13 @@ func (a *appender) open(root *os.Root, key string) error {
 		file.Close()
 		return err
 	}
-	a.file, a.times, a.size = file, times, size
+	a.file, a.times = file, times
 	return nil
 }
 
-// openAppend opens a file at its end, and says in fresh whether its directory had to be made.
-func openAppend(root *os.Root, name string, fresh *bool) (*os.File, int64, error) {
-	const flags = os.O_WRONLY | os.O_CREATE | os.O_APPEND
+// openAppend opens a file to write, gives its size, and says in fresh whether its directory had to be made.
+func openAppend(root *os.Root, name string, how int, fresh *bool) (*os.File, int64, error) {
+	flags := os.O_WRONLY | os.O_CREATE | how
 	f, err := root.OpenFile(name, flags, 0o600)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := root.MkdirAll(path.Dir(name), 0o700); err != nil {
@@ -244,21 +262,29 @@ func openAppend(root *os.Root, name string, fresh *bool) (*os.File, int64, error
 func (a *appender) append(key string, offset int64, p []byte, at time.Time) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	switch {
-	case a.closed:
+	if a.closed {
 		return fs.ErrClosed
-	case offset > a.size:
-		return &GapError{Key: key, Size: a.size, Offset: offset}
-	case offset+int64(len(p)) <= a.size:
+	}
+	info, err := a.file.Stat()
+	if err != nil {
+		return fmt.Errorf("append to blob %s: %w", key, err)
+	}
+	if known, ok := info.Sys().(*syscall.Stat_t); ok && known.Nlink == 0 { // another process has removed it
+		a.end(false)
+		return fs.ErrClosed
+	}
+	size := info.Size()
+	switch {
+	case offset > size:
+		return &GapError{Key: key, Size: size, Offset: offset}
+	case offset+int64(len(p)) <= size:
 		return nil
 	}
-	p = p[a.size-offset:]
 	var mark [markSize]byte
-	binary.LittleEndian.PutUint64(mark[:], uint64(a.size))
+	binary.LittleEndian.PutUint64(mark[:], uint64(size))
 	binary.LittleEndian.PutUint64(mark[8:], uint64(at.UnixNano()))
-	n, err := a.file.Write(p)
-	a.size += int64(n) // what was written stays, so that a repeated Append goes on from there
-	if err != nil {
+	// What was written of it stays after an error: a repeated Append goes on from there.
+	if _, err := a.file.WriteAt(p[size-offset:], size); err != nil {
 		return fmt.Errorf("append to blob %s: %w", key, err)
 	}
 	if _, err := a.times.Write(mark[:]); err != nil {
@@ -270,6 +296,11 @@ func (a *appender) append(key string, offset int64, p []byte, at time.Time) erro
 func (a *appender) close(sync bool) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	return a.end(sync)
+}
+
+// end is close for who has the lock.
+func (a *appender) end(sync bool) error {
 	a.closed = true
 	if a.file == nil {
 		return nil

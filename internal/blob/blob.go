@@ -1,9 +1,10 @@
-// Package blob keeps bytes by key: logs, artifacts, packed layers. This is the directory store; keys are
-// slash-separated names that can not leave it, not even by a symbolic link. It knows nothing of what the bytes
-// mean, and never shows half of a Put.
+// Package blob keeps bytes by key: logs, artifacts, uploads. Dir keeps them in a directory, Bucket in an S3-compatible object
+// store. Keys are slash-separated names that can not leave the store, not even by a symbolic link. It knows nothing of what the
+// bytes mean, and never shows half of a Put.
 package blob
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -32,9 +33,44 @@ const (
 // ErrKey is wrapped by the errors for keys that are not allowed.
 var ErrKey = errors.New("bad blob key")
 
-// Store is a directory of blobs. It may be used by any number of goroutines. Two processes may share a directory as
-// long as they do not append to the same key.
-type Store struct {
+// Store keeps blobs. It may be used by any number of goroutines, and several processes may share what it keeps them in.
+type Store interface {
+	// Put stores what r yields under key, replacing what was there, and gives its size in bytes. When it returns without
+	// error the blob is durable; until then, and after any error or kill, the key has what it had before.
+	Put(ctx context.Context, key string, r io.Reader) (int64, error)
+	// Concat makes a blob of others, in their order, and gives its size in bytes. The others are gone after it, whatever
+	// happens. When it returns without error the blob is durable; until then the key has what it had before.
+	Concat(key string, parts ...string) (int64, error)
+	// Open opens a blob for reading. The error wraps fs.ErrNotExist if there is none.
+	Open(key string) (File, error)
+	// Stat describes a blob. The error wraps fs.ErrNotExist if there is none.
+	Stat(key string) (Info, error)
+	// List gives the blobs whose keys begin with prefix, sorted by key. An empty prefix gives all.
+	List(prefix string) ([]Info, error)
+	// Delete removes a blob with its times. A blob that is not there is no error.
+	Delete(key string) error
+	// Append adds bytes that arrived at a time to a blob, at an offset; a blob that is not there is begun. Bytes that the
+	// blob has already are left as they are, so an Append may be repeated, by another process too. A gap is a *GapError
+	// and changes nothing. The bytes are in the operating system's hands when Append returns, and durable after Seal.
+	Append(key string, offset int64, p []byte, at time.Time) error
+	// Seal makes what was appended to a blob durable. A later Append goes on all the same.
+	Seal(key string) error
+	// Release says that nothing is appended to a blob for now, and leaves it to the operating system when it is on the disk.
+	Release(key string) error
+	// Times gives the marks of a blob that was written by Append, one an Append, by offset. A blob without any has none.
+	Times(key string) ([]Mark, error)
+	Close() error
+}
+
+// File is a blob that is open. What is appended to it meanwhile may be seen by ReadAt, if it was open for Append when it was opened.
+type File interface {
+	io.ReadSeekCloser
+	io.ReaderAt
+	Stat() (fs.FileInfo, error)
+}
+
+// Dir is a Store in a directory. Several processes may share it.
+type Dir struct {
 	dir      string
 	root     *os.Root
 	unsynced bool
@@ -53,7 +89,7 @@ type Info struct {
 
 // OpenUnsynced is Open for blobs that are not worth waiting for the disk: it is left to the operating system when they
 // get there, but for Seal. A kill loses nothing that Put has returned for, and never leaves half of one; a loss of power may do both.
-func OpenUnsynced(dir string) (*Store, error) {
+func OpenUnsynced(dir string) (*Dir, error) {
 	s, err := Open(dir)
 	if err == nil {
 		s.unsynced = true
@@ -62,7 +98,7 @@ func OpenUnsynced(dir string) (*Store, error) {
 }
 
 // Open opens the store in dir and makes the directory if there is none.
-func Open(dir string) (*Store, error) {
+func Open(dir string) (*Dir, error) {
 	for _, d := range []string{dir, dir + "/" + tempDir, dir + "/" + timesDir} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, fmt.Errorf("open blob store: %w", err)
@@ -72,14 +108,14 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open blob store: %w", err)
 	}
-	s := &Store{dir: dir, root: root, logs: map[string]*appender{}}
+	s := &Dir{dir: dir, root: root, logs: map[string]*appender{}}
 	s.removeStaleTemps(time.Now().Add(-staleTemp))
 	return s, nil
 }
 
 // Close closes the files that are open for Append and the store. What was appended is handed to the operating
 // system, not forced to the disk: that is Seal.
-func (s *Store) Close() error {
+func (s *Dir) Close() error {
 	s.mu.Lock()
 	open := s.logs
 	s.logs = map[string]*appender{}
@@ -95,11 +131,11 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// Dir is the directory of the store.
-func (s *Store) Dir() string { return s.dir }
+// Path is the directory of the store.
+func (s *Dir) Path() string { return s.dir }
 
-// Open opens a blob for reading. The error wraps fs.ErrNotExist if there is none.
-func (s *Store) Open(key string) (*os.File, error) {
+// Open implements Store.
+func (s *Dir) Open(key string) (File, error) {
 	if err := CheckKey(key); err != nil {
 		return nil, err
 	}
@@ -118,8 +154,8 @@ func (s *Store) Open(key string) (*os.File, error) {
 	return f, nil
 }
 
-// Stat describes a blob. The error wraps fs.ErrNotExist if there is none.
-func (s *Store) Stat(key string) (Info, error) {
+// Stat implements Store.
+func (s *Dir) Stat(key string) (Info, error) {
 	if err := CheckKey(key); err != nil {
 		return Info{}, err
 	}
@@ -133,8 +169,8 @@ func (s *Store) Stat(key string) (Info, error) {
 	return Info{Key: key, Size: info.Size(), Modified: info.ModTime()}, nil
 }
 
-// List gives the blobs whose keys begin with prefix, sorted by key. An empty prefix gives all.
-func (s *Store) List(prefix string) ([]Info, error) {
+// List implements Store.
+func (s *Dir) List(prefix string) ([]Info, error) {
 	if prefix != "" {
 		if err := CheckKey(strings.TrimSuffix(prefix, "/")); err != nil {
 			return nil, err
@@ -178,8 +214,8 @@ func (s *Store) List(prefix string) ([]Info, error) {
 	return list, nil
 }
 
-// Delete removes a blob, its times and the directories it leaves empty. A blob that is not there is no error.
-func (s *Store) Delete(key string) error {
+// Delete implements Store. Directories that are left empty go, too.
+func (s *Dir) Delete(key string) error {
 	if err := CheckKey(key); err != nil {
 		return err
 	}
@@ -233,7 +269,7 @@ func CheckKey(key string) error {
 }
 
 // ReadAll reads a blob of at most limit bytes; a longer one is an error.
-func (s *Store) ReadAll(key string, limit int64) ([]byte, error) {
+func ReadAll(s Store, key string, limit int64) ([]byte, error) {
 	f, err := s.Open(key)
 	if err != nil {
 		return nil, err

@@ -18,7 +18,7 @@ import (
 
 var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 
-func open(t *testing.T) *Store {
+func open(t *testing.T) *Dir {
 	t.Helper()
 	s, err := Open(t.TempDir())
 	if err != nil {
@@ -28,7 +28,7 @@ func open(t *testing.T) *Store {
 	return s
 }
 
-func put(t *testing.T, s *Store, key, text string) {
+func put(t *testing.T, s Store, key, text string) {
 	t.Helper()
 	size, err := s.Put(context.Background(), key, strings.NewReader(text))
 	if err != nil || size != int64(len(text)) {
@@ -36,17 +36,18 @@ func put(t *testing.T, s *Store, key, text string) {
 	}
 }
 
-func content(t *testing.T, s *Store, key string) string {
+func content(t *testing.T, s Store, key string) string {
 	t.Helper()
-	p, err := s.ReadAll(key, 1<<20)
+	p, err := ReadAll(s, key, 1<<20)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return string(p)
 }
 
-func TestPutReplacesTheWhole(t *testing.T) {
-	s := open(t)
+func TestPutReplacesTheWhole(t *testing.T) { eachStore(t, testPutReplacesTheWhole) }
+
+func testPutReplacesTheWhole(t *testing.T, s Store) {
 	put(t, s, "a/b/c", "first and longer")
 	put(t, s, "a/b/c", "second")
 	if got := content(t, s, "a/b/c"); got != "second" {
@@ -56,13 +57,14 @@ func TestPutReplacesTheWhole(t *testing.T) {
 	if err != nil || info.Size != 6 {
 		t.Errorf("Stat = %+v, %v, want size 6", info, err)
 	}
-	if _, err := s.ReadAll("a/b/c", 5); err == nil {
+	if _, err := ReadAll(s, "a/b/c", 5); err == nil {
 		t.Error("ReadAll gave 6 bytes under a limit of 5")
 	}
 }
 
-func TestFailedPutChangesNothing(t *testing.T) {
-	s := open(t)
+func TestFailedPutChangesNothing(t *testing.T) { eachStore(t, testFailedPutChangesNothing) }
+
+func testFailedPutChangesNothing(t *testing.T, s Store) {
 	put(t, s, "k", "old")
 	broken := io.MultiReader(strings.NewReader("new"), readerFunc(func([]byte) (int, error) { return 0, errors.New("torn") }))
 	if _, err := s.Put(t.Context(), "k", broken); err == nil || !strings.Contains(err.Error(), "torn") {
@@ -76,8 +78,10 @@ func TestFailedPutChangesNothing(t *testing.T) {
 	if got := content(t, s, "k"); got != "old" {
 		t.Errorf("content = %q, want %q", got, "old")
 	}
-	if left, _ := os.ReadDir(filepath.Join(s.Dir(), tempDir)); len(left) != 0 {
-		t.Errorf("temporary files left: %v", left)
+	if d, ok := s.(*Dir); ok {
+		if left, _ := os.ReadDir(filepath.Join(d.Path(), tempDir)); len(left) != 0 {
+			t.Errorf("temporary files left: %v", left)
+		}
 	}
 }
 
@@ -85,8 +89,9 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-func TestKeys(t *testing.T) {
-	s := open(t)
+func TestKeys(t *testing.T) { eachStore(t, testKeys) }
+
+func testKeys(t *testing.T, s Store) {
 	for _, key := range []string{
 		"", "/etc/passwd", "..", "../x", "a/../../x", "a/..", "a//b", "a/", "./a", "a/./b", ".tmp/x", ".times/x", ".hidden",
 		"a\\b", "a\x00b", "a\nb", "\xff", strings.Repeat("x", maxName+1), strings.Repeat("x/", maxKey/2) + "x",
@@ -114,7 +119,7 @@ func TestSymbolicLinksDoNotLeadOut(t *testing.T) {
 	if err := os.WriteFile(outside+"/secret", []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(outside, s.Dir()+"/link"); err != nil {
+	if err := os.Symlink(outside, s.Path()+"/link"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Open("link/secret"); err == nil {
@@ -152,8 +157,9 @@ func TestAbsentBlob(t *testing.T) {
 	}
 }
 
-func TestListAndDelete(t *testing.T) {
-	s := open(t)
+func TestListAndDelete(t *testing.T) { eachStore(t, testListAndDelete) }
+
+func testListAndDelete(t *testing.T, s Store) {
 	for _, key := range []string{"logs/1/1/a.log", "logs/1/2/a.log", "logs/10/1/a.log", "artifacts/1/x"} {
 		put(t, s, key, "x")
 	}
@@ -196,13 +202,16 @@ func TestListAndDelete(t *testing.T) {
 	if marks, err := s.Times("logs/1/1/b.log"); err != nil || marks != nil {
 		t.Errorf("times of a deleted blob = %v, %v, want none", marks, err)
 	}
-	if _, err := os.Stat(s.Dir() + "/logs"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("Delete left empty directories: %v", err)
+	if d, ok := s.(*Dir); ok {
+		if _, err := os.Stat(d.Path() + "/logs"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("Delete left empty directories: %v", err)
+		}
 	}
 }
 
-func TestAppend(t *testing.T) {
-	s := open(t)
+func TestAppend(t *testing.T) { eachStore(t, testAppend) }
+
+func testAppend(t *testing.T, s Store) {
 	steps := []struct {
 		offset int64
 		text   string
@@ -304,8 +313,9 @@ func TestAppendGoesOnAfterSealAndReopen(t *testing.T) {
 }
 
 // Many logs at once, more than are kept open, each by several goroutines that repeat each other.
-func TestManyAppendersAtOnce(t *testing.T) {
-	s := open(t)
+func TestManyAppendersAtOnce(t *testing.T) { eachStore(t, testManyAppendersAtOnce) }
+
+func testManyAppendersAtOnce(t *testing.T, s Store) {
 	const logs, lines = maxOpen + 40, 20
 	var wg sync.WaitGroup
 	for i := range logs {
@@ -333,8 +343,8 @@ func TestManyAppendersAtOnce(t *testing.T) {
 			t.Fatalf("log %d = %q, want %q", i, got, want.String())
 		}
 	}
-	if len(s.logs) > maxOpen {
-		t.Errorf("%d files are open, want at most %d", len(s.logs), maxOpen)
+	if d, ok := s.(*Dir); ok && len(d.logs) > maxOpen {
+		t.Errorf("%d files are open, want at most %d", len(d.logs), maxOpen)
 	}
 }
 
@@ -405,12 +415,17 @@ func BenchmarkAppend(b *testing.B) {
 }
 
 func TestConcat(t *testing.T) {
-	for _, open := range []func(string) (*Store, error){Open, OpenUnsynced} {
-		s, err := open(t.TempDir())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer s.Close()
+	eachStore(t, testConcat)
+	unsynced, err := OpenUnsynced(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unsynced.Close()
+	testConcat(t, unsynced)
+}
+
+func testConcat(t *testing.T, s Store) {
+	{
 		put := func(keys ...string) {
 			for _, k := range keys {
 				if _, err := s.Put(t.Context(), k, strings.NewReader("<"+k+">")); err != nil {
@@ -420,7 +435,7 @@ func TestConcat(t *testing.T) {
 		}
 		put("whole", "up/b", "up/a", "up/c")
 		size, err := s.Concat("whole", "up/b", "up/a", "up/c")
-		text, readErr := s.ReadAll("whole", 100)
+		text, readErr := ReadAll(s, "whole", 100)
 		if err != nil || readErr != nil || size != 18 || string(text) != "<up/b><up/a><up/c>" {
 			t.Errorf("%q of %d bytes: %v, %v", text, size, err, readErr)
 		}
@@ -431,7 +446,7 @@ func TestConcat(t *testing.T) {
 		if _, err := s.Concat("whole", "up/d", "up/missing"); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("of a part that is not there: %v", err)
 		}
-		if text, err := s.ReadAll("whole", 100); err != nil || string(text) != "<up/b><up/a><up/c>" {
+		if text, err := ReadAll(s, "whole", 100); err != nil || string(text) != "<up/b><up/a><up/c>" {
 			t.Errorf("what was there is %q, %v", text, err)
 		}
 		if _, err := s.Concat("../out", "up/d"); !errors.Is(err, ErrKey) {

@@ -13,22 +13,29 @@ import (
 	"time"
 )
 
-// Put stores what r yields under key, replacing what was there, and gives its size in bytes. When it returns without
-// error the blob is on the disk; until then, and after any error or kill, the key has what it had before.
-func (s *Store) Put(ctx context.Context, key string, r io.Reader) (int64, error) {
+// Put implements Store.
+func (s *Dir) Put(ctx context.Context, key string, r io.Reader) (int64, error) {
 	if err := CheckKey(key); err != nil {
 		return 0, err
 	}
-	temp := tempDir + "/" + rand.Text()
-	size, err := s.writeTemp(ctx, temp, r)
-	if err == nil {
-		err = s.publish(temp, key)
-	}
+	size, err := s.putRaw(ctx, key, r)
 	if err != nil {
-		s.root.Remove(temp)
 		return 0, fmt.Errorf("put blob %s: %w", key, err)
 	}
 	return size, nil
+}
+
+// putRaw is Put for any name below the directory.
+func (s *Dir) putRaw(ctx context.Context, name string, r io.Reader) (int64, error) {
+	temp := tempDir + "/" + rand.Text()
+	size, err := s.writeTemp(ctx, temp, r)
+	if err == nil {
+		err = s.publish(temp, name)
+	}
+	if err != nil {
+		s.root.Remove(temp)
+	}
+	return size, err
 }
 
 // copySize is how much is copied at once, bytes: large blobs come at the speed of memory, and each read is a system call.
@@ -36,9 +43,8 @@ const copySize = 512 << 10
 
 var buffers = sync.Pool{New: func() any { return new([copySize]byte) }}
 
-// Concat makes a blob of others, in their order, and gives its size in bytes. The others are gone after it, whatever
-// happens. When it returns without error the blob is on the disk; until then the key has what it had before.
-func (s *Store) Concat(key string, parts ...string) (int64, error) {
+// Concat implements Store.
+func (s *Dir) Concat(key string, parts ...string) (int64, error) {
 	defer func() {
 		for _, p := range parts {
 			_ = s.Delete(p) // what resists is in nobody's way
@@ -53,7 +59,7 @@ func (s *Store) Concat(key string, parts ...string) (int64, error) {
 	return size, nil
 }
 
-func (s *Store) concat(temp, key string, parts []string) (size int64, err error) {
+func (s *Dir) concat(temp, key string, parts []string) (size int64, err error) {
 	for _, k := range append([]string{key}, parts...) {
 		if err := CheckKey(k); err != nil {
 			return 0, err
@@ -87,7 +93,7 @@ func (s *Store) concat(temp, key string, parts []string) (size int64, err error)
 }
 
 // appendPart adds one blob to a file, within the kernel where it can.
-func (s *Store) appendPart(f *os.File, part string) (int64, error) {
+func (s *Dir) appendPart(f *os.File, part string) (int64, error) {
 	from, err := s.root.Open(part)
 	if err != nil {
 		return 0, err
@@ -96,7 +102,7 @@ func (s *Store) appendPart(f *os.File, part string) (int64, error) {
 	return f.ReadFrom(from)
 }
 
-func (s *Store) writeTemp(ctx context.Context, temp string, r io.Reader) (int64, error) {
+func (s *Dir) writeTemp(ctx context.Context, temp string, r io.Reader) (int64, error) {
 	f, err := s.root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return 0, err
@@ -111,7 +117,7 @@ func (s *Store) writeTemp(ctx context.Context, temp string, r io.Reader) (int64,
 }
 
 // publish gives the finished temporary file its name, and makes name and directories durable.
-func (s *Store) publish(temp, key string) error {
+func (s *Dir) publish(temp, key string) error {
 	dir := path.Dir(key)
 	_, err := s.root.Stat(dir)
 	fresh := errors.Is(err, fs.ErrNotExist)
@@ -134,7 +140,7 @@ func (s *Store) publish(temp, key string) error {
 	return nil
 }
 
-func (s *Store) syncDir(dir string) error {
+func (s *Dir) syncDir(dir string) error {
 	d, err := s.root.Open(dir)
 	if err != nil {
 		return err
@@ -143,7 +149,7 @@ func (s *Store) syncDir(dir string) error {
 }
 
 // removeStaleTemps removes what killed Puts left behind. Younger files may belong to another process.
-func (s *Store) removeStaleTemps(before time.Time) {
+func (s *Dir) removeStaleTemps(before time.Time) {
 	entries, err := fs.ReadDir(s.root.FS(), tempDir)
 	if err != nil {
 		return

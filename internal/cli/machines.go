@@ -98,7 +98,7 @@ func (m *machines) close() {
 }
 
 // executor is what executes jobs here, with notes for people. Its Services, and what is the user's, are the caller's to add.
-func (m *machines) executor(f *machineFlags, c *config.Config, blobs *blob.Store, actions *forge.ActionSource) (x *job.Executor, notes []string, err error) {
+func (m *machines) executor(f *machineFlags, c *config.Config, blobs blob.Store, actions *forge.ActionSource) (x *job.Executor, notes []string, err error) {
 	host, err := m.nativeHost(blobs, actions)
 	if err != nil {
 		return nil, nil, err
@@ -126,7 +126,7 @@ func openImages(data string, layers *layer.Store, c config.Images) (*image.Store
 }
 
 // nativeHost is what the native actions may use of this machine.
-func (m *machines) nativeHost(blobs *blob.Store, actions *forge.ActionSource) (*native.Host, error) {
+func (m *machines) nativeHost(blobs blob.Store, actions *forge.ActionSource) (*native.Host, error) {
 	cache, err := native.OpenCache(filepath.Join(m.data, "caches"), m.layers, 0)
 	if err != nil {
 		return nil, err

@@ -42,7 +42,7 @@ func TestScripts(t *testing.T) {
 			return os.MkdirAll(home, 0o755)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"repo": makeRepository, "registry": startRegistry, "image": makeImages, "example": copyExample,
-			"serve": startServer, "halt": endServerBy(syscall.SIGTERM), "crash": endServerBy(syscall.SIGKILL), "started": waitStarted, "waiting": waitWaiting, "as": runAs, "browse": browse, "certificate": makeCertificate, "join": joinRunner, "part": partRunner(true), "gone": partRunner(false)},
+			"serve": startServer, "halt": endServerBy(syscall.SIGTERM), "crash": endServerBy(syscall.SIGKILL), "started": waitStarted, "waiting": waitWaiting, "as": runAs, "browse": browse, "certificate": makeCertificate, "objects": startObjects, "join": joinRunner, "part": partRunner(true), "gone": partRunner(false)},
 	})
 }
 

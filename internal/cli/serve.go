@@ -46,6 +46,7 @@ type serveFlags struct {
 	listen     string
 	url        string
 	database   string
+	blobs      string
 	certFile   string
 	keyFile    string
 	readyFile  string
@@ -77,6 +78,7 @@ ends at once. Everything is below the data directory; penstock.yaml there holds 
 		Example: `  penstock serve                                   on 127.0.0.1:8080, with as many jobs at a time as there are cores
   penstock serve --listen :443 --cert tls.crt --key tls.key --url https://ci.example.com
   penstock serve --database postgres://penstock@db/penstock --runners 0
+  penstock serve --blobs 's3://ci/blobs?endpoint=https://minio.example.com'
   penstock serve --database postgres://penstock@db/penstock --shared /srv/penstock --name one`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return flags.run(c) },
@@ -87,6 +89,7 @@ ends at once. Everything is below the data directory; penstock.yaml there holds 
 	f.StringVar(&flags.listen, "listen", "127.0.0.1:8080", "listen at this `HOST:PORT`; port 0 takes a free one")
 	f.StringVar(&flags.url, "url", "", "`URL` by which people and jobs reach the server (default: the address it listens at)")
 	f.StringVar(&flags.database, "database", "", "`URL` of the database: postgres://... (default: SQLite in the data directory)")
+	f.StringVar(&flags.blobs, "blobs", "", "`URL` of an S3-compatible store for logs, artifacts and caches: s3://BUCKET[/PREFIX][?endpoint=URL&region=REGION], with the credentials of AWS's tools (default: the data directory)")
 	f.StringVar(&flags.shared, "shared", "", "keep repositories, keys and blobs in this `DIR` that several servers with one --database have in common; --data is each one's own")
 	f.StringVar(&flags.name, "name", hostName(), "`NAME` of this server and its own runner, other than those of the servers it shares with")
 	f.StringVar(&flags.certFile, "cert", "", "certificate `FILE` to serve https; needs --key")
@@ -138,7 +141,7 @@ type server struct {
 	machines *machines // nil without a runner of its own
 	executor *job.Executor
 	store    *store.Store
-	blobs    *blob.Store
+	blobs    blob.Store
 	tcp      net.Listener
 	socket   net.Listener
 	labels   []string // of the own runner
@@ -153,12 +156,13 @@ func (f *serveFlags) open(ctx context.Context, stderr io.Writer) (s *server, err
 	if f.parallel < 0 {
 		return nil, withHint(fmt.Errorf("--runners %d: not a number of jobs", f.parallel), "0 runs none here, for servers with runners elsewhere")
 	}
-	s = &server{}
+	opening := &server{}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.close())
+			err = errors.Join(err, opening.close())
 		}
 	}()
+	s = opening
 	for _, dir := range []string{f.data, f.shared} {
 		if err := os.MkdirAll(dir, 0o700); dir != "" && err != nil {
 			return nil, fmt.Errorf("make the data directory: %w", err)
@@ -179,7 +183,7 @@ func (f *serveFlags) open(ctx context.Context, stderr io.Writer) (s *server, err
 		return nil, err
 	}
 	common := cmp.Or(f.shared, f.data)
-	if s.blobs, err = blob.Open(filepath.Join(common, "blobs")); err != nil {
+	if s.blobs, err = f.openBlobs(ctx, filepath.Join(common, "blobs"), log); err != nil {
 		return nil, err
 	}
 	keys, err := auth.OpenKeyFile(filepath.Join(common, keysName))
@@ -261,6 +265,22 @@ func (f *serveFlags) databaseURL() string {
 		return f.database
 	}
 	return "sqlite:" + filepath.Join(f.data, databaseName)
+}
+
+// openBlobs opens the store of blobs. One in a bucket has a directory for logs that still grow.
+func (f *serveFlags) openBlobs(ctx context.Context, dir string, log *slog.Logger) (blob.Store, error) {
+	if f.blobs != "" {
+		b, err := blob.OpenBucket(ctx, f.blobs, dir, log)
+		if err != nil {
+			return nil, err
+		}
+		return b, nil
+	}
+	d, err := blob.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
 }
 
 // listenSocket listens at a socket for this user's programs. One that a killed server left is removed; the database's lock

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/penstock-ci/penstock/internal/s3test"
 )
 
 // servers are the servers that scripts have started, by script.
@@ -235,4 +237,18 @@ func makeCertificate(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Fatalf("openssl %v: %v\n%s", line, err, out)
 		}
 	}
+}
+
+// startObjects is `objects`: it starts an S3-compatible server, sets S3 to the URL of a bucket, and writes the credentials where
+// AWS's tools have them.
+func startObjects(ts *testscript.TestScript, _ bool, _ []string) {
+	dir := ts.MkAbs(".objects")
+	ts.Check(os.MkdirAll(dir, 0o700))
+	server, err := s3test.In(dir)
+	ts.Check(err)
+	ts.Defer(server.Kill)
+	ts.Setenv("S3", server.URL)
+	file := filepath.Join(ts.Getenv("HOME"), ".aws", "credentials")
+	ts.Check(os.MkdirAll(filepath.Dir(file), 0o700))
+	ts.Check(os.WriteFile(file, fmt.Appendf(nil, "[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n", s3test.AccessKey, s3test.SecretKey), 0o600))
 }

@@ -15,7 +15,7 @@ import (
 // states keep what failed steps need to be opened again, or gone on from.
 type states struct {
 	runner string // the name of the one whose disks these are
-	blobs  *blob.Store
+	blobs  blob.Store
 	layers *layer.Store
 }
 
@@ -32,7 +32,7 @@ func (s *states) SaveState(ctx context.Context, key string, data []byte, keep ..
 
 // LoadState reads what SaveState kept.
 func (s *states) LoadState(_ context.Context, key string) ([]byte, error) {
-	return s.blobs.ReadAll(key, maxState)
+	return blob.ReadAll(s.blobs, key, maxState)
 }
 
 // maxState bounds a kept state, bytes.

@@ -52,7 +52,7 @@ type Options struct {
 // store; several processes may share a store that is Shared (see peers).
 type Engine struct {
 	store *store.Store
-	blobs *blob.Store
+	blobs blob.Store
 	opt   Options
 
 	mu   sync.Mutex
@@ -68,7 +68,7 @@ type Engine struct {
 
 // New makes an engine on a store and finds the work that is stored in it. Leases that runners held are good for
 // another whole period: who lived through the restart renews them, the others are lost when it is over.
-func New(ctx context.Context, st *store.Store, blobs *blob.Store, opt Options) (*Engine, error) {
+func New(ctx context.Context, st *store.Store, blobs blob.Store, opt Options) (*Engine, error) {
 	if opt.Now == nil {
 		opt.Now = time.Now
 	}

@@ -38,7 +38,7 @@ type house struct {
 	*Engine
 	url   string
 	store *store.Store
-	blobs *blob.Store
+	blobs blob.Store
 }
 
 func open(t testing.TB, url, dir string, opt Options) *house {
@@ -231,7 +231,7 @@ func TestRunGoesThrough(t *testing.T) {
 		if left := h.leaseNow(t); left != nil {
 			t.Errorf("%s was leased after the end", left.Job)
 		}
-		log, err := h.blobs.ReadAll(LogKey(id, 1, "build"), 100)
+		log, err := blob.ReadAll(h.blobs, LogKey(id, 1, "build"), 100)
 		if err != nil || string(log) != "hello\n" {
 			t.Errorf("log = %q, %v", log, err)
 		}

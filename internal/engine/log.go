@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"iter"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -51,7 +50,7 @@ func LogKey(run ci.RunID, attempt int, job ci.JobID) string {
 }
 
 // Log opens the log of a job as it is now. A job that has not written yet has an empty one, which is nil here.
-func (e *Engine) Log(run ci.RunID, attempt int, job ci.JobID) (*os.File, error) {
+func (e *Engine) Log(run ci.RunID, attempt int, job ci.JobID) (blob.File, error) {
 	f, err := e.blobs.Open(LogKey(run, attempt, job))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -123,7 +122,7 @@ type follower struct {
 	job     ci.JobID
 	offset  int64
 	buffer  []byte
-	file    *os.File // nil until there is one
+	file    blob.File // nil until there is one
 }
 
 // read gives the next bytes, none if there are none yet.

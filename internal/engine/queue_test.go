@@ -178,7 +178,7 @@ func TestRestartFindsTheWork(t *testing.T) {
 			t.Fatal(err)
 		}
 		second.finish(t, kept, ci.Success)
-		log, err := second.blobs.ReadAll(LogKey(id, 1, "build"), 100)
+		log, err := blob.ReadAll(second.blobs, LogKey(id, 1, "build"), 100)
 		if err != nil || string(log) != "before after" {
 			t.Errorf("log = %q, %v", log, err)
 		}

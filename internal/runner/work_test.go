@@ -49,7 +49,7 @@ type bench struct {
 	*engine.Engine
 	queue runner.Queue // the engine's
 	store *store.Store
-	blobs *blob.Store
+	blobs blob.Store
 	run   ci.RunID
 
 	token string // of a runner elsewhere, and its way there
@@ -77,7 +77,7 @@ func inProcess(t *testing.T, jobs int) *bench {
 	return b
 }
 
-func openStores(t *testing.T) (*store.Store, *blob.Store) {
+func openStores(t *testing.T) (*store.Store, blob.Store) {
 	t.Helper()
 	st, err := store.Open(t.Context(), "sqlite::memory:")
 	if err != nil {
@@ -144,7 +144,7 @@ func (b *bench) stored(t *testing.T) *ci.Run {
 
 func (b *bench) log(t *testing.T, id ci.JobID) []byte {
 	t.Helper()
-	p, err := b.blobs.ReadAll(engine.LogKey(b.run, 1, id), 1<<30)
+	p, err := blob.ReadAll(b.blobs, engine.LogKey(b.run, 1, id), 1<<30)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -137,7 +137,11 @@ func (c *call) packLogs(w io.Writer, r *ci.Run) error {
 			if err != nil {
 				return err
 			}
-			if err := t.write(step, s.LogStart, s.LogEnd); err != nil {
+			end := s.LogEnd
+			if end == 0 { // its runner was lost: it was the last to write
+				end = maxLog
+			}
+			if err := t.write(step, s.LogStart, end); err != nil {
 				return err
 			}
 		}

@@ -73,7 +73,7 @@ var ErrNoRepository = errors.New("no such repository")
 // Options are what an API stands on.
 type Options struct {
 	Store *store.Store
-	Blobs *blob.Store // of release assets
+	Blobs blob.Store // of release assets
 	// Prefix is the path that all routes are below, without a slash at its end, and Uploads the one of release assets.
 	Prefix, Uploads string
 	// Repository finds a repository for a caller. The error wraps ErrNoRepository if there is none.

@@ -12,7 +12,6 @@ import (
 	"hash"
 	"io"
 	"io/fs"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -24,7 +23,7 @@ import (
 // Artifacts keeps the artifacts of runs as zip files in a blob store, each with a description beside it that is
 // written last: an artifact without one does not exist. It may be used by any number of goroutines.
 type Artifacts struct {
-	blobs *blob.Store
+	blobs blob.Store
 	now   func() time.Time
 
 	mu     sync.Mutex
@@ -52,7 +51,7 @@ const defaultRetention = 90
 var ErrArtifactExists = errors.New("an artifact with this name already exists on the workflow run")
 
 // OpenArtifacts keeps artifacts in a blob store, under "artifacts/".
-func OpenArtifacts(blobs *blob.Store) *Artifacts {
+func OpenArtifacts(blobs blob.Store) *Artifacts {
 	return &Artifacts{blobs: blobs, now: time.Now, taken: map[string]bool{}}
 }
 
@@ -93,7 +92,7 @@ func (a *Artifacts) all(run string) ([]Artifact, error) {
 		if !strings.HasSuffix(info.Key, ".json") {
 			continue
 		}
-		text, err := a.blobs.ReadAll(info.Key, maxDescription)
+		text, err := blob.ReadAll(a.blobs, info.Key, maxDescription)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // deleted meanwhile
 		}
@@ -272,7 +271,7 @@ func (a *Artifacts) take(art *Artifact) (release func(), err error) {
 }
 
 // Open opens the bytes of an artifact: a zip, or the file itself if it is Raw.
-func (a *Artifacts) Open(art Artifact) (*os.File, error) { return a.blobs.Open(art.key(".data")) }
+func (a *Artifacts) Open(art Artifact) (blob.File, error) { return a.blobs.Open(art.key(".data")) }
 
 // Delete removes an artifact; one that is not there is no error.
 func (a *Artifacts) Delete(art Artifact) error {

@@ -53,7 +53,7 @@ func (a *Artifacts) Find(id int64) (Artifact, error) {
 	if at < 0 {
 		return art, fmt.Errorf("find artifact %d: %w", id, fs.ErrNotExist)
 	}
-	text, err := a.blobs.ReadAll(infos[at].Key, maxDescription)
+	text, err := blob.ReadAll(a.blobs, infos[at].Key, maxDescription)
 	if err != nil {
 		return art, fmt.Errorf("find artifact %d: %w", id, err)
 	}
