@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -580,4 +581,47 @@ func TestServerStrangersWait(t *testing.T) {
 		}
 	}
 	t.Error("nobody is kept waiting")
+}
+
+// TestServerFaultyWorkflows: as on GitHub, a push of a workflow file with mistakes begins a run that has failed and says why.
+func TestServerFaultyWorkflows(t *testing.T) {
+	m := newTeam(t)
+	m.push("main", "-- .github/workflows/bad.yml --\non: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    stepz: []\n-- .github/workflows/calls.yml --\non: push\njobs:\n  a:\n    uses: ./.github/workflows/none.yml\n"+
+		"-- .github/workflows/good.yml --\non: push"+doesNothing)
+	status, body := m.ask("GET", "/repos/acme/shop/actions/runs?per_page=10", nil)
+	var got []string
+	for _, r := range body.(map[string]any)["workflow_runs"].([]any) {
+		r := r.(map[string]any)
+		got = append(got, fmt.Sprint(r["name"], " ", r["path"], " ", r["status"], " ", r["conclusion"], " ", r["event"]))
+	}
+	want := []string{
+		".github/workflows/good.yml .github/workflows/good.yml completed success push",
+		".github/workflows/calls.yml .github/workflows/calls.yml completed failure push",
+		".github/workflows/bad.yml .github/workflows/bad.yml completed failure push",
+	}
+	if status != http.StatusOK || !slices.Equal(got, want) {
+		t.Errorf("%d %q, want %q", status, got, want)
+	}
+	for run, want := range map[int]string{1: "stepz", 2: "none.yml"} {
+		r, err := m.s.Engine.Run(t.Context(), ci.RunID(run))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(r.Jobs) > 0 || len(r.Annotations) == 0 || !strings.Contains(r.Annotations[0].Message, want) || !strings.Contains(r.Reason, want) {
+			t.Errorf("run %d: %d jobs, %+v, %q; want %s in it", run, len(r.Jobs), r.Annotations, r.Reason, want)
+		}
+		if status, body := m.ask("POST", fmt.Sprintf("/repos/acme/shop/actions/runs/%d/rerun", run), nil); status != http.StatusForbidden && status != http.StatusConflict && status != http.StatusUnprocessableEntity {
+			t.Errorf("another attempt: %d %v", status, body)
+		}
+		if status, body := m.ask("GET", fmt.Sprintf("/repos/acme/shop/actions/runs/%d/jobs", run), nil); status != http.StatusOK || body.(map[string]any)["total_count"].(float64) != 0 {
+			t.Errorf("jobs: %d %v", status, body)
+		}
+	}
+	// Other events do not tell: which ones the file is for can not be known.
+	if status, body := m.ask("POST", "/repos/acme/shop/dispatches", map[string]any{"event_type": "x"}); status != http.StatusNoContent {
+		t.Errorf("%d %v", status, body)
+	}
+	if n := len(m.runs()); n != 3 {
+		t.Errorf("%d runs", n)
+	}
 }

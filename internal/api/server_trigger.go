@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -327,21 +328,21 @@ func (s *Server) start(ctx context.Context, repo store.Repository, tree *forge.T
 	}, nil
 }
 
-// triggerOne begins a run of one workflow if the event starts it, and says so.
+// triggerOne begins a run of one workflow if the event starts it, and says so. A push of a file that can not run begins one that
+// has failed and says why, as on GitHub.
 func (s *Server) triggerOne(ctx context.Context, repo store.Repository, start *engine.Start, f forge.File) (note string, err error) {
 	parsed, err := engine.ParseWorkflows([]forge.File{f})
-	var mistakes workflow.Errors
-	if errors.As(err, &mistakes) {
-		return mistakes.Error(), nil
+	if mistakes := workflow.Errors(nil); errors.As(err, &mistakes) {
+		if start.Event.Match.Name != "push" {
+			return "", nil // which events it is for can not be known
+		}
+		return s.beginFaulty(ctx, repo, start, f.Path, mistakes)
 	}
 	if err != nil {
 		return "", err
 	}
 	w := parsed[0]
-	name := w.Name
-	if name == "" {
-		name = w.Path
-	}
+	name := cmp.Or(w.Name, w.Path)
 	known, err := s.Store.PutWorkflow(ctx, repo.ID, w.Path, name, time.Now().UTC())
 	if err != nil {
 		return "", err
@@ -351,13 +352,26 @@ func (s *Server) triggerOne(ctx context.Context, repo store.Repository, start *e
 	}
 	plan, err := start.Plan(ctx, w)
 	if err != nil {
-		return fmt.Sprintf("%s did not start: %v", w.Path, err), nil
+		return s.beginFaulty(ctx, repo, start, w.Path, err)
 	}
 	id, err := s.Engine.Trigger(ctx, plan)
 	if err != nil {
 		return "", err
 	}
 	return fmt.Sprintf("%s: %s/%s/actions/runs/%d", name, s.URL, repo.FullName(), id), nil
+}
+
+// beginFaulty begins the run that tells what is wrong with a workflow file.
+func (s *Server) beginFaulty(ctx context.Context, repo store.Repository, start *engine.Start, path string, mistakes error) (note string, err error) {
+	known, err := s.Store.PutWorkflow(ctx, repo.ID, path, path, time.Now().UTC())
+	if err != nil || known.State != "active" {
+		return "", err
+	}
+	id, err := s.Engine.Trigger(ctx, start.FaultyPlan(path, mistakes))
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%v\n%s: %s/%s/actions/runs/%d", mistakes, path, s.URL, repo.FullName(), id), nil
 }
 
 // dispatch begins a run of a workflow by workflow_dispatch.

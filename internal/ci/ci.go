@@ -86,6 +86,8 @@ type Plan struct {
 	Only []string `json:"only,omitempty"`
 	// Cells restricts matrices to the cells that have these values (penstock run --matrix key:value).
 	Cells map[string][]string `json:"cells,omitempty"`
+	// Mistakes are why the files can not run: such a run fails as it begins, and has no jobs.
+	Mistakes []Annotation `json:"mistakes,omitempty"`
 
 	parsed *files // filled by NewPlan and UnmarshalJSON, never changed
 }

@@ -49,6 +49,12 @@ func (d *decision) create(id RunID) {
 	r := d.run
 	e := Event{Type: EventRunCreated, Run: id, Attempt: 1}
 	r.Attempt = 1 // contexts tell it before the event does
+	if mistakes := r.Plan.Mistakes; len(mistakes) > 0 {
+		e.Name, e.Annotations = r.Plan.Workflow, mistakes
+		d.emit(e)
+		d.emit(Event{Type: EventRunCompleted, Conclusion: Failure, Reason: faultyTitle + ": " + mistakes[0].Message})
+		return
+	}
 	name, bad := r.title()
 	e.Name = name
 	if bad != nil {

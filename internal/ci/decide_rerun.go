@@ -25,6 +25,9 @@ func (in Rerun) decide(d *decision) error {
 	if d.now.Sub(r.Created) > maxRerunAge {
 		return fmt.Errorf("%w: the run began more than 30 days ago", ErrRefused)
 	}
+	if len(r.Plan.Mistakes) > 0 {
+		return fmt.Errorf("%w: the workflow file has mistakes; a corrected one runs when it is pushed", ErrRefused)
+	}
 	targets, err := in.targets(r)
 	if err != nil {
 		return err

@@ -58,6 +58,35 @@ func NewPlan(root File, calls []File, rest Plan) (*Plan, error) {
 	return &p, nil
 }
 
+// NewFaultyPlan makes the plan of a run that tells of mistakes: the run fails as it begins, as on GitHub. err is what reading the
+// workflow file brought, workflow.Errors or another. The rest of the plan is taken from rest.
+func NewFaultyPlan(path string, err error, rest Plan) *Plan {
+	p := rest
+	p.Workflow, p.Files, p.Mistakes = path, []File{{Path: path}}, nil
+	var all workflow.Errors
+	if !errors.As(err, &all) {
+		p.Mistakes = []Annotation{{Level: "error", Title: faultyTitle, Message: err.Error(), File: path}}
+	}
+	for _, f := range all[:min(len(all), maxMistakes)] {
+		p.Mistakes = append(p.Mistakes, Annotation{Level: "error", Title: faultyTitle, Message: f.String(), File: f.Path, Line: f.Line, Column: f.Column})
+	}
+	p.parsed = faulty(path)
+	return &p
+}
+
+const (
+	// faultyTitle is GitHub's.
+	faultyTitle = "Invalid workflow file"
+	// maxMistakes bounds how many mistakes of a file a run tells of.
+	maxMistakes = 10
+)
+
+// faulty is a file that could not be read: it has no jobs.
+func faulty(path string) *files {
+	root := &file{source: File{Path: path}, workflow: &workflow.Workflow{Path: path}, byID: map[string]*node{}}
+	return &files{root: root, byUses: map[string]*file{"": root}}
+}
+
 // UnmarshalJSON reads a plan as it was stored and parses its files again.
 func (p *Plan) UnmarshalJSON(data []byte) error {
 	type plain Plan
@@ -66,6 +95,10 @@ func (p *Plan) UnmarshalJSON(data []byte) error {
 		return err
 	}
 	*p = Plan(read)
+	if len(p.Mistakes) > 0 {
+		p.parsed = faulty(p.Workflow)
+		return nil
+	}
 	if err := p.parse(); err != nil {
 		return fmt.Errorf("read stored plan: %w", err)
 	}

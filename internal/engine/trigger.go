@@ -62,12 +62,7 @@ func (s *Start) Plan(ctx context.Context, w *workflow.Workflow) (*ci.Plan, error
 	if name == "" {
 		name = w.Path
 	}
-	rest := ci.Plan{
-		Event: s.Event.Match.Name, Repository: s.Repository, Only: s.Only, Cells: s.Cells, Vars: s.Vars, Environments: s.Environments,
-		GitHub: s.Event.GitHub.With("workflow", expr.String(name)).
-			With("workflow_ref", expr.String(s.Repository+"/"+w.Path+"@"+s.Ref)).
-			With("workflow_sha", expr.String(s.SHA)),
-	}
+	rest := s.rest(w.Path, name)
 	if rest.Event == "workflow_dispatch" {
 		typed, asStrings, err := w.DispatchInputs(s.Inputs)
 		if err != nil {
@@ -81,6 +76,21 @@ func (s *Start) Plan(ctx context.Context, w *workflow.Workflow) (*ci.Plan, error
 		return nil, err
 	}
 	return ci.NewPlan(ci.File{Path: w.Path, Text: string(w.Source)}, calls, rest)
+}
+
+// FaultyPlan makes the plan of a run that tells what is wrong with a workflow file, whose name is its path then.
+func (s *Start) FaultyPlan(path string, err error) *ci.Plan {
+	return ci.NewFaultyPlan(path, err, s.rest(path, path))
+}
+
+// rest is what a plan has besides its files and inputs.
+func (s *Start) rest(path, name string) ci.Plan {
+	return ci.Plan{
+		Event: s.Event.Match.Name, Repository: s.Repository, Only: s.Only, Cells: s.Cells, Vars: s.Vars, Environments: s.Environments,
+		GitHub: s.Event.GitHub.With("workflow", expr.String(name)).
+			With("workflow_ref", expr.String(s.Repository+"/"+path+"@"+s.Ref)).
+			With("workflow_sha", expr.String(s.SHA)),
+	}
 }
 
 // calls reads every reusable workflow that w leads to, each once.
