@@ -27,12 +27,12 @@ test-deps: ## install what the tests need
 	@scripts/test-deps
 
 lint: ## gofmt, go vet, staticcheck (staticcheck.conf)
-	@unformatted=$$(gofmt -l bench cmd internal); if [ -n "$$unformatted" ]; then echo "run make fmt:" $$unformatted >&2; exit 1; fi
+	@unformatted=$$(gofmt -l bench cmd examples/*.go internal); if [ -n "$$unformatted" ]; then echo "run make fmt:" $$unformatted >&2; exit 1; fi
 	go vet ./...
 	go run $(STATICCHECK) ./...
 
 fmt: ## format the Go files
-	gofmt -w bench cmd internal
+	gofmt -w bench cmd examples/*.go internal
 
 bench: ## measure against act and plain commands (BENCHFLAGS='-quick -run REGEXP -n RUNS')
 	go run ./bench $(BENCHFLAGS)

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -234,5 +233,3 @@ func (rt *Runtime) openArtifact(w http.ResponseWriter, id string) (blob.File, er
 	}
 	return nil, fs.ErrNotExist
 }
-
-func hmacEqual(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
