@@ -110,21 +110,28 @@ func (rt *Runtime) createArtifact(r *http.Request, s *session, q *request) (any,
 	if err != nil {
 		return nil, err
 	}
-	if taken || rt.uploads.find(s, "artifact", q.Name, "") != nil {
+	begun, err := rt.uploads.find(s, "artifact", q.Name, "")
+	if err != nil {
+		return nil, err
+	}
+	if taken || begun != nil {
 		return nil, &twirpError{http.StatusConflict, "already_exists", native.ErrArtifactExists.Error()}
 	}
-	up := &upload{of: s, kind: "artifact", name: q.Name, mime: q.MIME}
+	up := &upload{Kind: "artifact", Name: q.Name, MIME: q.MIME}
 	if q.Expires != nil {
-		up.expires = *q.Expires
+		up.Expires = *q.Expires
 	}
-	if up, err = rt.uploads.begin(up); err != nil {
+	if up, err = rt.uploads.begin(r.Context(), s, up); err != nil {
 		return nil, &twirpError{http.StatusTooManyRequests, "resource_exhausted", err.Error()}
 	}
 	return map[string]any{"ok": true, "signed_upload_url": rt.sign(r, "up", up.id, "artifact.zip")}, nil
 }
 
 func (rt *Runtime) finalizeArtifact(ctx context.Context, s *session, q *request) (any, error) {
-	up := rt.uploads.find(s, "artifact", q.Name, "")
+	up, err := rt.uploads.find(s, "artifact", q.Name, "")
+	if err != nil {
+		return nil, err
+	}
 	if up == nil {
 		return nil, &twirpError{http.StatusNotFound, "not_found", "no upload of artifact " + q.Name}
 	}
@@ -134,7 +141,7 @@ func (rt *Runtime) finalizeArtifact(ctx context.Context, s *session, q *request)
 		return nil, err
 	}
 	art, err := rt.artifacts.Assemble(ctx, native.Artifact{
-		Run: s.run, Attempt: s.attempt, Name: q.Name, Expires: up.expires, Raw: up.mime != "" && up.mime != "application/zip",
+		Run: s.run, Attempt: s.attempt, Name: q.Name, Expires: up.Expires, Raw: up.MIME != "" && up.MIME != "application/zip",
 	}, parts...)
 	if errors.Is(err, native.ErrArtifactExists) {
 		return nil, &twirpError{http.StatusConflict, "already_exists", err.Error()}

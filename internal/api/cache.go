@@ -233,10 +233,14 @@ func (rt *Runtime) createCache(r *http.Request, s *session, q *request) (any, er
 	if err != nil {
 		return nil, err
 	}
-	if has || rt.uploads.find(s, "cache", q.Key, q.cacheVersion()) != nil {
+	begun, err := rt.uploads.find(s, "cache", q.Key, q.cacheVersion())
+	if err != nil {
+		return nil, err
+	}
+	if has || begun != nil {
 		return map[string]any{"ok": false, "message": errCacheExists.Error()}, nil
 	}
-	up, err := rt.uploads.begin(&upload{of: s, kind: "cache", name: q.Key, version: q.cacheVersion()})
+	up, err := rt.uploads.begin(r.Context(), s, &upload{Kind: "cache", Name: q.Key, Version: q.cacheVersion()})
 	if err != nil {
 		return nil, &twirpError{http.StatusTooManyRequests, "resource_exhausted", err.Error()}
 	}
@@ -244,12 +248,15 @@ func (rt *Runtime) createCache(r *http.Request, s *session, q *request) (any, er
 }
 
 func (rt *Runtime) finalizeCache(ctx context.Context, s *session, q *request) (any, error) {
-	up := rt.uploads.find(s, "cache", q.Key, q.cacheVersion())
+	up, err := rt.uploads.find(s, "cache", q.Key, q.cacheVersion())
+	if err != nil {
+		return nil, err
+	}
 	if up == nil {
 		return nil, &twirpError{http.StatusNotFound, "not_found", "no upload of cache " + q.Key}
 	}
 	defer rt.uploads.drop(up)
-	e, err := rt.caches.add(ctx, s, up.version, up.name, func(w io.Writer) error { return rt.uploads.write(up, w) })
+	e, err := rt.caches.add(ctx, s, up.Version, up.Name, func(w io.Writer) error { return rt.uploads.write(up, w) })
 	if errors.Is(err, errCacheExists) {
 		return map[string]any{"ok": false, "message": errCacheExists.Error()}, nil
 	}
@@ -320,27 +327,34 @@ func (rt *Runtime) reserveCacheV1(w http.ResponseWriter, r *http.Request, s *ses
 	if err != nil {
 		return err
 	}
-	if has || rt.uploads.find(s, "cache", q.Key, q.Version) != nil {
+	begun, err := rt.uploads.find(s, "cache", q.Key, q.Version)
+	if err != nil {
+		return err
+	}
+	if has || begun != nil {
 		return &twirpError{http.StatusConflict, "ArtifactCacheItemAlreadyExistsException", errCacheExists.Error()}
 	}
-	up, err := rt.uploads.begin(&upload{of: s, kind: "cache", name: q.Key, version: q.Version})
+	up, err := rt.uploads.begin(r.Context(), s, &upload{Kind: "cache", Name: q.Key, Version: q.Version})
 	if err != nil {
 		return &twirpError{http.StatusTooManyRequests, "resource_exhausted", err.Error()}
 	}
-	writeJSON(w, http.StatusCreated, map[string]any{"cacheId": up.n})
+	writeJSON(w, http.StatusCreated, map[string]any{"cacheId": up.number()})
 	return nil
 }
 
 var contentRange = regexp.MustCompile(`^bytes ([0-9]{1,18})-([0-9]{1,18})/\*$`)
 
 func (rt *Runtime) patchCacheV1(w http.ResponseWriter, r *http.Request, s *session, id string) error {
-	up := rt.uploads.byNumber(s, id)
+	up, err := rt.uploads.byNumber(s, id)
+	if err != nil {
+		return err
+	}
 	place := contentRange.FindStringSubmatch(r.Header.Get("Content-Range"))
 	if up == nil || place == nil {
 		return &twirpError{http.StatusBadRequest, "malformed", "no such upload, or no range"}
 	}
 	// The blocks' names sort as they follow.
-	err := rt.uploads.put(r.Context(), up, "at "+strings.Repeat("0", 18-len(place[1]))+place[1], r.Body)
+	err = rt.uploads.put(r.Context(), up, "at "+strings.Repeat("0", 18-len(place[1]))+place[1], r.Body)
 	if errors.Is(err, errTooBig) {
 		return &twirpError{http.StatusRequestEntityTooLarge, "too_big", "a cache may have at most 10 GB"}
 	}
@@ -351,19 +365,22 @@ func (rt *Runtime) patchCacheV1(w http.ResponseWriter, r *http.Request, s *sessi
 }
 
 func (rt *Runtime) commitCacheV1(w http.ResponseWriter, r *http.Request, s *session, id string) error {
-	up := rt.uploads.byNumber(s, id)
+	up, err := rt.uploads.byNumber(s, id)
+	if err != nil {
+		return err
+	}
 	var q struct {
 		Size number `json:"size"`
 	}
-	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest)).Decode(&q)
+	err = json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest)).Decode(&q)
 	if up == nil || err != nil {
 		return &twirpError{http.StatusBadRequest, "malformed", "no such upload, or no size"}
 	}
 	defer rt.uploads.drop(up)
-	if err := rt.uploads.commitAll(up, int64(q.Size)); err != nil {
+	if err := rt.uploads.commitAll(r.Context(), up, int64(q.Size)); err != nil {
 		return &twirpError{http.StatusBadRequest, "malformed", err.Error()}
 	}
-	_, err = rt.caches.add(r.Context(), s, up.version, up.name, func(w io.Writer) error { return rt.uploads.write(up, w) })
+	_, err = rt.caches.add(r.Context(), s, up.Version, up.Name, func(w io.Writer) error { return rt.uploads.write(up, w) })
 	if errors.Is(err, errCacheExists) {
 		return &twirpError{http.StatusConflict, "ArtifactCacheItemAlreadyExistsException", err.Error()}
 	}

@@ -18,7 +18,7 @@ import (
 // serveIdentity serves one job and gives what its steps find.
 func serveIdentity(t *testing.T, permissions map[string]string, environment, event string) map[string]string {
 	t.Helper()
-	rt := NewRuntime(nil, nil, "", nil)
+	rt := newTestRuntime(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

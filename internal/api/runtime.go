@@ -71,7 +71,7 @@ func NewRuntime(blobs blob.Store, artifacts *native.Artifacts, git string, githu
 		artifacts: artifacts, git: git, github: github, keys: func() [][]byte { return [][]byte{key} }, now: time.Now, identity: newIdentity(), sessions: map[string]*session{},
 	}
 	rt.caches = &caches{blobs: blobs, now: func() time.Time { return rt.now() }}
-	rt.uploads = &uploads{blobs: blobs, open: map[string]*upload{}}
+	rt.uploads = &uploads{blobs: blobs, open: map[string]*progress{}}
 	return rt
 }
 

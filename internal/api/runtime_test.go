@@ -239,10 +239,67 @@ func TestRefused(t *testing.T) {
 	if _, v := c.call("ArtifactService/ListArtifacts", ids); fmt.Sprint(v["artifacts"]) != "[]" {
 		t.Errorf("left: %v", v)
 	}
-	rt.uploads.mu.Lock()
-	defer rt.uploads.mu.Unlock()
-	if len(rt.uploads.open) > 0 {
-		t.Errorf("uploads left: %v", rt.uploads.open)
+	if left, err := rt.uploads.blobs.List("uploads/"); err != nil || len(left) > 0 || len(rt.uploads.open) > 0 {
+		t.Errorf("uploads left: %v %v %v", left, rt.uploads.open, err)
+	}
+}
+
+// TestUploadsElsewhere: one server begins an upload, others take its blocks, another finishes it: they share blobs and keys alone.
+// What nobody finishes is swept.
+func TestUploadsElsewhere(t *testing.T) {
+	first := newTestRuntime(t)
+	keys := first.keys()
+	var all []caller
+	for range 3 {
+		rt := NewRuntime(first.uploads.blobs, native.OpenArtifacts(first.uploads.blobs), "", nil)
+		rt.keys = func() [][]byte { return keys }
+		task := testTask(1, "a")
+		task.Lease = "one"
+		all = append(all, caller{t, serve(t, rt, task)})
+	}
+	at := func(n int, url string) string { // the same link at another server
+		_, path, _ := strings.Cut(strings.TrimPrefix(url, "http://"), "/")
+		return all[n].address.Env["ACTIONS_RESULTS_URL"] + path
+	}
+	ids := map[string]any{"workflow_run_backend_id": "1-1", "name": "thing"}
+	_, made := all[0].call("ArtifactService/CreateArtifact", ids)
+	up := made["signed_upload_url"].(string)
+	for i, id := range []string{"YQ==", "Yg==", "Yw=="} {
+		if status, answer := all[i].do("PUT", at(i, up)+"&comp=block&blockid="+id, "", strings.NewReader(fmt.Sprint("block ", i, "\n"))); status != 201 {
+			t.Fatal(status, answer)
+		}
+	}
+	if status, answer := all[1].do("PUT", at(1, up)+"&comp=blocklist", "", strings.NewReader("<BlockList><Latest>Yw==</Latest><Latest>YQ==</Latest><Latest>Yg==</Latest></BlockList>")); status != 201 {
+		t.Fatal(status, answer)
+	}
+	if status, answer := all[2].call("ArtifactService/FinalizeArtifact", ids); status != 200 {
+		t.Fatal(status, answer)
+	}
+	_, link := all[1].call("ArtifactService/GetSignedArtifactURL", ids)
+	if status, answer := all[0].do("GET", at(0, link["signed_url"].(string)), "", nil); status != 200 || answer != "block 2\nblock 0\nblock 1\n" {
+		t.Errorf("%d %q", status, answer)
+	}
+	if left, err := first.uploads.blobs.List("uploads/"); err != nil || len(left) > 0 {
+		t.Errorf("left: %v %v", left, err)
+	}
+
+	ids["name"] = "other"
+	if status, answer := all[0].call("ArtifactService/CreateArtifact", ids); status != 200 {
+		t.Fatal(status, answer)
+	}
+	first.now = func() time.Time { return time.Now().Add(uploadLife / 2) }
+	if err := first.SweepUploads(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := first.uploads.blobs.List("uploads/"); len(left) != 1 {
+		t.Errorf("a young upload was swept: %v", left)
+	}
+	first.now = func() time.Time { return time.Now().Add(2 * uploadLife) }
+	if err := first.SweepUploads(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := first.uploads.blobs.List("uploads/"); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
 	}
 }
 

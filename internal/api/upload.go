@@ -1,16 +1,22 @@
 package api
 
 import (
+	"bytes"
+	"cmp"
 	"context"
-	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,133 +35,204 @@ const (
 	// maxBlocks and maxBlockList are Azure's: the blocks of a blob, and the bytes of the list that names them.
 	maxBlocks    = 50_000
 	maxBlockList = 10 << 20
+	// maxBlockID bounds the name of a block: clients take 64 characters.
+	maxBlockID = 100
 	// maxUploads bounds what a job may have open at once.
 	maxUploads = 1000
 	// urlLife is how long a signed URL is valid.
 	urlLife = 24 * time.Hour
 )
 
-// uploads are blobs that come in pieces. They are of this process: what it leaves is swept with the blobs.
+// uploads are blobs that come in pieces. All of them lies among the blobs, so that any server can go on with one, after a restart
+// too: uploads/LEASE/NUMBER/upload describes it, blocks/NAME are its pieces, list says which of them make it, once it is committed.
 type uploads struct {
 	blobs blob.Store
 
 	mu   sync.Mutex
-	open map[string]*upload
-	last int64 // number
+	open map[string]*progress // by ID: what came to this process, to bound it
 }
 
 // upload is one blob on its way.
 type upload struct {
-	id   string
-	n    int64 // the first cache service's name for it
-	of   *session
-	kind string // artifact, cache
-	// What it will be: the name of an artifact with its type and end; key and version of a cache.
-	name, version, mime string
-	expires             time.Time
-
-	// Guarded by uploads.mu.
-	blocks map[string]int64 // sizes by key
-	list   []string         // keys in order, once committed
-	size   int64            // of all blocks
+	id string // OWNER.NUMBER
+	// What it will be: artifact or cache; the name of an artifact with its type and end; key and version of a cache.
+	Kind    string    `json:"kind"`
+	Name    string    `json:"name"`
+	Version string    `json:"version,omitempty"`
+	MIME    string    `json:"mime,omitempty"`
+	Expires time.Time `json:"expires,omitzero"`
 }
 
-func (u *uploads) begin(up *upload) (*upload, error) {
+// progress bounds an upload.
+type progress struct {
+	blocks map[string]int64 // sizes by key
+	size   int64
+}
+
+// uploadsOf is the prefix of a session's uploads.
+func uploadsOf(s *session) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%d\x00%s\x00%s", s.lease.Run, s.lease.Job, cmp.Or(string(s.lease.ID), s.token)))
+	return "uploads/" + hex.EncodeToString(sum[:16]) + "/"
+}
+
+// uploadNumber is the number of a session's upload, which the first cache service names it by: JavaScript counts it exactly.
+func uploadNumber(kind, name, version string) string {
+	sum := sha256.Sum256([]byte(kind + "\x00" + version + "\x00" + name))
+	return strconv.FormatUint(binary.BigEndian.Uint64(sum[:])>>11, 10)
+}
+
+var uploadID = regexp.MustCompile(`^[0-9a-f]{32}\.[0-9]{1,16}$`)
+
+// prefix is that of all that an upload has.
+func (up *upload) prefix() string { return "uploads/" + strings.Replace(up.id, ".", "/", 1) + "/" }
+
+func (up *upload) block(name string) string {
+	return up.prefix() + "blocks/" + hex.EncodeToString([]byte(name))
+}
+
+// number is the last part of the ID.
+func (up *upload) number() int64 {
+	_, number, _ := strings.Cut(up.id, ".")
+	n, _ := strconv.ParseInt(number, 10, 64)
+	return n
+}
+
+func (u *uploads) begin(ctx context.Context, of *session, up *upload) (*upload, error) {
+	owner := strings.TrimSuffix(strings.TrimPrefix(uploadsOf(of), "uploads/"), "/")
+	up.id = owner + "." + uploadNumber(up.Kind, up.Name, up.Version)
 	u.mu.Lock()
-	defer u.mu.Unlock()
 	n := 0
-	for _, other := range u.open {
-		if other.of == up.of {
+	for id := range u.open {
+		if strings.HasPrefix(id, owner+".") {
 			n++
 		}
 	}
+	if n < maxUploads {
+		u.open[up.id] = &progress{blocks: map[string]int64{}}
+	}
+	u.mu.Unlock()
 	if n >= maxUploads {
 		return nil, fmt.Errorf("more than %d uploads at once", maxUploads)
 	}
-	u.last++
-	up.id, up.n, up.blocks = strings.ToLower(rand.Text()), u.last, map[string]int64{}
-	u.open[up.id] = up
+	text, err := json.Marshal(up)
+	if err != nil {
+		return nil, err
+	}
+	_, err = u.blobs.Put(ctx, up.prefix()+"upload", bytes.NewReader(text))
+	return up, err
+}
+
+// find gives a session's upload of a kind and name, nil if there is none.
+func (u *uploads) find(of *session, kind, name, version string) (*upload, error) {
+	return u.byNumber(of, uploadNumber(kind, name, version))
+}
+
+// byNumber gives a session's upload by its number, in decimal, nil if there is none.
+func (u *uploads) byNumber(of *session, number string) (*upload, error) {
+	return u.get(strings.TrimSuffix(strings.TrimPrefix(uploadsOf(of), "uploads/"), "/") + "." + number)
+}
+
+// get gives an upload by its ID, nil if there is none.
+func (u *uploads) get(id string) (*upload, error) {
+	if !uploadID.MatchString(id) {
+		return nil, nil
+	}
+	up := &upload{id: id}
+	text, err := blob.ReadAll(u.blobs, up.prefix()+"upload", maxRequest)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(text, up)
+	}
+	if err != nil {
+		return nil, err
+	}
 	return up, nil
-}
-
-// find gives a session's upload of a kind and name.
-func (u *uploads) find(of *session, kind, name, version string) *upload {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	for _, up := range u.open {
-		if up.of == of && up.kind == kind && up.name == name && up.version == version {
-			return up
-		}
-	}
-	return nil
-}
-
-func (u *uploads) get(id string) *upload {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.open[id]
-}
-
-// byNumber gives a session's upload by its number, in decimal.
-func (u *uploads) byNumber(of *session, number string) *upload {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	for _, up := range u.open {
-		if up.of == of && strconv.FormatInt(up.n, 10) == number {
-			return up
-		}
-	}
-	return nil
-}
-
-// commitAll makes the blob of all blocks in the order of their names; they must have size bytes together.
-func (u *uploads) commitAll(up *upload, size int64) error {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if up.size != size {
-		return fmt.Errorf("%d bytes came of %d", up.size, size)
-	}
-	up.list = slices.Sorted(maps.Keys(up.blocks))
-	return nil
 }
 
 // drop removes an upload with its blocks.
 func (u *uploads) drop(up *upload) {
 	u.mu.Lock()
 	delete(u.open, up.id)
-	keys := slices.Collect(maps.Keys(up.blocks))
 	u.mu.Unlock()
-	for _, key := range keys {
-		_ = u.blobs.Delete(key) // what resists is swept later
-	}
+	u.remove(up.prefix())
 }
 
 // forget drops what a job has not finished.
 func (u *uploads) forget(s *session) {
+	owner := strings.TrimPrefix(uploadsOf(s), "uploads/")
 	u.mu.Lock()
-	var left []*upload
-	for _, up := range u.open {
-		if up.of == s {
-			left = append(left, up)
+	maps.DeleteFunc(u.open, func(id string, _ *progress) bool { return strings.HasPrefix(id, strings.TrimSuffix(owner, "/")+".") })
+	u.mu.Unlock()
+	u.remove(uploadsOf(s))
+}
+
+// remove removes all below a prefix. What resists is swept later.
+func (u *uploads) remove(prefix string) {
+	infos, err := u.blobs.List(prefix)
+	if err != nil {
+		return
+	}
+	for _, info := range infos {
+		_ = u.blobs.Delete(info.Key)
+	}
+}
+
+// uploadLife is how long after its last byte an upload is swept: longer than any job takes between two of them.
+const uploadLife = 48 * time.Hour
+
+// SweepUploads removes what jobs left behind that never finished what they uploaded.
+func (rt *Runtime) SweepUploads(ctx context.Context) error {
+	infos, err := rt.uploads.blobs.List("uploads/")
+	if err != nil {
+		return fmt.Errorf("sweep uploads: %w", err)
+	}
+	for _, info := range infos {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		if rt.now().Sub(info.Modified) > uploadLife {
+			if err := rt.uploads.blobs.Delete(info.Key); err != nil {
+				return fmt.Errorf("sweep uploads: %w", err)
+			}
 		}
 	}
+	return rt.uploads.forgetGone()
+}
+
+// forgetGone forgets how far uploads are that another server has finished.
+func (u *uploads) forgetGone() error {
+	u.mu.Lock()
+	ids := slices.Collect(maps.Keys(u.open))
 	u.mu.Unlock()
-	for _, up := range left {
-		u.drop(up)
+	for _, id := range ids {
+		up, err := u.get(id)
+		if err != nil {
+			return fmt.Errorf("sweep uploads: %w", err)
+		}
+		if up == nil {
+			u.mu.Lock()
+			delete(u.open, id)
+			u.mu.Unlock()
+		}
 	}
+	return nil
 }
 
 var errTooBig = errors.New("too big")
 
 // put takes one block. A block that comes again replaces the first.
 func (u *uploads) put(ctx context.Context, up *upload, name string, body io.Reader) error {
-	key := "uploads/" + up.id + "/" + hex.EncodeToString([]byte(name))
+	key := up.block(name)
 	u.mu.Lock()
-	_, again := up.blocks[key]
-	room, full := maxUpload-up.size, len(up.blocks) >= maxBlocks && !again
-	if !again {
-		up.blocks[key] = 0 // so that drop removes it, whatever happens
+	p := u.open[up.id]
+	if p == nil { // another server began it
+		p = &progress{blocks: map[string]int64{}}
+		u.open[up.id] = p
 	}
+	_, again := p.blocks[key]
+	room, full := maxUpload-p.size, len(p.blocks) >= maxBlocks && !again
 	u.mu.Unlock()
 	if full {
 		return errTooBig
@@ -164,40 +241,82 @@ func (u *uploads) put(ctx context.Context, up *upload, name string, body io.Read
 	if err != nil {
 		return err
 	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	p.size += size - p.blocks[key]
+	p.blocks[key] = size
 	if size > room {
 		return errTooBig
 	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	up.size += size - up.blocks[key]
-	up.blocks[key] = size
 	return nil
+}
+
+// sizes gives the blocks that came, by their keys, and their bytes together.
+func (u *uploads) sizes(up *upload) (blocks map[string]bool, size int64, err error) {
+	infos, err := u.blobs.List(up.prefix() + "blocks/")
+	if err != nil {
+		return nil, 0, err
+	}
+	blocks = make(map[string]bool, len(infos))
+	for _, info := range infos {
+		blocks[info.Key] = true
+		size += info.Size
+	}
+	if size > maxUpload || len(blocks) > maxBlocks {
+		return nil, 0, errTooBig
+	}
+	return blocks, size, nil
 }
 
 // commit says which blocks make the blob, in order.
-func (u *uploads) commit(up *upload, names []string) error {
-	u.mu.Lock()
-	defer u.mu.Unlock()
+func (u *uploads) commit(ctx context.Context, up *upload, names []string) error {
+	blocks, _, err := u.sizes(up)
+	if err != nil {
+		return err
+	}
 	list := make([]string, len(names))
 	for i, name := range names {
-		list[i] = "uploads/" + up.id + "/" + hex.EncodeToString([]byte(name))
-		if _, ok := up.blocks[list[i]]; !ok {
+		if list[i] = up.block(name); !blocks[list[i]] {
 			return fmt.Errorf("block %q was not uploaded", name)
 		}
 	}
-	up.list = list
-	return nil
+	return u.commitKeys(ctx, up, list)
+}
+
+// commitAll makes the blob of all blocks in the order of their names; they must have size bytes together.
+func (u *uploads) commitAll(ctx context.Context, up *upload, want int64) error {
+	blocks, size, err := u.sizes(up)
+	if err != nil {
+		return err
+	}
+	if size != want {
+		return fmt.Errorf("%d bytes came of %d", size, want)
+	}
+	return u.commitKeys(ctx, up, slices.Sorted(maps.Keys(blocks)))
+}
+
+func (u *uploads) commitKeys(ctx context.Context, up *upload, list []string) error {
+	text, err := json.Marshal(list)
+	if err == nil {
+		_, err = u.blobs.Put(ctx, up.prefix()+"list", bytes.NewReader(text))
+	}
+	return err
 }
 
 // committed gives the keys of a committed blob's blocks, in order.
-func (u *uploads) committed(up *upload) ([]string, error) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if up.list == nil {
+func (u *uploads) committed(up *upload) (list []string, err error) {
+	text, err := blob.ReadAll(u.blobs, up.prefix()+"list", maxBlocks*maxUploadKey)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, errors.New("the upload was not completed")
 	}
-	return up.list, nil
+	if err == nil {
+		err = json.Unmarshal(text, &list)
+	}
+	return list, err
 }
+
+// maxUploadKey bounds the key of a block as it is written in a list, bytes.
+const maxUploadKey = 400
 
 // write writes a committed blob.
 func (u *uploads) write(up *upload, w io.Writer) error {
@@ -260,15 +379,18 @@ func azureFail(w http.ResponseWriter, status int, code string) {
 
 // takeBlob takes a block, the list of blocks, or a whole blob.
 func (rt *Runtime) takeBlob(w http.ResponseWriter, r *http.Request, id string, query url.Values) {
-	up := rt.uploads.get(id)
+	up, err := rt.uploads.get(id)
+	if err != nil {
+		azureFail(w, http.StatusInternalServerError, "InternalError")
+		return
+	}
 	if up == nil {
 		azureFail(w, http.StatusNotFound, "BlobNotFound")
 		return
 	}
-	var err error
 	switch query.Get("comp") {
 	case "block":
-		if name := query.Get("blockid"); name == "" || len(name) > 256 {
+		if name := query.Get("blockid"); name == "" || len(name) > maxBlockID {
 			azureFail(w, http.StatusBadRequest, "InvalidQueryParameterValue")
 			return
 		}
@@ -276,7 +398,7 @@ func (rt *Runtime) takeBlob(w http.ResponseWriter, r *http.Request, id string, q
 	case "blocklist":
 		var names []string
 		if names, err = readBlockList(http.MaxBytesReader(w, r.Body, maxBlockList)); err == nil {
-			err = rt.uploads.commit(up, names)
+			err = rt.uploads.commit(r.Context(), up, names)
 		}
 		if err != nil {
 			azureFail(w, http.StatusBadRequest, "InvalidBlockList")
@@ -284,7 +406,7 @@ func (rt *Runtime) takeBlob(w http.ResponseWriter, r *http.Request, id string, q
 		}
 	case "":
 		if err = rt.uploads.put(r.Context(), up, "whole", r.Body); err == nil {
-			err = rt.uploads.commit(up, []string{"whole"})
+			err = rt.uploads.commit(r.Context(), up, []string{"whole"})
 		}
 	default:
 		azureFail(w, http.StatusBadRequest, "InvalidQueryParameterValue")
