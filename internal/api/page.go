@@ -1,7 +1,9 @@
 package api
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -130,7 +132,8 @@ func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
 	refuse(w, http.StatusInternalServerError, "Server Error")
 }
 
-// runOfPage is the run of a request's path, nil after it was answered that there is none for the visitor.
+// runOfPage is the run of a request's path, or of its attempt if path or query say one; nil after it was answered that there is none
+// for the visitor.
 func (s *Server) runOfPage(w http.ResponseWriter, r *http.Request) *ci.Run {
 	repo, ok := s.repoOfPage(w, r)
 	if !ok {
@@ -142,6 +145,9 @@ func (s *Server) runOfPage(w http.ResponseWriter, r *http.Request) *ci.Run {
 		return nil
 	}
 	run, err := s.Engine.Run(r.Context(), ci.RunID(id))
+	if err == nil && strings.EqualFold(run.Plan.Repository, repo.FullName()) {
+		run, err = s.attemptOf(run, r)
+	}
 	if errors.Is(err, store.ErrNotFound) || err == nil && !strings.EqualFold(run.Plan.Repository, repo.FullName()) {
 		refuse(w, http.StatusNotFound, "Not Found")
 		return nil
@@ -151,6 +157,22 @@ func (s *Server) runOfPage(w http.ResponseWriter, r *http.Request) *ci.Run {
 		return nil
 	}
 	return run
+}
+
+// attemptOf is a run as it was in the attempt that a request asks for. The error wraps store.ErrNotFound if there is none.
+func (s *Server) attemptOf(run *ci.Run, r *http.Request) (*ci.Run, error) {
+	text := cmp.Or(r.PathValue("attempt"), r.URL.Query().Get("attempt"))
+	if text == "" {
+		return run, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > run.Attempt {
+		return nil, fmt.Errorf("attempt %.20q: %w", text, store.ErrNotFound)
+	}
+	if n == run.Attempt {
+		return run, nil
+	}
+	return s.Engine.Attempt(r.Context(), run, n)
 }
 
 // repoOfPage is the repository of a request's path; false after it was answered that there is none for the visitor.

@@ -56,6 +56,7 @@ type Server struct {
 	rest    *rest.API
 	page    http.Handler // what pages ask of pagePath
 	web     http.Handler // the pages
+	text    http.Handler // the pages for who asks for no HTML
 	runners http.Handler // runner.QueuePath
 	metrics *metrics
 	hub     recordHub
@@ -80,7 +81,7 @@ func NewServer(ctx context.Context, o ServerOptions) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.page, s.web, s.runners = s.pages(), web.Handler(), s.queue()
+	s.page, s.web, s.text, s.runners = s.pages(), web.Handler(), s.textPages(), s.queue()
 	s.rest = rest.New(rest.Options{
 		Store: o.Store, Blobs: o.Blobs, Prefix: "/api/v3", Uploads: "/api/uploads", Now: time.Now, Repository: s.repository, Happened: s.happened,
 		Artifacts: o.Artifacts, Caches: s.Runtime.Caches(o.Caches),
@@ -184,6 +185,8 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]any{"data": nil, "errors": []any{map[string]any{"type": "NOT_IMPLEMENTED", "message": "This server answers no GraphQL yet."}}})
 	case isRuntime(path):
 		s.Runtime.ServeHTTP(w, r)
+	case wantsText(r):
+		s.text.ServeHTTP(w, r)
 	default:
 		s.web.ServeHTTP(w, r)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"regexp"
 	"strconv"
 	"strings"
@@ -310,15 +311,7 @@ func (s *Server) auditLog(w http.ResponseWriter, r *http.Request) {
 	if s.admin(w, r, "read:audit_log") == nil {
 		return
 	}
-	query := r.URL.Query()
-	after, err := strconv.ParseInt("0"+query.Get("after"), 10, 64)
-	if err != nil {
-		refuse(w, http.StatusUnprocessableEntity, "after is no number")
-		return
-	}
-	found, err := s.Store.AuditLog(r.Context(), store.AuditFilter{
-		Actor: query.Get("actor"), Action: query.Get("action"), Target: query.Get("target"), After: after, Limit: 1000,
-	})
+	found, err := s.Store.AuditLog(r.Context(), auditFilter(r.URL.Query(), 1000))
 	if err != nil {
 		s.failed(w, r, err)
 		return
@@ -332,6 +325,18 @@ func (s *Server) auditLog(w http.ResponseWriter, r *http.Request) {
 		out = append(out, record{fmt.Sprintf("%x", a.Hash), a.Body})
 	}
 	writeJSON(w, http.StatusOK, out)
+}
+
+// auditFilter is what a query asks of the audit log: those after a record in their order, or the newest, before a record.
+func auditFilter(query url.Values, limit int) store.AuditFilter {
+	number := func(name string) int64 {
+		n, _ := strconv.ParseInt(query.Get(name), 10, 64) // what is no number is none
+		return n
+	}
+	return store.AuditFilter{
+		Actor: query.Get("actor"), Action: query.Get("action"), Target: query.Get("target"), After: number("after"), Before: number("before"),
+		Newest: query.Get("newest") != "", Limit: limit,
+	}
 }
 
 // auditVerified says whether the audit log is as it was written.

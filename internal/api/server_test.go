@@ -625,3 +625,77 @@ func TestServerFaultyWorkflows(t *testing.T) {
 		t.Errorf("%d runs", n)
 	}
 }
+
+// TestServerText: each page is plain text for who asks for no HTML, with nothing in it that a terminal obeys, and not for strangers.
+func TestServerText(t *testing.T) {
+	m := newTeam(t)
+	m.push("main", "-- .github/workflows/ci.yml --\non: push\nrun-name: \"evil \\e[31mred \\u202e\"\njobs:\n  a:\n    runs-on: nobody-has-this\n    steps: [run: 'true']\n  b:\n    runs-on: ubuntu-latest\n    environment: production\n    steps: [run: 'true']\n")
+	m.ask("POST", "/repos/acme/shop/actions/variables", map[string]any{"name": "A", "value": "x\x1b[2Jy"})
+	read := func(path, token, accept string) (int, string) {
+		req, err := http.NewRequest("GET", m.url+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if token != "" {
+			req.Header.Set("Authorization", "Bearer "+token)
+		}
+		req.Header.Set("Accept", accept)
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		text, err := io.ReadAll(res.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.StatusCode, string(text)
+	}
+	for path, want := range map[string]string{
+		"/":                                    "acme/shop",
+		"/acme/shop":                           "evil ?[31mred ?",
+		"/acme/shop/actions":                   m.url + "/acme/shop/actions/runs/1",
+		"/acme/shop/actions/runs/1":            "Waits for a runner with the label nobody-has-this.",
+		"/acme/shop/pulls":                     "No pull requests",
+		"/acme/shop/caches":                    "No caches",
+		"/acme/shop/settings":                  "x?[2Jy",
+		"/acme/shop/environments":              "production",
+		"/runners":                             "No runners",
+		"/audit":                               "git.push",
+		"/acme/shop/actions/runs/1/attempts/1": "evil",
+	} {
+		status, text := read(path, m.token, "*/*")
+		if status != http.StatusOK || !strings.Contains(text, want) || strings.ContainsRune(text, 0x1b) || strings.ContainsRune(text, 0x202e) {
+			t.Errorf("%s: %d %q, want %q in it", path, status, text, want)
+		}
+		if status, text := read(path, "", "*/*"); status < 400 || strings.Contains(text, want) {
+			t.Errorf("%s for a stranger: %d %q", path, status, text)
+		}
+		if _, text := read(path, m.token, "text/html,*/*"); strings.Contains(text, want) {
+			t.Errorf("%s for a browser: %q", path, text)
+		}
+	}
+	for _, path := range []string{"/acme/shop/actions/runs/2", "/acme/shop/actions/runs/1/attempts/2", "/acme/shop/actions/runs/1/attempts/x", "/acme/none", "/a/b/c", "/acme/shop/pull/9", "/acme/shop/actions/runs/1/job/77"} {
+		if status, text := read(path, m.token, "text/plain"); status != http.StatusNotFound {
+			t.Errorf("%s: %d %q", path, status, text)
+		}
+	}
+}
+
+func TestStripped(t *testing.T) {
+	for in, want := range map[string]string{
+		"a\tb\nc":                         "a\tb\nc",
+		"\x1b[31mred\x1b[0m":              "red",
+		"\x1b]0;title\x07text":            "0;titletext",
+		"\x1b[" + strings.Repeat("1", 99): strings.Repeat("1", 99-64),
+		"\x1b[\nnext":                     "\nnext",
+		"\r\x00\u202e\u200b!":             "!",
+		"cut\x1b":                         "cut",
+		"\xff":                            "\uFFFD",
+	} {
+		var out strings.Builder
+		if err := stripped(&out, strings.NewReader(in)); err != nil || out.String() != want {
+			t.Errorf("%q: %q, %v, want %q", in, out.String(), err, want)
+		}
+	}
+}

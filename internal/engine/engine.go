@@ -147,6 +147,27 @@ func runID(r *ci.Run) ci.RunID {
 // Run gives a run as it is stored, with its plan. The error wraps store.ErrNotFound if there is none.
 func (e *Engine) Run(ctx context.Context, id ci.RunID) (*ci.Run, error) { return e.store.Run(ctx, id) }
 
+// Attempt gives an earlier attempt of a run, as it ended.
+func (e *Engine) Attempt(ctx context.Context, r *ci.Run, n int) (*ci.Run, error) {
+	past := &ci.Run{Plan: r.Plan}
+	for after := int64(0); ; {
+		page, err := e.store.Events(ctx, r.ID, after, tailPage)
+		if err != nil {
+			return nil, err
+		}
+		for _, record := range page {
+			if record.Event.Type == ci.EventRunRerun && past.Attempt == n {
+				return past, nil
+			}
+			past.Apply(record.Event)
+			after = record.Seq
+		}
+		if len(page) == 0 {
+			return past, nil
+		}
+	}
+}
+
 // Runs lists runs, the newest first.
 func (e *Engine) Runs(ctx context.Context, f store.Filter) ([]store.Summary, error) {
 	return e.store.Runs(ctx, f)

@@ -100,10 +100,12 @@ func canonical(text json.RawMessage) (json.RawMessage, error) {
 type AuditFilter struct {
 	Actor, Action, Target string
 	After                 int64 // only those with numbers above this
+	Before                int64 // only those with numbers below this, if it is above 0
+	Newest                bool  // the last first
 	Limit                 int   // 0 is 100
 }
 
-// AuditLog lists records in their order.
+// AuditLog lists records in their order, or the other way round.
 func (s *Store) AuditLog(ctx context.Context, f AuditFilter) ([]Audit, error) {
 	query, args := `SELECT seq, actor, action, target, body, hash FROM audit WHERE seq > ?`, []any{f.After}
 	for _, c := range []struct{ column, value string }{{"actor", f.Actor}, {"action", f.Action}, {"target", f.Target}} {
@@ -111,10 +113,17 @@ func (s *Store) AuditLog(ctx context.Context, f AuditFilter) ([]Audit, error) {
 			query, args = query+` AND `+c.column+` = ?`, append(args, storable(c.value))
 		}
 	}
+	if f.Before > 0 {
+		query, args = query+` AND seq < ?`, append(args, f.Before)
+	}
 	if f.Limit <= 0 {
 		f.Limit = 100
 	}
-	found, err := s.audits(ctx, query+` ORDER BY seq LIMIT ?`, append(args, f.Limit)...)
+	query += ` ORDER BY seq`
+	if f.Newest {
+		query += ` DESC`
+	}
+	found, err := s.audits(ctx, query+` LIMIT ?`, append(args, f.Limit)...)
 	if err != nil {
 		return nil, fmt.Errorf("read the audit log: %w", err)
 	}

@@ -75,7 +75,7 @@ func (c *call) run() (*ci.Run, error) {
 			return nil, errNotFound
 		}
 		if n < r.Attempt {
-			return c.attempt(r, n)
+			return c.Runs.Engine.Attempt(c.ctx, r, n)
 		}
 	}
 	return r, nil
@@ -88,28 +88,6 @@ func (c *call) runByID(id ci.RunID) (*ci.Run, error) {
 		return nil, errNotFound
 	}
 	return r, err
-}
-
-// attempt is an earlier attempt of a run, as it ended.
-func (c *call) attempt(r *ci.Run, n int) (*ci.Run, error) {
-	past := &ci.Run{Plan: r.Plan}
-	var after int64
-	for {
-		page, err := c.Store.Events(c.ctx, r.ID, after, 500)
-		if err != nil {
-			return nil, err
-		}
-		for _, record := range page {
-			if record.Event.Type == ci.EventRunRerun && past.Attempt == n {
-				return past, nil
-			}
-			past.Apply(record.Event)
-			after = record.Seq
-		}
-		if len(page) == 0 {
-			return past, nil
-		}
-	}
 }
 
 func viewOf(r *ci.Run) runView {
@@ -322,7 +300,7 @@ func (c *call) job() (*ci.Run, *ci.Job, int64, error) {
 	}
 	j := r.Job(named.Job)
 	if j == nil || j.Attempt != named.Attempt {
-		if r, err = c.attempt(r, named.Attempt); err != nil {
+		if r, err = c.Runs.Engine.Attempt(c.ctx, r, named.Attempt); err != nil {
 			return nil, nil, 0, err
 		}
 		if j = r.Job(named.Job); j == nil {
