@@ -97,7 +97,7 @@ ends at once. Everything is below the data directory; penstock.yaml there holds 
 	f.StringVar(&flags.readyFile, "ready-file", "", "write JSON with url, token, socket and proxy_url to this `FILE` when the server is ready, for scripts")
 	f.StringVar(&flags.actionsURL, "actions-url", forge.DefaultActionsURL, "where actions are fetched from: a base `URL`, or a file:// template with {owner} and {repo}")
 	f.StringSliceVar(&flags.labels, "labels", nil, "`LABELS` of this server's own runner besides self-hosted, ubuntu-latest and what this machine and penstock.yaml give it")
-	f.DurationVar(&flags.drain, "drain", 30*time.Second, "how long jobs may go on when the server is stopped; what runs then is lost, with the reason, or queued again if nothing of it has run")
+	f.DurationVar(&flags.drain, "drain", 30*time.Second, "how long jobs may go on when the server is stopped; what runs then is ended, and has failed with this as the reason")
 	f.BoolVar(&flags.asJSON, "json", false, "log JSON, one object a line")
 	c.MarkFlagsRequiredTogether("cert", "key")
 	c.MarkFlagsRequiredTogether("shared", "database")
@@ -324,6 +324,8 @@ func (s *server) serve(ctx context.Context, stop func(), f *serveFlags, stderr i
 	defer stopWork()
 	s.work.Go(func() { s.Server.Work(work) })
 	s.work.Go(func() { s.tidy(work) })
+	now, endJobs := context.WithCancel(work)
+	defer endJobs()
 	if f.parallel > 0 {
 		who := runner.Runner{Name: f.name, Labels: s.labels}
 		if !s.store.Shared() { // else another server may be of that name
@@ -331,7 +333,8 @@ func (s *server) serve(ctx context.Context, stop func(), f *serveFlags, stderr i
 				s.Log.Warn("jobs of the time before are lost a little later", "error", err)
 			}
 		}
-		s.jobs.Go(func() { _ = runner.Work(ctx, s.Engine, who, f.parallel, s.executor) })
+		queue := runner.NewStoppable(now, s.Engine, "The server was stopped while the job ran.")
+		s.jobs.Go(func() { _ = runner.Work(ctx, queue, who, f.parallel, s.executor) })
 	}
 	err := s.announce(ctx, f, stderr)
 	if err == nil {
@@ -341,7 +344,7 @@ func (s *server) serve(ctx context.Context, stop func(), f *serveFlags, stderr i
 		}
 	}
 	stop()
-	s.waitForJobs(f.drain)
+	s.waitForJobs(f.drain, endJobs)
 	stopping, cancel := context.WithTimeout(work, serverStop)
 	defer cancel()
 	if web.Shutdown(stopping) != nil {
@@ -350,8 +353,8 @@ func (s *server) serve(ctx context.Context, stop func(), f *serveFlags, stderr i
 	return err
 }
 
-// waitForJobs waits for the jobs that run here to end, for a while.
-func (s *server) waitForJobs(patience time.Duration) {
+// waitForJobs waits for the jobs that run here, for a while, then ends them.
+func (s *server) waitForJobs(patience time.Duration, end func()) {
 	idle := make(chan struct{})
 	go func() { s.jobs.Wait(); close(idle) }()
 	select {
@@ -363,7 +366,9 @@ func (s *server) waitForJobs(patience time.Duration) {
 	select {
 	case <-idle:
 	case <-time.After(patience):
-		s.Log.Warn("jobs still run and are given up; the next start says of each what became of it")
+		end()
+		<-idle
+		s.Log.Warn("jobs that still ran were ended")
 	}
 }
 
