@@ -18,6 +18,10 @@ func (s *Server) runPage(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	numbers, err := s.numbers(r.Context(), run)
+	last := run
+	if err == nil && r.URL.Query().Has("attempt") {
+		last, err = s.Engine.Run(r.Context(), run.ID)
+	}
 	if err != nil {
 		s.failed(w, r, err)
 		return
@@ -26,6 +30,7 @@ func (s *Server) runPage(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	writeJSON(w, http.StatusOK, struct {
 		*ci.Run
+		Last     int                `json:"last_attempt"`
 		Number   string             `json:"number"`
 		Workflow string             `json:"workflow"` // path of its file
 		Title    string             `json:"title"`    // of the workflow
@@ -35,7 +40,7 @@ func (s *Server) runPage(w http.ResponseWriter, r *http.Request) {
 		Actor    string             `json:"actor"`
 		Numbers  map[ci.JobID]int64 `json:"numbers"` // of jobs, by which GitHub's API and the pages name them
 	}{
-		run, github.Property("run_number").Text(), run.Plan.Workflow, github.Property("workflow").Text(), run.Plan.Event, github.Property("ref_name").Text(),
+		run, last.Attempt, github.Property("run_number").Text(), run.Plan.Workflow, github.Property("workflow").Text(), run.Plan.Event, github.Property("ref_name").Text(),
 		github.Property("sha").Text(), github.Property("actor").Text(), numbers,
 	})
 }

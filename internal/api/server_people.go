@@ -306,7 +306,7 @@ func (s *Server) removeToken(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// auditLog gives records after ?after=N, as they are hashed, a line each with its hash before it.
+// auditLog gives the records that auditFilter chooses, as they are hashed, each with its hash.
 func (s *Server) auditLog(w http.ResponseWriter, r *http.Request) {
 	if s.admin(w, r, "read:audit_log") == nil {
 		return
@@ -328,14 +328,14 @@ func (s *Server) auditLog(w http.ResponseWriter, r *http.Request) {
 }
 
 // auditFilter is what a query asks of the audit log: those after a record in their order, or the newest, before a record.
-func auditFilter(query url.Values, limit int) store.AuditFilter {
+func auditFilter(query url.Values, most int64) store.AuditFilter {
 	number := func(name string) int64 {
 		n, _ := strconv.ParseInt(query.Get(name), 10, 64) // what is no number is none
 		return n
 	}
 	return store.AuditFilter{
 		Actor: query.Get("actor"), Action: query.Get("action"), Target: query.Get("target"), After: number("after"), Before: number("before"),
-		Newest: query.Get("newest") != "", Limit: limit,
+		Newest: query.Get("newest") != "", Limit: int(min(max(number("limit"), 0), most)),
 	}
 }
 

@@ -36,6 +36,11 @@ export const send = <T = unknown>(method: string, path: string, body: unknown = 
 export const native = <T>(path: string) => request<T>('GET', '/api/penstock' + path)
 export const sendNative = <T = unknown>(method: string, path: string, body: unknown = {}) => request<T>(method, '/api/penstock' + path, body)
 
+export interface Me {
+  login: string
+  site_admin: boolean
+}
+
 export interface Repository {
   full_name: string
   private: boolean
@@ -87,6 +92,7 @@ export interface Pull {
 export interface Run {
   id: number
   attempt: number
+  last_attempt: number
   name: string
   title: string
   number: string

@@ -19,6 +19,14 @@ export function ago(at?: string, now = Date.now()): string {
   return 'a minute ago'
 }
 
+/** How much something is, as people say it. */
+export function size(bytes: number): string {
+  if (bytes < 1024) return `${bytes} B`
+  const units = ['KiB', 'MiB', 'GiB', 'TiB']
+  const n = Math.min(units.length, Math.floor(Math.log2(bytes) / 10))
+  return `${(bytes / 1024 ** n).toFixed(1)} ${units[n - 1]}`
+}
+
 /** What a state is called. */
 export function stateName(status: string, conclusion?: string | null): string {
   const names: Record<string, string> = {

@@ -5,12 +5,14 @@ import { QueryClientProvider, useQuery } from '@tanstack/react-query'
 import { Link, Outlet, RouterProvider, createRootRoute, createRoute, createRouter } from '@tanstack/react-router'
 import { StrictMode } from 'react'
 import { createRoot } from 'react-dom/client'
-import { APIError, github, queries, sendNative } from './api'
+import { APIError, github, queries, sendNative, type Me } from './api'
+import { Caches } from './pages/Caches'
 import { Environments } from './pages/Environments'
 import { PullPage, Pulls } from './pages/Pulls'
 import { Repositories } from './pages/Repositories'
 import { RunPage } from './pages/Run'
 import { Runs } from './pages/Runs'
+import { Account, Audit, Runners } from './pages/Server'
 import { Settings } from './pages/Settings'
 import { SignIn } from './pages/SignIn'
 import { Problem, Waiting } from './parts'
@@ -24,30 +26,36 @@ const theme = createTheme({
   defaultRadius: 'md',
 })
 
-// Quiet text and links as dark, or as light, as text of that size must be to be read (WCAG AA).
+// Quiet text, links and pressed buttons as dark, or as light, as text of that size must be to be read (WCAG AA).
 const variables: CSSVariablesResolver = () => ({
   variables: {},
-  light: { '--mantine-color-dimmed': '#59636e', '--mantine-color-placeholder': '#59636e', '--mantine-color-anchor': '#08746f', '--mantine-color-error': '#c92a2a' },
-  dark: { '--mantine-color-dimmed': '#a0a8b0', '--mantine-color-placeholder': '#a0a8b0', '--mantine-color-anchor': '#4ecdc4', '--mantine-color-error': '#ff8787' },
+  light: { '--mantine-color-teal-filled-hover': '#066649', '--mantine-color-dimmed': '#59636e', '--mantine-color-placeholder': '#59636e', '--mantine-color-anchor': '#08746f', '--mantine-color-error': '#c92a2a' },
+  dark: { '--mantine-color-teal-filled-hover': '#066649', '--mantine-color-dimmed': '#a0a8b0', '--mantine-color-placeholder': '#a0a8b0', '--mantine-color-anchor': '#4ecdc4', '--mantine-color-error': '#ff8787' },
 })
 
 function Shell() {
-  const me = useQuery({ queryKey: ['me'], queryFn: () => github<{ login: string }>('/user') })
+  const me = useQuery({ queryKey: ['me'], queryFn: () => github<Me>('/user') })
   if (me.isPending) return <Waiting what="Penstock" />
   if (me.error instanceof APIError && me.error.status === 401) return <SignIn />
   if (me.error) return <Problem error={me.error} />
   return (
     <AppShell header={{ height: 52 }} padding="md">
       <AppShell.Header>
-        <Group h="100%" px="md" justify="space-between">
+        <Group h="100%" px="md" justify="space-between" wrap="nowrap">
           <Anchor component={Link} to="/" underline="never" c="inherit" className="brand">
-            <img src="/icon.svg" width="24" height="24" alt="" />
-            <Text fw={700}>Penstock</Text>
+            <img src="/icon.svg" width="24" height="24" alt="Penstock" />
+            <Text fw={700} visibleFrom="xs">Penstock</Text>
           </Anchor>
-          <Group gap="xs">
-            <Text size="sm" c="dimmed">
+          <Group gap="xs" wrap="nowrap">
+            {me.data.site_admin && (
+              <nav aria-label="The server" className="server">
+                <Link to="/runners">Runners</Link>
+                <Link to="/audit">Audit</Link>
+              </nav>
+            )}
+            <Anchor component={Link} to="/account" size="sm" className="account">
               {me.data.login}
-            </Text>
+            </Anchor>
             <Button
               variant="default"
               onClick={async () => {
@@ -72,13 +80,19 @@ const page = (path: string, component: () => React.ReactNode) => createRoute({ g
 const router = createRouter({
   routeTree: root.addChildren([
     page('/', Repositories),
+    page('/runners', Runners),
+    page('/audit', Audit),
+    page('/account', Account),
     page('/$owner/$repo', Runs),
     page('/$owner/$repo/actions', Runs),
     page('/$owner/$repo/actions/runs/$run', RunPage),
     page('/$owner/$repo/actions/runs/$run/job/$job', RunPage),
+    page('/$owner/$repo/actions/runs/$run/attempts/$attempt', RunPage),
+    page('/$owner/$repo/actions/runs/$run/attempts/$attempt/job/$job', RunPage),
     page('/$owner/$repo/pulls', Pulls),
     page('/$owner/$repo/pull/$number', PullPage),
     page('/$owner/$repo/environments', Environments),
+    page('/$owner/$repo/caches', Caches),
     page('/$owner/$repo/settings', Settings),
   ]),
 })

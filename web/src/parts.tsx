@@ -1,12 +1,14 @@
 // Small parts that several pages have.
 
-import { Alert, Anchor, Badge, Breadcrumbs, Center, Group, Loader, Stack, Text, Title } from '@mantine/core'
+import { Alert, Anchor, Badge, Breadcrumbs, Center, Group, Loader, Stack, Table, Text, Title } from '@mantine/core'
+import { useQuery } from '@tanstack/react-query'
 import { Link } from '@tanstack/react-router'
 import { useEffect, useState, type ReactNode } from 'react'
 import Markdown from 'react-markdown'
 import rehypeRaw from 'rehype-raw'
 import rehypeSanitize from 'rehype-sanitize'
 import remarkGfm from 'remark-gfm'
+import { github, type Repository } from './api'
 import { stateName } from './format'
 
 const shapes: Record<string, { colour: string; path: ReactNode; spin?: boolean }> = {
@@ -50,7 +52,9 @@ export function Waiting({ what }: { what: string }) {
   )
 }
 
-const parts = [['actions', 'Runs'], ['pulls', 'Pull requests'], ['environments', 'Environments'], ['settings', 'Secrets and variables']] as const
+const parts = [['actions', 'Runs'], ['pulls', 'Pull requests'], ['environments', 'Environments'], ['caches', 'Caches'], ['settings', 'Settings']] as const
+
+export const useRepository = (name: string) => useQuery({ queryKey: ['repository', name], queryFn: () => github<Repository>(`/repos/${name}`) })
 
 /** The head of a repository's pages: where one is, and where one can go. */
 export function RepositoryHead({ owner, repo, tab, children }: { owner: string; repo: string; tab: (typeof parts)[number][0]; children?: ReactNode }) {
@@ -122,4 +126,13 @@ export function useNow(running: boolean): number {
     return () => clearInterval(timer)
   }, [running])
   return now
+}
+
+/** A table that keeps its width where there is less, and is moved there, by keys as well. */
+export function WideTable({ width, label, children }: { width: number; label: string; children: ReactNode }) {
+  return (
+    <Table.ScrollContainer minWidth={width} type="native" tabIndex={0}>
+      <Table aria-label={label}>{children}</Table>
+    </Table.ScrollContainer>
+  )
 }

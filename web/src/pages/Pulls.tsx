@@ -2,9 +2,9 @@ import { Alert, Anchor, Badge, Button, Code, Group, Paper, SegmentedControl, Sta
 import { useQuery } from '@tanstack/react-query'
 import { Link, useParams } from '@tanstack/react-router'
 import { useEffect, useState } from 'react'
-import { github, listen, queries, send, type Pull, type Repository } from '../api'
+import { github, listen, queries, send, type Pull } from '../api'
 import { ago } from '../format'
-import { Branch, Empty, Problem, Prose, RepositoryHead, State, Waiting } from '../parts'
+import { Branch, Empty, Problem, Prose, RepositoryHead, State, useRepository, Waiting } from '../parts'
 
 interface Check {
   id: number
@@ -59,7 +59,7 @@ export function PullPage() {
   const [error, setError] = useState('')
   const pull = useQuery({ queryKey: ['pull', base, number], queryFn: () => github<Pull>(`${base}/pulls/${number}`) })
   const sha = pull.data?.head.sha
-  const repository = useQuery({ queryKey: ['repository', `${owner}/${repo}`], queryFn: () => github<Repository>(base) })
+  const repository = useRepository(`${owner}/${repo}`)
   const checks = useQuery({ queryKey: ['checks', base, sha], enabled: !!sha, queryFn: () => github<{ check_runs: Check[] }>(`${base}/commits/${sha}/check-runs?per_page=100`) })
   const files = useQuery({ queryKey: ['files', base, number, sha], enabled: !!sha, queryFn: () => github<{ filename: string; status: string; additions: number; deletions: number; patch?: string }[]>(`${base}/pulls/${number}/files?per_page=100`) })
   useEffect(() => listen(`/repos/${owner}/${repo}/events`, () => queries.invalidateQueries({ queryKey: ['checks', base] })), [owner, repo])

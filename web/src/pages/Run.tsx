@@ -1,20 +1,20 @@
-import { Alert, Anchor, Badge, Button, Checkbox, Group, Modal, Paper, Stack, Text, Textarea, Title } from '@mantine/core'
+import { Alert, Anchor, Button, Checkbox, Group, Modal, Paper, Stack, Text, Textarea, Title } from '@mantine/core'
 import { useQuery } from '@tanstack/react-query'
 import { Link, useParams } from '@tanstack/react-router'
 import { useEffect, useState } from 'react'
-import { github, listen, native, queries, send, sendNative, type Repository, type Run } from '../api'
-import { ago, duration, stateName } from '../format'
+import { github, listen, native, queries, send, sendNative, type Run } from '../api'
+import { ago, duration, size, stateName } from '../format'
 import type { Job } from '../graph'
-import { Branch, Problem, Prose, RepositoryHead, State, useNow, Waiting } from '../parts'
+import { Branch, Problem, Prose, RepositoryHead, State, useNow, useRepository, Waiting } from '../parts'
 import { Graph, Waterfall } from './Graph'
 import { Log } from './Log'
 
 export function RunPage() {
-  const { owner, repo, run: id, job: number } = useParams({ strict: false }) as { owner: string; repo: string; run: string; job?: string }
+  const { owner, repo, run: id, attempt, job: number } = useParams({ strict: false }) as { owner: string; repo: string; run: string; attempt?: string; job?: string }
   const name = `${owner}/${repo}`
   const path = `/repos/${name}/runs/${id}`
-  const query = useQuery({ queryKey: ['run', name, id], queryFn: () => native<Run>(path) })
-  const repository = useQuery({ queryKey: ['repository', name], queryFn: () => github<Repository>(`/repos/${name}`) })
+  const query = useQuery({ queryKey: ['run', name, id, attempt], queryFn: () => native<Run>(attempt ? `${path}?attempt=${attempt}` : path) })
+  const repository = useRepository(name)
   useEffect(() => listen(`${path}/events`, () => queries.invalidateQueries({ queryKey: ['run', name, id] })), [name, id])
   const run = query.data
   const now = useNow(run !== undefined && run.status !== 'completed')
@@ -24,7 +24,8 @@ export function RunPage() {
   if (query.isPending) return <Waiting what="the run" />
   if (query.error) return <Problem error={query.error} />
   if (!run) return null
-  const base = `/${name}/actions/runs/${id}`
+  const first = `/${name}/actions/runs/${id}`
+  const base = attempt ? `${first}/attempts/${attempt}` : first
   const leaves = run.jobs.filter((j) => !j.call && !j.expanded)
   const link = (j: Job) => `${base}/job/${run.numbers[j.id] ?? 0}`
   const job = number ? leaves.find((j) => String(run.numbers[j.id]) === number) : undefined
@@ -44,13 +45,13 @@ export function RunPage() {
               </Text>
               <Branch name={run.ref} />
               <Text size="sm" c="dimmed" ff="monospace">{run.sha.slice(0, 7)}</Text>
-              {run.attempt > 1 && <Badge variant="light" color="gray" tt="none">attempt {run.attempt}</Badge>}
+              <Attempts path={first} shown={run.attempt} last={run.last_attempt} />
             </Group>
           </div>
         </Group>
-        {repository.data?.permissions.push && <Actions name={name} run={run} job={job} />}
+        {repository.data?.permissions.push && run.attempt === run.last_attempt && <Actions name={name} run={run} job={job} />}
       </Group>
-      {run.status !== 'completed' && <Review name={name} run={run} />}
+      {run.status !== 'completed' && run.attempt === run.last_attempt && <Review name={name} run={run} />}
       {run.reason && <Alert color="yellow" mb="md">{run.reason}</Alert>}
       {(run.annotations ?? []).map((a, i) => (
         <Alert key={i} color={a.level === 'error' ? 'red' : 'yellow'} mb="md" title={a.title}>{a.message}</Alert>
@@ -75,6 +76,19 @@ export function RunPage() {
         {job ? <JobPart key={job.id + job.attempt} path={path} job={job} now={now} /> : <Summary run={run} link={link} now={now} />}
       </div>
     </>
+  )
+}
+
+/** The attempts of a run, each with its own page. */
+function Attempts({ path, shown, last }: { path: string; shown: number; last: number }) {
+  if (last < 2) return null
+  return (
+    <nav aria-label="Attempts" className="attempts">
+      attempt
+      {Array.from({ length: last }, (_, i) => i + 1).slice(-20).map((n) => (
+        <Link key={n} to={n === last ? path : `${path}/attempts/${n}`} activeOptions={{ exact: true }} aria-current={n === shown ? 'page' : undefined}>{n}</Link>
+      ))}
+    </nav>
   )
 }
 
@@ -137,7 +151,7 @@ function Artifacts({ name, run }: { name: string; run: Run }) {
         {data.artifacts.map((a) => (
           <Group key={a.id} gap="xs">
             <Anchor href={`/api/v3/repos/${name}/actions/artifacts/${a.id}/zip`} download={`${a.name}.zip`}>{a.name}</Anchor>
-            <Text size="sm" c="dimmed">{(a.size_in_bytes / 1024).toFixed(1)} KiB</Text>
+            <Text size="sm" c="dimmed">{size(a.size_in_bytes)}</Text>
           </Group>
         ))}
       </Stack>

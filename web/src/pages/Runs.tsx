@@ -2,9 +2,9 @@ import { Anchor, Button, Code, Group, Modal, Pagination, Select, Stack, Table, T
 import { keepPreviousData, useQuery } from '@tanstack/react-query'
 import { Link, useParams } from '@tanstack/react-router'
 import { useEffect, useState } from 'react'
-import { github, listen, queries, type Repository, type Workflow, type WorkflowRun } from '../api'
+import { github, listen, queries, type Workflow, type WorkflowRun } from '../api'
 import { ago, duration } from '../format'
-import { Branch, Empty, Problem, RepositoryHead, State, useNow, Waiting } from '../parts'
+import { Branch, Empty, Problem, RepositoryHead, State, useNow, useRepository, Waiting } from '../parts'
 import { Dispatch } from './Dispatch'
 
 const perPage = 25
@@ -15,7 +15,7 @@ export function Runs() {
   const [filter, setFilter] = useState({ workflow: '', branch: '', event: '', status: '' })
   const [page, setPage] = useState(1)
   const [asking, ask] = useState(false)
-  const repository = useQuery({ queryKey: ['repository', name], queryFn: () => github<Repository>(`/repos/${name}`) })
+  const repository = useRepository(name)
   const workflows = useQuery({ queryKey: ['workflows', name], queryFn: () => github<{ workflows: Workflow[] }>(`/repos/${name}/actions/workflows?per_page=100`) })
   const query = new URLSearchParams({ per_page: String(perPage), page: String(page) })
   for (const k of ['branch', 'event', 'status'] as const) if (filter[k]) query.set(k, filter[k])

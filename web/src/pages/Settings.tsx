@@ -15,7 +15,7 @@ interface Variable extends Secret {
   value: string
 }
 
-/** Secrets and variables of the repository or of one of its environments. Values of secrets go in and never come out. */
+/** Secrets and variables of the repository or of one of its environments, and its people. Values of secrets go in and never come out. */
 export function Settings() {
   const { owner, repo } = useParams({ strict: false }) as { owner: string; repo: string }
   const base = `/repos/${owner}/${repo}`
@@ -32,6 +32,7 @@ export function Settings() {
       <Stack>
         <Secrets key={path + 's'} path={path} />
         <Variables key={path + 'v'} path={path} />
+        {!environment && <Collaborators base={base} />}
       </Stack>
     </>
   )
@@ -133,6 +134,52 @@ function Part({ title, hint, list, items, save, remove, secret }: {
           <TextInput label="Name" value={name} onChange={(e) => setName(e.currentTarget.value)} placeholder="NAME" />
           <Field label="Value" value={value} onChange={(e) => setValue(e.currentTarget.value)} w={280} autoComplete="off" />
           <Button type="submit" disabled={name === '' || value === ''}>Save {one}</Button>
+        </Group>
+      </form>
+      {error && <Alert color="red" mt="sm" role="alert">{error}</Alert>}
+    </Paper>
+  )
+}
+
+const roles = ['read', 'write', 'maintain', 'admin']
+
+/** Who may do what with the repository. */
+function Collaborators({ base }: { base: string }) {
+  const [login, setLogin] = useState('')
+  const [role, setRole] = useState('write')
+  const [error, setError] = useState('')
+  const list = useQuery({ queryKey: ['collaborators', base], queryFn: () => github<{ login: string; role_name: string }[]>(`${base}/collaborators?per_page=100`) })
+  const change = async (method: string, who: string, body?: object) => {
+    setError('')
+    try {
+      await send(method, `${base}/collaborators/${encodeURIComponent(who)}`, body)
+      setLogin('')
+    } catch (e) {
+      setError((e as Error).message)
+    }
+    await queries.invalidateQueries({ queryKey: ['collaborators', base] })
+  }
+  if (list.error) return null // only who may write sees who else may
+  return (
+    <Paper withBorder p="md" component="section" aria-label="People">
+      <Title order={2} size="h4">People</Title>
+      <Text size="sm" c="dimmed" mb="sm">Read sees it, write pushes and runs, maintain manages environments, admin everything.</Text>
+      <Table mb="md" aria-label="People">
+        <Table.Tbody>
+          {list.data?.map((c) => (
+            <Table.Tr key={c.login}>
+              <Table.Td fw={600}>{c.login}</Table.Td>
+              <Table.Td><Text size="sm">{c.role_name}</Text></Table.Td>
+              <Table.Td ta="right"><Button size="compact-xs" variant="subtle" color="red" aria-label={`Remove ${c.login}`} onClick={() => void change('DELETE', c.login)}>Remove</Button></Table.Td>
+            </Table.Tr>
+          ))}
+        </Table.Tbody>
+      </Table>
+      <form onSubmit={(e) => (e.preventDefault(), void change('PUT', login, { permission: role }))}>
+        <Group align="flex-end" gap="xs">
+          <TextInput label="Login" value={login} onChange={(e) => setLogin(e.currentTarget.value)} />
+          <Select label="Role" data={roles} value={role} onChange={(r) => setRole(r ?? 'write')} allowDeselect={false} w={130} />
+          <Button type="submit" disabled={login === ''}>Give access</Button>
         </Group>
       </form>
       {error && <Alert color="red" mt="sm" role="alert">{error}</Alert>}
