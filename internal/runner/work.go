@@ -132,8 +132,8 @@ type ending struct {
 
 // kill ends everything in the job, for a reason.
 func (j *ending) kill(cause error) {
+	j.cancel(cause) // first: whoever hears that the job is killed may ask why
 	j.once.Do(func() { close(j.killed) })
-	j.cancel(cause)
 }
 
 // run executes a task. A panic fails this job and no other.
