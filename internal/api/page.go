@@ -7,10 +7,12 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/go-chi/chi/v5"
 
+	"github.com/penstock-ci/penstock/internal/api/rest"
 	"github.com/penstock-ci/penstock/internal/auth"
 	"github.com/penstock-ci/penstock/internal/ci"
 	"github.com/penstock-ci/penstock/internal/store"
@@ -129,6 +131,10 @@ func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
 		return // nobody waits for the answer
 	}
 	s.Log.Error("a request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+	if errors.Is(err, store.ErrFull) || errors.Is(err, syscall.ENOSPC) {
+		refuse(w, http.StatusInsufficientStorage, rest.NoRoom)
+		return
+	}
 	refuse(w, http.StatusInternalServerError, "Server Error")
 }
 

@@ -15,8 +15,6 @@ import (
 )
 
 const (
-	// slowReader is how long a reader may take what was written to it; then it is cut off, and may come again.
-	slowReader = 30 * time.Second
 	// keepAlive is how often a silent stream says that it is there, before proxies take it for dead.
 	keepAlive = 20 * time.Second
 	// maxBehind is how many records a stream that resumes is given; who is further behind reads anew.
@@ -95,7 +93,6 @@ type eventStream struct {
 }
 
 func (e *eventStream) send(text string) error {
-	_ = e.out.SetWriteDeadline(time.Now().Add(slowReader))
 	if _, err := io.WriteString(e.w, text); err != nil {
 		return err
 	}

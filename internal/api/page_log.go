@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"time"
 
 	"github.com/penstock-ci/penstock/internal/ci"
 )
@@ -104,7 +103,6 @@ func (s *Server) follow(w http.ResponseWriter, r *http.Request, run ci.RunID, at
 		if err != nil {
 			return
 		}
-		_ = out.SetWriteDeadline(time.Now().Add(slowReader))
 		if _, err := w.Write(p); err != nil || out.Flush() != nil {
 			return
 		}

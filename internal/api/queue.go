@@ -28,8 +28,6 @@ import (
 const (
 	// leasePatience is how long a runner's question for a task is held open: less than proxies wait.
 	leasePatience = 50 * time.Second
-	// bodyPatience is how long a runner may take to say something.
-	bodyPatience = 30 * time.Second
 	// maxJoining bounds what a runner tells of itself, and all that is no more than a lease, bytes.
 	maxJoining = 64 << 10
 	// maxReport bounds what a runner tells of a job at once, and maxLogPart a piece of a log, bytes.
@@ -173,7 +171,6 @@ func (s *Server) leaseTask(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), leasePatience)
 	defer cancel()
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(2 * leasePatience))
 	t, err := s.Engine.Lease(ctx, ci.Runner{Name: who.Name, Labels: who.AllLabels()})
 	switch {
 	case t != nil:
@@ -246,7 +243,6 @@ func (s *Server) renew(w http.ResponseWriter, r *http.Request) {
 	if !readTold(w, r, maxJoining, &l) {
 		return
 	}
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(2 * leasePatience))
 	signal, err := s.Engine.Renew(r.Context(), l)
 	s.answerQueue(w, r, err, runner.Renewed{Signal: signal})
 }
@@ -308,8 +304,6 @@ func (s *Server) appendLog(w http.ResponseWriter, r *http.Request) {
 // readPart reads a whole body of at most limit bytes; false after it was answered that it did not come, or is too large.
 // Nothing is done with half of one.
 func readPart(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, bool) {
-	c := http.NewResponseController(w)
-	_ = c.SetReadDeadline(time.Now().Add(bodyPatience))
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	var large *http.MaxBytesError
 	switch {
@@ -317,8 +311,6 @@ func readPart(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, bool
 		refuse(w, http.StatusRequestEntityTooLarge, "at most "+strconv.FormatInt(limit, 10)+" bytes are taken at once")
 	case err != nil:
 		refuse(w, http.StatusRequestTimeout, "the request did not come to its end")
-	default:
-		_ = c.SetReadDeadline(time.Time{}) // it would end the request while it waits
 	}
 	return data, err == nil
 }

@@ -151,6 +151,10 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 	if host := r.Header.Get(hostHeader); host != "" {
 		r.Host = host
 	}
+	asked, git := forge.ParseGitRequest(r)
+	if !git { // it has its own patience
+		w, r = hurried(w, r)
+	}
 	switch path {
 	case "/healthz", "/readyz":
 		s.health(w, r)
@@ -160,7 +164,6 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 		s.runners.ServeHTTP(w, r)
 		return
 	}
-	asked, git := forge.ParseGitRequest(r)
 	v, err := s.visitor(r, !git)
 	if err != nil {
 		s.Log.Error("a token could not be looked up", "error", err)

@@ -57,6 +57,9 @@ func (s *Dir) Append(key string, offset int64, p []byte, at time.Time) error {
 	if offset < 0 {
 		return fmt.Errorf("append to blob %s: negative offset %d", key, offset)
 	}
+	if err := s.room(len(p)); err != nil {
+		return fmt.Errorf("append to blob %s: %w", key, err)
+	}
 	for {
 		a, err := s.appender(key)
 		if err != nil {

@@ -108,7 +108,7 @@ func (s *Dir) writeTemp(ctx context.Context, temp string, r io.Reader) (int64, e
 		return 0, err
 	}
 	buffer := buffers.Get().(*[copySize]byte)
-	size, err := io.CopyBuffer(struct{ io.Writer }{f}, contextReader{ctx, r}, buffer[:]) // a file's own ReadFrom takes small steps
+	size, err := io.CopyBuffer(roomyFile{s, f}, contextReader{ctx, r}, buffer[:]) // a file's own ReadFrom takes small steps
 	buffers.Put(buffer)
 	if err == nil && !s.unsynced {
 		err = f.Sync()

@@ -41,8 +41,14 @@ func TestScripts(t *testing.T) {
 			e.Setenv("GIT_CONFIG_NOSYSTEM", "1")
 			return os.MkdirAll(home, 0o755)
 		},
+		Condition: func(name string) (bool, error) { // beside testscript's own
+			if name != "root" {
+				return false, fmt.Errorf("unknown condition %q", name)
+			}
+			return os.Geteuid() == 0, nil
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"repo": makeRepository, "registry": startRegistry, "image": makeImages, "example": copyExample,
-			"serve": startServer, "halt": endServerBy(syscall.SIGTERM), "crash": endServerBy(syscall.SIGKILL), "started": waitStarted, "waiting": waitWaiting, "as": runAs, "browse": browse, "certificate": makeCertificate, "objects": startObjects, "join": joinRunner, "part": partRunner(true), "gone": partRunner(false)},
+			"serve": startServer, "halt": endServerBy(syscall.SIGTERM), "crash": endServerBy(syscall.SIGKILL), "started": waitStarted, "waiting": waitWaiting, "as": runAs, "browse": browse, "certificate": makeCertificate, "objects": startObjects, "join": joinRunner, "part": partRunner(true), "gone": partRunner(false), "disk": smallDisk},
 	})
 }
 

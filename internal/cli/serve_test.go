@@ -252,3 +252,13 @@ func startObjects(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Check(os.MkdirAll(filepath.Dir(file), 0o700))
 	ts.Check(os.WriteFile(file, fmt.Appendf(nil, "[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n", s3test.AccessKey, s3test.SecretKey), 0o600))
 }
+
+// smallDisk is `disk SIZE`: the server's directory is a disk of that many bytes. It takes root.
+func smallDisk(ts *testscript.TestScript, _ bool, args []string) {
+	dir := filepath.Join(ts.Getenv("WORK"), ".server")
+	ts.Check(os.Mkdir(dir, 0o700))
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+args[0]); err != nil {
+		ts.Fatalf("no small disk can be mounted: %v", err)
+	}
+	ts.Defer(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+}

@@ -22,6 +22,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -207,6 +208,9 @@ func (e *Error) write(w http.ResponseWriter) {
 	writeJSON(w, e.Status, body)
 }
 
+// NoRoom is what who asks is told when the server's disk is full.
+const NoRoom = "No space is left on the server's disk: nothing was changed"
+
 var errNotFound = &Error{Status: http.StatusNotFound, Message: "Not Found"}
 
 // invalid is GitHub's answer to a field that does not fit: code is missing_field, invalid, already_exists or custom.
@@ -267,6 +271,9 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request, rt *route) {
 		errNotFound.write(w)
 	case errors.Is(err, store.ErrConflict):
 		(&Error{Status: http.StatusConflict, Message: "It was changed meanwhile. Try again."}).write(w)
+	case errors.Is(err, store.ErrFull) || errors.Is(err, syscall.ENOSPC):
+		slog.Error("a request of the REST API failed", "method", r.Method, "path", r.URL.Path, "error", err)
+		(&Error{Status: http.StatusInsufficientStorage, Message: NoRoom}).write(w)
 	case err != nil:
 		slog.Error("a request of the REST API failed", "method", r.Method, "path", r.URL.Path, "error", err)
 		(&Error{Status: http.StatusInternalServerError, Message: "Server Error"}).write(w)
