@@ -204,7 +204,6 @@ func (s *Server) asks(w http.ResponseWriter, r *http.Request, path string, into 
 func beginText(w http.ResponseWriter) *tabwriter.Writer {
 	h := w.Header()
 	h.Set("Content-Type", "text/plain; charset=utf-8")
-	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
 	h.Set("Vary", "Accept")
 	return tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)

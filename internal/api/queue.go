@@ -60,13 +60,12 @@ func (s *Server) queue() http.Handler {
 func (s *Server) onlyRunners(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		token := tokenOf(r)
-		if auth.CheckToken(token) != nil {
-			refuse(w, http.StatusUnauthorized, "This is no token of a runner")
-			return
+		known, err := store.Runner{}, error(store.ErrNotFound)
+		if auth.CheckToken(token) == nil {
+			known, err = s.runnerBy(r.Context(), token)
 		}
-		known, err := s.runnerBy(r.Context(), token)
 		if errors.Is(err, store.ErrNotFound) {
-			refuse(w, http.StatusUnauthorized, "This runner is not known: it was removed, or never joined")
+			s.refuseStranger(w, r, "This runner is not known: it was removed, or never joined")
 			return
 		}
 		if err != nil {
@@ -75,6 +74,13 @@ func (s *Server) onlyRunners(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), runnerKey{}, known)))
 	})
+}
+
+// refuseStranger answers who has no token that is good here, and may not try others as fast as they can.
+func (s *Server) refuseStranger(w http.ResponseWriter, r *http.Request, message string) {
+	if s.strangerWithin(w, r) {
+		refuse(w, http.StatusUnauthorized, message)
+	}
 }
 
 // runnerBy finds the runner of a token and notes that it is there.
@@ -121,7 +127,7 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := s.Keys().CheckGrant(in.Token, rest.RegisterRunner, time.Now()); err != nil {
-		refuse(w, http.StatusUnauthorized, "The registration token is not valid, or has expired: they are good for an hour")
+		s.refuseStranger(w, r, "The registration token is not valid, or has expired: they are good for an hour")
 		return
 	}
 	token := auth.NewToken()

@@ -182,6 +182,7 @@ func TestQueueStrangers(t *testing.T) {
 		"a registration token": y.keys.Grant(rest.RegisterRunner, time.Now().Add(time.Minute)), "a token with more at its end": far.Token + "0",
 	} {
 		for _, path := range queuePaths {
+			y.s.limits.forget()
 			if status := y.post(token, path, strings.NewReader("{}")); status != 401 {
 				t.Errorf("%s at %s: %d, want 401", name, path, status)
 			}
@@ -193,6 +194,7 @@ func TestQueueStrangers(t *testing.T) {
 		"none": "", "one of another purpose": y.keys.Grant(rest.RemoveRunner, soon), "one that is over": y.keys.Grant(rest.RegisterRunner, time.Now().Add(-time.Second)),
 		"one of another server": auth.NewKeyring(time.Now()).Grant(rest.RegisterRunner, soon), "one that was changed": good[:len(good)-2] + "00", "a runner's": far.Token, "a user's": admin,
 	} {
+		y.s.limits.forget()
 		if _, err := runner.Join(t.Context(), y.url, runner.Joining{Token: token, Name: "stranger"}); err == nil || !strings.Contains(err.Error(), "registration token is not valid") {
 			t.Errorf("join with %s: %v", name, err)
 		}
@@ -310,4 +312,11 @@ func FuzzQueue(f *testing.F) {
 			t.Errorf("%s answers %d: %s", r.URL, w.Code, w.Body)
 		}
 	})
+}
+
+// forget begins anew, as time does.
+func (l *limits) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	clear(l.of)
 }

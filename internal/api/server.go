@@ -151,6 +151,7 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 	if host := r.Header.Get(hostHeader); host != "" {
 		r.Host = host
 	}
+	w.Header().Set("X-Content-Type-Options", "nosniff")
 	asked, git := forge.ParseGitRequest(r)
 	if !git { // it has its own patience
 		w, r = hurried(w, r)

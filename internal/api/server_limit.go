@@ -57,9 +57,19 @@ func (s *Server) within(w http.ResponseWriter, r *http.Request, v visitor) bool 
 	case v.session != nil:
 		ok, after = s.limits.allow("job "+v.session.token, userRate, userBurst, time.Now())
 	case tokenOf(r) != "":
-		host, _, _ := net.SplitHostPort(r.RemoteAddr)
-		ok, after = s.limits.allow("stranger "+host, strangerRate, strangerBurst, time.Now())
+		return s.strangerWithin(w, r)
 	}
+	return s.notTooMuch(w, ok, after)
+}
+
+// strangerWithin answers who shows too many tokens that are none; false then.
+func (s *Server) strangerWithin(w http.ResponseWriter, r *http.Request) bool {
+	host, _, _ := net.SplitHostPort(r.RemoteAddr)
+	ok, after := s.limits.allow("stranger "+host, strangerRate, strangerBurst, time.Now())
+	return s.notTooMuch(w, ok, after)
+}
+
+func (s *Server) notTooMuch(w http.ResponseWriter, ok bool, after time.Duration) bool {
 	if !ok {
 		w.Header().Set("Retry-After", strconv.Itoa(int(after/time.Second)+1))
 		refuse(w, http.StatusTooManyRequests, "You have exceeded a rate limit: try again after a while")

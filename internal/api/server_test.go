@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -571,16 +572,129 @@ func TestLimits(t *testing.T) {
 
 // TestServerStrangersWait tries tokens of nobody's until it is told to wait.
 func TestServerStrangersWait(t *testing.T) {
-	m := newTeam(t)
-	for range 2 * strangerBurst {
-		if status, _ := m.askAs("pst_"+strings.Repeat("0", 36), "GET", "/user", nil); status == 429 {
-			if status, _ := m.ask("GET", "/user", nil); status != 200 {
-				t.Errorf("who has a token waits too: %d", status)
+	for _, c := range []struct {
+		method, path string
+		body         any
+	}{
+		{"GET", "/user", nil},
+		{"POST", "/api/penstock/runner/lease", nil},
+		{"POST", "/api/penstock/runner/join", map[string]any{"token": "psg_forged", "name": "r"}},
+	} {
+		m := newTeam(t)
+		waits := false
+		for range 2 * strangerBurst {
+			status, _ := m.askAs("pst_"+strings.Repeat("0", 36), c.method, c.path, c.body)
+			if waits = status == 429; waits {
+				break
 			}
-			return
+			if status != 401 {
+				t.Fatalf("%s: %d", c.path, status)
+			}
+		}
+		if !waits {
+			t.Errorf("%s: nobody is kept waiting", c.path)
+		}
+		if status, _ := m.ask("GET", "/user", nil); status != 200 {
+			t.Errorf("who has a token waits too: %d", status)
 		}
 	}
-	t.Error("nobody is kept waiting")
+}
+
+// TestServerTokensEnd: tokens that have expired, were removed or are narrower than what is asked are good for nothing.
+func TestServerTokensEnd(t *testing.T) {
+	m := newTeam(t)
+	m.push("main", "-- .github/workflows/ci.yml --\non: push"+doesNothing)
+	admin, err := m.s.Store.UserNamed(t.Context(), "admin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	add := func(expires time.Time, scopes ...string) string {
+		token := auth.NewToken()
+		if err := m.s.Store.AddToken(t.Context(), &store.Token{User: admin.ID, Name: "x", Hash: auth.HashToken(token), Scopes: scopes, Created: time.Now(), Expires: expires}); err != nil {
+			t.Fatal(err)
+		}
+		return token
+	}
+	over, narrow := add(time.Now().Add(-time.Second), "repo"), add(time.Time{}, "user")
+	removed := add(time.Time{}, "repo")
+	all, err := m.s.Store.Tokens(t.Context(), admin.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.s.Store.DeleteToken(t.Context(), admin.ID, all[len(all)-1].ID); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		token, method, path string
+		status              int
+	}{
+		{over, "GET", "/repos/acme/shop", 401},
+		{removed, "GET", "/repos/acme/shop", 401},
+		{narrow, "GET", "/user", 200},
+		{narrow, "GET", "/repos/acme/shop", 404},
+		{narrow, "POST", "/repos/acme/shop/actions/workflows/ci.yml/dispatches", 404},
+		{narrow, "GET", "/api/penstock/audit", 403},
+		{narrow, "GET", "/api/penstock/users", 403},
+	} {
+		if status, body := m.askAs(c.token, c.method, c.path, nil); status != c.status {
+			t.Errorf("%s %s: %d, not %d: %v", c.method, c.path, status, c.status, body)
+		}
+	}
+}
+
+// TestServerNames: what is SQL, markup or a terminal's commands elsewhere is text here, comes back as it was given and changes nothing else.
+func TestServerNames(t *testing.T) {
+	m := newTeam(t)
+	hostile := "x'); DROP TABLE runs; -- <img src=x onerror=alert(1)> \u202e\x1b[2J%00${{ secrets.X }}"
+	branch := "a';DROP--<b>%\""
+	m.push("main", "-- .github/workflows/ci.yml --\nname: \"'; DROP TABLE runs; --\"\non: push"+doesNothing)
+	m.push(branch, "-- x --\nx\n")
+	m.await("two runs", func() bool { return len(m.runs()) == 2 })
+	for _, c := range []struct{ path, field string }{{"/repos/acme/shop/issues", "title"}, {"/repos/acme/shop/labels", "name"}} {
+		name := hostile
+		if c.field == "name" {
+			name = "x'); DROP TABLE labels; --<b>" // a label is one line of 50
+		}
+		status, made := m.ask("POST", c.path, map[string]any{c.field: name, "color": "ffffff"})
+		if made, _ := made.(map[string]any); status != 201 || made[c.field] != name {
+			t.Errorf("%s: %d %v", c.path, status, made)
+		}
+	}
+	for _, path := range []string{
+		"/repos/acme/shop/actions/runs?branch=" + url.QueryEscape("x' OR '1'='1"), "/repos/acme/shop/actions/runs?actor=" + url.QueryEscape("admin'--"),
+		"/repos/acme/shop/actions/runs?event=" + url.QueryEscape("push' OR 1=1"),
+	} {
+		if status, got := m.ask("GET", path, nil); status != 200 || got.(map[string]any)["total_count"] != 0.0 {
+			t.Errorf("%s: %d %v", path, status, got)
+		}
+	}
+	status, got := m.ask("GET", "/repos/acme/shop/actions/runs?branch="+url.QueryEscape(branch), nil)
+	if status != 200 || got.(map[string]any)["total_count"] != 1.0 {
+		t.Errorf("the branch: %d %v", status, got)
+	}
+	if status, got := m.ask("GET", "/api/penstock/audit?actor="+url.QueryEscape("admin' OR '1'='1"), nil); status != 200 || len(got.([]any)) != 0 {
+		t.Errorf("the audit log: %d %v", status, got)
+	}
+	if len(m.runs()) != 2 {
+		t.Errorf("the runs are %q", m.runs())
+	}
+	// No answer can be taken for a page that runs scripts, or for a terminal's commands.
+	for _, path := range []string{"/api/v3/repos/acme/shop/issues", "/api/penstock/repos/acme/shop/runs/2", "/acme/shop", "/acme/shop/actions/runs/2"} {
+		req, err := http.NewRequest("GET", m.url+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "token "+m.token)
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if kind := res.Header.Get("Content-Type"); err != nil || strings.Contains(kind, "html") || res.Header.Get("X-Content-Type-Options") != "nosniff" || strings.Contains(string(text), "\x1b") {
+			t.Errorf("%s: %v %q %q", path, err, kind, text)
+		}
+	}
 }
 
 // TestServerFaultyWorkflows: as on GitHub, a push of a workflow file with mistakes begins a run that has failed and says why.
