@@ -44,6 +44,8 @@ type ServerOptions struct {
 	Name string
 	// Ended is told of each run that has ended while this server runs, by whichever server; it may be nil.
 	Ended func(*ci.Run) error
+	// Traces are told of each run that has ended; nil for none.
+	Traces *Traces
 }
 
 // Server is what `penstock serve` serves at one origin: git, GitHub's API, and what jobs call while they run. Its engine

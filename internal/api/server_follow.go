@@ -159,6 +159,13 @@ func (s *Server) consequences(ctx context.Context, rec store.Record) (acted bool
 	if state != "" {
 		return s.deployed(ctx, repo, run, e, state)
 	}
+	if e.Type == ci.EventRunCompleted && s.Traces != nil {
+		numbers, err := s.numbers(ctx, run)
+		if err != nil {
+			return false, err
+		}
+		s.Traces.run(s.URL, run, numbers)
+	}
 	return s.chain(ctx, repo, run, action)
 }
 

@@ -146,6 +146,7 @@ type server struct {
 	socket   net.Listener
 	labels   []string // of the own runner
 	disks    *states
+	traces   *api.Traces // nil for none
 	token    string         // of the administrator, when it was made in this start
 	jobs     sync.WaitGroup // those of the own runner
 	work     sync.WaitGroup // all else
@@ -208,9 +209,12 @@ func (f *serveFlags) open(ctx context.Context, stderr io.Writer) (s *server, err
 	s.labels = f.allLabels(settings)
 	disks := &states{f.name, s.blobs, s.machines.layers}
 	s.disks, x.State = disks, disks
+	if s.traces, err = api.OpenTraces(ctx); err != nil {
+		return nil, err
+	}
 	s.Server, err = api.NewServer(ctx, api.ServerOptions{
 		Store: s.store, Blobs: s.blobs, Artifacts: x.Host.Artifacts, Caches: x.Host.Cache, Keys: keys.Keyring, Repositories: filepath.Join(common, "repositories"),
-		Actions: actions, URL: strings.TrimSuffix(f.url, "/"), Log: log, Name: f.name, Ended: disks.keepDisks,
+		Actions: actions, URL: strings.TrimSuffix(f.url, "/"), Log: log, Name: f.name, Ended: disks.keepDisks, Traces: s.traces,
 	})
 	if err != nil {
 		return nil, err
@@ -425,6 +429,9 @@ func writeWhole(path string, data []byte) error {
 
 func (s *server) close() error {
 	s.work.Wait()
+	if err := s.traces.Close(); err != nil {
+		slog.Warn("the last traces could not be delivered", "error", err)
+	}
 	var errs []error
 	if s.socket != nil {
 		s.socket.Close() // served listeners are closed already
