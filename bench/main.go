@@ -44,6 +44,7 @@ var cases = []struct {
 	{"service", measureService},
 	{"artifact", measureArtifact},
 	{"server", measureServer},
+	{"streams", measureStreams},
 	{"example", measureExample},
 }
 

@@ -146,7 +146,7 @@ type server struct {
 	socket   net.Listener
 	labels   []string // of the own runner
 	disks    *states
-	traces   *api.Traces // nil for none
+	traces   *api.Traces    // nil for none
 	token    string         // of the administrator, when it was made in this start
 	jobs     sync.WaitGroup // those of the own runner
 	work     sync.WaitGroup // all else
