@@ -210,7 +210,7 @@ func TestFinishWithOddConclusion(t *testing.T) {
 // TestRepeatedInputsChangeNothing: a runner may say again what it has said.
 func TestRepeatedInputsChangeNothing(t *testing.T) {
 	m := running(t)
-	for _, in := range []Input{Started{"a", m.leaseOf("a")}, Renewed{"a", m.leaseOf("a"), m.now.Add(time.Hour)}, Tick{}, Reported{"a", m.leaseOf("a"), Report{}}} {
+	for _, in := range []Input{Started{"a", m.leaseOf("a")}, Renewed{"a", m.leaseOf("a"), m.now.Add(time.Hour)}, Tick{m.now}, Reported{"a", m.leaseOf("a"), Report{}}} {
 		if events, err := m.run.Decide(in, m.now); err != nil || len(events) > 0 {
 			t.Errorf("%#v: got %v, %v", in, events, err)
 		}

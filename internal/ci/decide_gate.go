@@ -135,9 +135,12 @@ func (in Reviewed) decide(d *decision) error {
 	return nil
 }
 
-func (Tick) decide(d *decision) error {
+func (in Tick) decide(d *decision) error {
+	if d.now.Before(in.At) {
+		d.now = in.At
+	}
 	for _, j := range slices.Clone(d.run.Jobs) {
-		if !j.timed() || d.now.Before(j.Deadline) {
+		if !j.timed() || in.At.Before(j.Deadline) {
 			continue
 		}
 		switch {

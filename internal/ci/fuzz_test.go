@@ -223,7 +223,7 @@ func (p *player) act() {
 		p.say(Reviewed{Environment: p.one("e1", "E2", "e3", "none"), User: p.one("alice", "bob", "carol", "mallory"), Approve: p.pick(3) > 0})
 	case 10:
 		m.now = m.now.Add(time.Duration(p.pick(40)) * time.Hour * 24)
-		p.say(Tick{})
+		p.say(Tick{m.now})
 	case 11:
 		if p.chance(3) {
 			p.say(Cancel{By: p.one("", "alice"), Force: p.chance(3)})
@@ -367,7 +367,7 @@ func (p *player) drain() {
 				m.now = when
 			}
 			before := r.Version
-			if _ = m.tell(Tick{}); m.run.Version == before {
+			if _ = m.tell(Tick{m.now}); m.run.Version == before {
 				m.t.Fatalf("a deadline at %s does nothing: %s", when, mustJSON(m.t, r))
 			}
 		}

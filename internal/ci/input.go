@@ -59,8 +59,8 @@ type Reviewed struct {
 	Comment     string
 }
 
-// Tick says that time has passed: see Run.Deadline.
-type Tick struct{}
+// Tick says that the time At has come, whatever the clock says, which may have been set: see Run.Deadline.
+type Tick struct{ At time.Time }
 
 // Cancel asks for the end of the run: jobs that do not run yet are cancelled, running ones get SignalCancel, and only jobs
 // and steps whose condition holds now (always()) go on. With Force nothing goes on.

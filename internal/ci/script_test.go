@@ -164,7 +164,7 @@ func (s *script) command(name string, args []string) {
 		}
 	case "tick":
 		m.now = m.now.Add(s.duration(arg(0)))
-		s.told(m.tell(Tick{}))
+		s.told(m.tell(Tick{m.now}))
 	case "cancel":
 		s.told(m.tell(Cancel{By: "alice", Force: arg(0) == "force"}))
 	case "review":

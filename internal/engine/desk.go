@@ -41,6 +41,7 @@ type file struct {
 	version    int64
 	repository string
 	deadline   time.Time // when a Tick has something to do, zero for never
+	comes      time.Time // the deadline by the clock that only goes forward
 	ticked     time.Time // the deadline that had its Tick
 	holdings   map[ci.JobID]*holding
 	claims     []ci.Claim
@@ -57,7 +58,7 @@ type holding struct {
 	attempt int
 	version int64 // of the run that last had it
 	signal  ci.Signal
-	until   time.Time     // when it is lost; by the clock that only goes forward, as are all times of the desk but deadlines
+	until   time.Time     // when it is lost; by the clock that only goes forward, as are all times of the desk but deadline and ticked
 	renewed time.Time     // when its runner renewed it here last; zero if it never did
 	teller  string        // the server that told of it last, empty if it was this one
 	told    ci.Signal     // what its runner has heard
@@ -70,8 +71,8 @@ func (d *desk) init() {
 	d.wake = make(chan struct{}, 1)
 }
 
-// put takes what a run asks for now. New leases are good until the time given.
-func (d *desk) put(f finding, until time.Time) {
+// put takes what a run asks for now. New leases are good for a period.
+func (d *desk) put(f finding, now time.Time, period time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	c := d.files[f.run]
@@ -82,11 +83,13 @@ func (d *desk) put(f finding, until time.Time) {
 		c = &file{run: f.run, repository: f.repository, index: -1, holdings: map[ci.JobID]*holding{}}
 		d.files[f.run] = c
 	}
-	c.deadline = f.deadline
+	if !f.deadline.Equal(c.deadline) {
+		c.deadline, c.comes = f.deadline, now.Add(f.deadline.Sub(now.Round(0)))
+	}
 	if f.version != c.version {
 		c.version, c.trial = f.version, trial{}
 	}
-	c.putHoldings(f, until)
+	c.putHoldings(f, now.Add(period))
 	d.putClaims(c, f.claims)
 	d.schedule(c)
 	if f.completed && len(c.claims) == 0 && len(c.holdings) == 0 {
@@ -153,7 +156,7 @@ func (d *desk) schedule(c *file) {
 		}
 	}
 	if !c.deadline.IsZero() && !c.deadline.Equal(c.ticked) {
-		earlier(c.deadline)
+		earlier(c.comes)
 	}
 	for _, h := range c.holdings {
 		earlier(h.until)
@@ -205,8 +208,8 @@ func (d *desk) due(now time.Time, lost func(*holding, time.Time) ci.Input) (chor
 			}
 			h.until = now.Add(retryAfter) // it goes when the loss is stored
 		}
-		if !c.deadline.IsZero() && !c.deadline.After(now) && !c.deadline.Equal(c.ticked) {
-			chores = append(chores, chore{c.run, ci.Tick{}})
+		if !c.deadline.IsZero() && !c.comes.After(now) && !c.deadline.Equal(c.ticked) {
+			chores = append(chores, chore{c.run, ci.Tick{At: c.deadline}})
 			c.ticked = c.deadline
 		}
 		c.trial.at = time.Time{}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/penstock-ci/penstock/internal/blob"
 	"github.com/penstock-ci/penstock/internal/ci"
@@ -334,7 +335,7 @@ func TestManyAtOnce(t *testing.T) {
 				t.Error(err)
 			}
 			for range n % 3 {
-				if err := h.Update(t.Context(), id, ci.Tick{}); err != nil && !errors.Is(err, ci.ErrStale) {
+				if err := h.Update(t.Context(), id, ci.Tick{At: time.Now()}); err != nil && !errors.Is(err, ci.ErrStale) {
 					t.Error(err)
 				}
 			}

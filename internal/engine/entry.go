@@ -209,7 +209,7 @@ func (e *Engine) publish(x *entry, f finding) {
 	e.mu.Lock()
 	x.completed = f.completed
 	e.mu.Unlock()
-	e.desk.put(f, e.opt.Now().Add(e.opt.LeaseFor))
+	e.desk.put(f, e.opt.Now(), e.opt.LeaseFor)
 	e.jobs.put(f.run, f.ready)
 	e.logs.wake(f.run)
 }
