@@ -1,0 +1,94 @@
+package cd
+
+import "time"
+
+// Phase is where a release is. The words are stored and shown.
+type Phase string
+
+// The phases of a release, in the order in which it goes through them.
+const (
+	Gated      Phase = "gated"      // waits for reviewers before anything starts
+	Preparing  Phase = "preparing"  // hooks run
+	Launching  Phase = "starting"   // instances start, until all are healthy
+	Ready      Phase = "ready"      // the new fleet is ready and waits to take traffic
+	Shifting   Phase = "shifting"   // takes part of the traffic, or none yet: is analysed
+	Promoting  Phase = "promoting"  // is being made what serves
+	Watching   Phase = "watching"   // serves; the old one is warm, metrics are watched, one command takes it back
+	Live       Phase = "live"       // serves, and the one before is gone
+	Reverting  Phase = "reverting"  // the old one serves again, the new one is being taken away
+	Retired    Phase = "retired"    // served, and another one does now
+	Failed     Phase = "failed"     // taken back by itself; Reason says why
+	Aborted    Phase = "aborted"    // taken back because somebody asked for it, or stopped at a gate
+	Superseded Phase = "superseded" // another release began before it was done
+)
+
+// Over reports whether nothing of the release runs any more.
+func (p Phase) Over() bool {
+	switch p {
+	case Retired, Failed, Aborted, Superseded:
+		return true
+	}
+	return false
+}
+
+// Release is the state of one release. Everything in it is stored; only Apply changes it.
+type Release struct {
+	ID     ReleaseID `json:"id"`
+	Plan   *Plan     `json:"plan"`
+	Phase  Phase     `json:"phase"`
+	Reason string    `json:"reason,omitempty"` // why it waits, or why it ended so: a sentence for people
+	Since  time.Time `json:"since"`            // when Phase became what it is
+	Began  time.Time `json:"began"`
+	Ended  time.Time `json:"ended,omitzero"` // when its outcome was known: promoted, or taken back
+
+	Parts []Part `json:"parts"` // one for each service of the plan, in its order
+	// Weight is how much of the traffic the new revisions take, percent; Mirrored says that they get a copy instead.
+	Weight   int  `json:"weight"`
+	Mirrored bool `json:"mirrored,omitempty"`
+	// Gate is what it waits for, nil for nothing but its own work.
+	Gate   *Gate  `json:"gate,omitempty"`
+	Paused bool   `json:"paused,omitempty"` // by somebody: nothing moves on but what keeps users served
+	By     string `json:"by,omitempty"`     // who promoted, aborted, paused it last
+
+	// The analysis: counters as Flagger has them, those of the native mode apart.
+	Iterations   int `json:"iterations,omitempty"`
+	FailedChecks int `json:"failed_checks,omitempty"`
+	Errors       int `json:"errors,omitempty"`  // checks that could not be made
+	NoData       int `json:"no_data,omitempty"` // checks without data
+	// Checks are the last results, one for each metric and webhook that was asked.
+	Checks []Check `json:"checks,omitempty"`
+
+	Version int64 `json:"version"` // counts the events applied; the store checks it when it saves
+}
+
+// Part is one service of a release.
+type Part struct {
+	Service string `json:"service"`
+	// Want is how many instances are to run; the machine brings that about and tells of it by Observed.
+	Want      int        `json:"want"`
+	Instances []Instance `json:"instances,omitempty"`
+	Hooked    bool       `json:"hooked,omitempty"` // its hook has run
+}
+
+// Verdict is what a check says.
+type Verdict string
+
+// The verdicts.
+const (
+	Pass         Verdict = "pass"
+	Fail         Verdict = "fail"
+	Inconclusive Verdict = "inconclusive" // too few requests, no data, a source that does not answer
+)
+
+// Check is one check of an analysis, with all that it was judged by.
+type Check struct {
+	Name    string    `json:"name"`
+	At      time.Time `json:"at"`
+	Query   string    `json:"query,omitempty"` // resolved, as it was asked
+	Value   *float64  `json:"value,omitempty"` // nil without one
+	Old     *float64  `json:"old,omitempty"`   // of the old revision, where they are compared
+	Sample  int64     `json:"sample,omitempty"`
+	Limit   string    `json:"limit,omitempty"` // "at least 99", "at most 500 ms", "no worse than before (e-value below 20)"
+	Verdict Verdict   `json:"verdict"`
+	Reason  string    `json:"reason,omitempty"`
+}
