@@ -16,14 +16,20 @@ import (
 
 func logsCommand() *cobra.Command {
 	var raw bool
+	var released serviceLogs
 	c := &cobra.Command{
 		Use:   "logs [RUN [JOB]]",
-		Short: "Print the log of a run, or of one of its jobs",
+		Short: "Print the log of a run, of one of its jobs, or of what is released",
 		Long: `Print the log of a run (the last one if none is named) as it was: every job, each line behind the job's name, or one
-job alone. JOB is a job's ID or its name as shown.`,
-		Example: "  penstock logs\n  penstock logs 12 backend-test",
+job alone. JOB is a job's ID or its name as shown.
+
+With --env it is what the instances of a server's environment have written: penstock logs --env production [SERVICE].`,
+		Example: "  penstock logs\n  penstock logs 12 backend-test\n  penstock logs --env production web --follow",
 		Args:    cobra.MaximumNArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
+			if released.environment != "" {
+				return released.print(c, args)
+			}
 			data, err := dataDir()
 			if err != nil {
 				return err
@@ -60,6 +66,7 @@ job alone. JOB is a job's ID or its name as shown.`,
 			return nil
 		},
 	}
+	released.addTo(c)
 	c.Flags().BoolVar(&raw, "raw", false, "print the stored bytes, control sequences and markers included")
 	return c
 }

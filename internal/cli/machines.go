@@ -56,20 +56,21 @@ func (f *machineFlags) openMachines(data string) (*machines, error) {
 		return nil, err
 	}
 	m := &machines{data: data, layers: layers}
-	m.host = sync.OnceValues(func() (*sandbox.Host, error) { return sandbox.NewHost(layers, dockerProgram()) })
+	m.host = sync.OnceValues(func() (*sandbox.Host, error) { return sandbox.NewHost(layers, programs()) })
 	if m.begun = f.sandbox != "none" || len(f.platforms) > 0; m.begun {
 		go m.host()
 	}
 	return m, nil
 }
 
-// dockerProgram shows this program as `docker` to machines: cmd/penstock becomes the client of package docker then.
-func dockerProgram() map[string]string {
+// programs are what machines have of this program: `penstock`, to deploy from a job, and `docker`, for cmd/penstock becomes the
+// client of package docker then.
+func programs() map[string]string {
 	self, err := os.Executable()
 	if err != nil {
-		return nil // then there is no docker command inside
+		return nil // then they have neither
 	}
-	return map[string]string{"docker": self}
+	return map[string]string{"docker": self, "penstock": self}
 }
 
 // provider is the host's machines, prepared when the first is opened.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -30,18 +31,28 @@ func (f *serverFlags) add(c *cobra.Command) {
 // maxAnswer bounds what a server may answer, bytes.
 const maxAnswer = 64 << 20
 
+// base is the server's URL without a slash at its end: in a job, if nobody says otherwise, the job's own server.
+func (f *serverFlags) base() string {
+	base := cmp.Or(f.url, os.Getenv("PENSTOCK_URL"))
+	if base == "" && inJob() {
+		base = os.Getenv("GITHUB_SERVER_URL")
+	}
+	return strings.TrimSuffix(base, "/")
+}
+
+func inJob() bool { return os.Getenv("GITHUB_ACTIONS") == "true" }
+
+// who is the token of who asks: in a job, if nobody says otherwise, the one that gh would take.
+func (f *serverFlags) who() string {
+	token := cmp.Or(f.token, os.Getenv("PENSTOCK_TOKEN"))
+	if token == "" && inJob() {
+		token = cmp.Or(os.Getenv("GH_TOKEN"), os.Getenv("GITHUB_TOKEN"))
+	}
+	return token
+}
+
 // call makes a request of the server's own API and reads the answer into out, if that is not nil.
 func (f *serverFlags) call(ctx context.Context, method, path string, in, out any) error {
-	base, token := f.url, f.token
-	if base == "" {
-		base = os.Getenv("PENSTOCK_URL")
-	}
-	if token == "" {
-		token = os.Getenv("PENSTOCK_TOKEN")
-	}
-	if base == "" || token == "" {
-		return withHint(fmt.Errorf("which server, and who asks?"), "set PENSTOCK_URL and PENSTOCK_TOKEN, or give --url and --token")
-	}
 	var body io.Reader
 	if in != nil {
 		text, err := json.Marshal(in)
@@ -52,26 +63,19 @@ func (f *serverFlags) call(ctx context.Context, method, path string, in, out any
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(base, "/")+path, body)
+	return f.send(ctx, method, path, body, out)
+}
+
+// send is call with a body of bytes, for as long as it takes.
+func (f *serverFlags) send(ctx context.Context, method, path string, body io.Reader, out any) error {
+	res, err := f.ask(ctx, method, path, body)
 	if err != nil {
-		return withHint(fmt.Errorf("the server's URL: %w", err), "it is like https://ci.example.com")
-	}
-	req.Header.Set("Authorization", "token "+token)
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return fmt.Errorf("the server can not be reached: %w", err)
+		return err
 	}
 	defer res.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if err != nil {
 		return fmt.Errorf("read the server's answer: %w", err)
-	}
-	if res.StatusCode >= 300 {
-		var said struct{ Message string }
-		if json.Unmarshal(text, &said) != nil || said.Message == "" {
-			said.Message = res.Status
-		}
-		return fmt.Errorf("the server refuses: %s", said.Message)
 	}
 	if out == nil {
 		return nil
@@ -80,6 +84,37 @@ func (f *serverFlags) call(ctx context.Context, method, path string, in, out any
 		return fmt.Errorf("read the server's answer: %w", err)
 	}
 	return nil
+}
+
+// ask makes a request and gives the answer, if it is a good one; the caller closes its body.
+func (f *serverFlags) ask(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
+	base, token := f.base(), f.who()
+	if base == "" || token == "" {
+		hint := "set PENSTOCK_URL and PENSTOCK_TOKEN, or give --url and --token"
+		if inJob() {
+			hint = "give the step the job's token: env: { PENSTOCK_TOKEN: ${{ github.token }} }"
+		}
+		return nil, withHint(fmt.Errorf("which server, and who asks?"), hint)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, base+path, body)
+	if err != nil {
+		return nil, withHint(fmt.Errorf("the server's URL: %w", err), "it is like https://ci.example.com")
+	}
+	req.Header.Set("Authorization", "token "+token)
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("the server can not be reached: %w", err)
+	}
+	if res.StatusCode < 300 {
+		return res, nil
+	}
+	defer res.Body.Close()
+	text, _ := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	var said struct{ Message string }
+	if json.Unmarshal(text, &said) != nil || said.Message == "" {
+		said.Message = res.Status
+	}
+	return nil, fmt.Errorf("the server refuses: %s", said.Message)
 }
 
 func userCommand() *cobra.Command {

@@ -1,0 +1,78 @@
+package api
+
+import (
+	"time"
+
+	"github.com/penstock-ci/penstock/internal/cd"
+)
+
+// EnvironmentView is what serves in an environment and what is under way there, as pages and the command line are told.
+type EnvironmentView struct {
+	Repository  string        `json:"repository"`
+	Environment string        `json:"environment"`
+	Services    []ServiceView `json:"services"`
+	// Releases are those of which something runs or is under way, the newest first.
+	Releases []ReleaseView `json:"releases"`
+	// Version grows with whatever changes: who has it waits for the next by asking with ?after=VERSION.
+	Version int64 `json:"version"`
+	// May says what the visitor may do here: release, approve.
+	May map[string]bool `json:"may"`
+}
+
+// ServiceView is a service of an environment.
+type ServiceView struct {
+	Name string   `json:"name"`
+	URLs []string `json:"urls"` // where it is found
+	// Serving is the release that takes the traffic, or most of it; 0 if none does.
+	Serving cd.ReleaseID `json:"serving,omitempty"`
+	// Shares are how the traffic is divided now, by release, percent.
+	Shares []ShareView `json:"shares"`
+}
+
+// ShareView is a release's part of the traffic of a service.
+type ShareView struct {
+	Release cd.ReleaseID `json:"release"`
+	Number  int64        `json:"number"`
+	Percent int          `json:"percent"`
+}
+
+// ReleaseView is a release with what the plan and the state do not say by themselves.
+type ReleaseView struct {
+	*cd.Release
+	Number   int64           `json:"number"`             // within its environment, from 1: v12
+	Page     string          `json:"page"`               // URL
+	Outcome  string          `json:"outcome"`            // released, failed, aborted, superseded; empty while it is not known
+	Waits    string          `json:"waits,omitempty"`    // why it does not go on by itself now, until when, and who can move it on
+	Timeline []TimelineEntry `json:"timeline,omitempty"` // of a release that is asked for alone
+}
+
+// TimelineEntry is one thing that happened to a release.
+type TimelineEntry struct {
+	At   time.Time `json:"at"`
+	Type string    `json:"type"`
+	Text string    `json:"text"`
+	By   string    `json:"by,omitempty"`
+}
+
+// ReleaseRequest asks for a release.
+type ReleaseRequest struct {
+	Environment string            `json:"environment"`
+	Services    []string          `json:"services,omitempty"`  // none is all of the environment
+	Ref         string            `json:"ref,omitempty"`       // branch, tag or commit whose penstock.yaml and files count; empty is the default branch
+	Images      map[string]string `json:"images,omitempty"`    // by service, "" for the only one
+	Artifacts   map[string]string `json:"artifacts,omitempty"` // digests of files that were handed in, by service, "" for the only one
+	Reason      string            `json:"reason,omitempty"`
+}
+
+// ReleaseAction is what is asked of a release: the action is in the path.
+type ReleaseAction struct {
+	Weight int    `json:"weight,omitempty"`
+	Reason string `json:"reason,omitempty"`
+	Force  bool   `json:"force,omitempty"`
+}
+
+// RollbackRequest asks for an older release again.
+type RollbackRequest struct {
+	To     int64  `json:"to,omitempty"` // number of the release; 0 is the one that served before
+	Reason string `json:"reason,omitempty"`
+}
