@@ -1,6 +1,6 @@
 // Package config reads penstock.yaml, the file at the root of a repository that says what GitHub's workflow files have
 // no word for: which machine a runner label means, where an action really is, where images come from, how much a job
-// may use.
+// may use, what is released, where to and how. It reads Flagger's manifests, which the file may name.
 //
 // It knows the file. It never looks whether what the file names is there: directories, images and registries are for
 // who uses them.
@@ -30,6 +30,11 @@ type Config struct {
 	Actions []Action
 	Images  Images
 	Limits  Limits
+	// Services and Environments are what is released and where it goes, in the order of the file.
+	Services     []Service
+	Environments []Environment
+	// Notes are what was accepted and has no effect.
+	Notes []Finding
 }
 
 // Pos is a place in the file, counted from 1; columns in characters. The zero Pos is none.
@@ -96,7 +101,7 @@ type Limits struct {
 	Processes int
 }
 
-// Finding is a mistake in the file.
+// Finding is a mistake in a file, or a note.
 type Finding struct {
 	Pos
 	Path    string

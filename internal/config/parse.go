@@ -7,6 +7,7 @@ import (
 	"io"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -19,12 +20,20 @@ func Parse(name string, data []byte) (*Config, error) {
 	r := &reader{path: name}
 	c := &Config{}
 	if n := r.document(data); n != nil {
-		r.section(n, sections(c))
+		at := r.section(n, sections(c))
+		if environments := at["environments"]; environments != nil {
+			c.Environments = r.environments(environments, c.Services)
+			if len(c.Environments) > 0 && at["services"] == nil {
+				r.mistake(environments, "there is nothing to release: write services, too")
+			}
+		}
 	}
+	slices.SortStableFunc(r.found, byPlace)
+	slices.SortStableFunc(r.notes, byPlace)
 	if len(r.found) > 0 {
-		r.sort()
 		return nil, r.found
 	}
+	c.Notes = r.notes
 	return c, nil
 }
 
@@ -53,24 +62,14 @@ func sections(c *Config) []field {
 				{"processes", func(r *reader, n *yaml.Node) { c.Limits.Processes = r.processes(n) }},
 			})
 		}},
-		{"services", later},
-		{"environments", later},
+		{"services", func(r *reader, n *yaml.Node) { c.Services = r.services(n) }},
+		{"environments", func(*reader, *yaml.Node) {}}, // read when all services are known: see Parse
 	}
-}
-
-// later refuses what a version to come reads, rather than let somebody believe that it has an effect.
-func later(r *reader, n *yaml.Node) {
-	r.mistake(n, "this comes with releases, which this version of Penstock does not have yet: leave it out for now")
 }
 
 // document parses YAML with one document and gives its root, nil if it is empty or wrong.
 func (r *reader) document(data []byte) *yaml.Node {
-	switch {
-	case len(data) > maxSize:
-		r.at(Pos{}, "the file is larger than %d KiB", maxSize>>10)
-		return nil
-	case !utf8.Valid(data):
-		r.at(placeOf(data, invalid(data)), "the file is not UTF-8 here")
+	if !r.readable(data) {
 		return nil
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(data))
@@ -83,20 +82,38 @@ func (r *reader) document(data []byte) *yaml.Node {
 		r.mistake(&second, "a second document begins here: write one")
 		return nil
 	}
-	var syntax *yaml.ParserError
-	switch {
-	case errors.As(err, &syntax):
-		r.at(Pos{max(syntax.Line, 1), syntax.Column + 1}, "this is no YAML: %s", syntax.Message)
-		return nil
-	case err != nil:
-		line, message := yamlError(err)
-		r.at(Pos{line, 1}, "this is no YAML: %s", message)
+	if err != nil {
+		r.noYAML(err)
 		return nil
 	}
 	if len(doc.Content) == 0 || isNull(doc.Content[0]) {
 		return nil
 	}
 	return doc.Content[0]
+}
+
+// readable says whether data may be parsed at all.
+func (r *reader) readable(data []byte) bool {
+	switch {
+	case len(data) > maxSize:
+		r.at(Pos{}, "the file is larger than %d KiB", maxSize>>10)
+	case !utf8.Valid(data):
+		r.at(placeOf(data, invalid(data)), "the file is not UTF-8 here")
+	default:
+		return true
+	}
+	return false
+}
+
+// noYAML tells of an error of the library's.
+func (r *reader) noYAML(err error) {
+	var syntax *yaml.ParserError
+	if errors.As(err, &syntax) {
+		r.at(Pos{max(syntax.Line, 1), syntax.Column + 1}, "this is no YAML: %s", syntax.Message)
+		return
+	}
+	line, message := yamlError(err)
+	r.at(Pos{line, 1}, "this is no YAML: %s", message)
 }
 
 func invalid(data []byte) int {
@@ -187,6 +204,30 @@ func (r *reader) actions(n *yaml.Node) []Action {
 		}
 	})
 	return all
+}
+
+// directoryAt is a directory of the repository, as text.
+func (r *reader) directoryAt(n *yaml.Node) string {
+	text, ok := r.text(n)
+	if !ok {
+		return ""
+	}
+	dir, _ := r.directory(n, text)
+	return dir
+}
+
+// pathAt is the path of a file within a directory of the repository; like names one.
+func (r *reader) pathAt(n *yaml.Node, like string) string {
+	text, ok := r.text(n)
+	if !ok {
+		return ""
+	}
+	name := path.Clean(text)
+	if name == "." || strings.HasSuffix(text, "/") || path.IsAbs(name) || name == ".." || strings.HasPrefix(name, "../") || strings.ContainsAny(text, "\\\x00") {
+		r.mistake(n, "'%s' is no file of the repository: write one such as %s", text, like)
+		return ""
+	}
+	return name
 }
 
 // directory is a directory of the repository. What lies outside of it is nobody else's to have, so a file that is

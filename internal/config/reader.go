@@ -15,6 +15,7 @@ import (
 type reader struct {
 	path    string
 	found   Errors
+	notes   []Finding
 	entries int
 }
 
@@ -33,10 +34,15 @@ func (r *reader) at(p Pos, format string, args ...any) {
 
 func (r *reader) mistake(n *yaml.Node, format string, args ...any) { r.at(place(n), format, args...) }
 
-func (r *reader) sort() {
-	slices.SortStableFunc(r.found, func(a, b Finding) int {
-		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
-	})
+// note says what is accepted and has no effect.
+func (r *reader) note(n *yaml.Node, format string, args ...any) {
+	if len(r.notes) < maxFindings {
+		r.notes = append(r.notes, Finding{place(n), r.path, fmt.Sprintf(format, args...)})
+	}
+}
+
+func byPlace(a, b Finding) int {
+	return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 }
 
 func place(n *yaml.Node) Pos { return Pos{n.Line, n.Column} }
@@ -51,8 +57,14 @@ func follow(n *yaml.Node) *yaml.Node {
 
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" }
 
-// mapping visits the entries of a mapping whose keys are text and differ. Nothing at all is an empty mapping.
+// mapping visits the entries of a mapping whose keys are text and differ, not by case alone. Nothing at all is an empty
+// mapping.
 func (r *reader) mapping(n *yaml.Node, visit func(key, value *yaml.Node)) {
+	r.entriesOf(n, true, visit)
+}
+
+// entriesOf is mapping, of keys that may differ by case alone unless fold is set.
+func (r *reader) entriesOf(n *yaml.Node, fold bool, visit func(key, value *yaml.Node)) {
 	n = follow(n)
 	if isNull(n) {
 		return
@@ -71,17 +83,22 @@ func (r *reader) mapping(n *yaml.Node, visit func(key, value *yaml.Node)) {
 			r.mistake(key, "A key must be text")
 			continue
 		}
-		if seen[strings.ToLower(key.Value)] {
+		name := key.Value
+		if fold {
+			name = strings.ToLower(name)
+		}
+		if seen[name] {
 			r.mistake(key, "'%s' is already defined", key.Value)
 			continue
 		}
-		seen[strings.ToLower(key.Value)] = true
+		seen[name] = true
 		visit(key, follow(n.Content[i+1]))
 	}
 }
 
-// section reads a mapping that has keys of its own.
-func (r *reader) section(n *yaml.Node, fields []field) {
+// section reads a mapping that has keys of its own, and gives the values that are there by key.
+func (r *reader) section(n *yaml.Node, fields []field) map[string]*yaml.Node {
+	at := map[string]*yaml.Node{}
 	r.mapping(n, func(key, value *yaml.Node) {
 		i := slices.IndexFunc(fields, func(f field) bool { return f.key == key.Value })
 		if i < 0 {
@@ -89,11 +106,18 @@ func (r *reader) section(n *yaml.Node, fields []field) {
 			for _, f := range fields {
 				known = append(known, f.key)
 			}
-			r.mistake(key, "Unexpected value '%s'%s", key.Value, cmp.Or(didYouMean(key.Value, known), ": there are "+strings.Join(known, ", ")))
+			r.mistake(key, "Unexpected value '%s'%s", key.Value, suggest(key.Value, known))
 			return
 		}
+		at[key.Value] = value
 		fields[i].read(r, value)
 	})
+	return at
+}
+
+// suggest offers what is nearly the same, else all that there is.
+func suggest(text string, known []string) string {
+	return cmp.Or(didYouMean(text, known), ": there are "+strings.Join(known, ", "))
 }
 
 // didYouMean offers what is nearly the same, or nothing.
