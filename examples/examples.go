@@ -5,7 +5,7 @@ import "embed"
 
 // PromptStack is the example application as it is in its repository, below prompt-stack/.
 //
-//go:embed prompt-stack/.github prompt-stack/.gitignore prompt-stack/README.md prompt-stack/pipelines
+//go:embed prompt-stack/.github prompt-stack/.gitignore prompt-stack/README.md prompt-stack/pipelines prompt-stack/penstock.yaml prompt-stack/e2e.sh
 //go:embed prompt-stack/backend/.dockerignore prompt-stack/backend/Dockerfile prompt-stack/backend/pyproject.toml
 //go:embed prompt-stack/backend/requirements.txt prompt-stack/backend/requirements-dev.txt
 //go:embed all:prompt-stack/backend/app/*.py prompt-stack/backend/tests/*/*.py

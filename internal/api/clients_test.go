@@ -99,7 +99,7 @@ func useClient(t *testing.T, client, kind, server string) map[string]any {
 	cmd.Dir = npmtest.Install(t, filepath.Join("testdata", "clients"))
 	cmd.Env = append(os.Environ(), "GITHUB_SERVER_URL="+server, "GITHUB_WORKSPACE="+dir, "RUNNER_TEMP="+t.TempDir(), "GITHUB_RUN_ID=1",
 		"GITHUB_REPOSITORY=octo/repo", "GITHUB_REF=refs/heads/topic", "GITHUB_RETENTION_DAYS=90")
-	maps.Copy(address.Env, address.Identity)
+	maps.Copy(address.Env, address.Steps)
 	for name, value := range address.Env {
 		cmd.Env = append(cmd.Env, name+"="+value)
 	}

@@ -27,7 +27,7 @@ func serveIdentity(t *testing.T, permissions map[string]string, environment, eve
 		expr.Pair{Key: "ref", Value: expr.String("refs/heads/main")}, expr.Pair{Key: "event_name", Value: expr.String(event)}, expr.Pair{Key: "sha", Value: expr.String("abc")})
 	address, stop := rt.Serve(l, &ci.Task{Run: 7, Attempt: 2, Job: "a", Repository: "octo/repo", GitHub: github, Permissions: permissions, Environment: environment})
 	t.Cleanup(func() { stop() })
-	return address.Identity
+	return address.Steps
 }
 
 func get(t *testing.T, url, token string, into any) int {

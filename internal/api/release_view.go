@@ -14,15 +14,16 @@ type EnvironmentView struct {
 	// Releases are those of which something runs or is under way, the newest first.
 	Releases []ReleaseView `json:"releases"`
 	// Version grows with whatever changes: who has it waits for the next by asking with ?after=VERSION.
-	Version int64 `json:"version"`
-	// May says what the visitor may do here: release, approve.
-	May map[string]bool `json:"may"`
+	Version    int64 `json:"version"`
+	MayRelease bool  `json:"may_release"` // the visitor
 }
 
 // ServiceView is a service of an environment.
 type ServiceView struct {
 	Name string   `json:"name"`
 	URLs []string `json:"urls"` // where it is found
+	// Reach are the URLs by which the job that asks reaches it, if they are others.
+	Reach []string `json:"reach,omitempty"`
 	// Serving is the release that takes the traffic, or most of it; 0 if none does.
 	Serving cd.ReleaseID `json:"serving,omitempty"`
 	// Shares are how the traffic is divided now, by release, percent.
@@ -48,10 +49,11 @@ type ReleaseView struct {
 
 // TimelineEntry is one thing that happened to a release.
 type TimelineEntry struct {
-	At   time.Time `json:"at"`
-	Type string    `json:"type"`
-	Text string    `json:"text"`
-	By   string    `json:"by,omitempty"`
+	At      time.Time `json:"at"`
+	Type    string    `json:"type"`
+	Text    string    `json:"text"`
+	Warning bool      `json:"warning,omitempty"`
+	By      string    `json:"by,omitempty"`
 }
 
 // ReleaseRequest asks for a release.
@@ -62,6 +64,8 @@ type ReleaseRequest struct {
 	Images      map[string]string `json:"images,omitempty"`    // by service, "" for the only one
 	Artifacts   map[string]string `json:"artifacts,omitempty"` // digests of files that were handed in, by service, "" for the only one
 	Reason      string            `json:"reason,omitempty"`
+
+	sha string // the commit, where it is known; else Ref is looked up
 }
 
 // ReleaseAction is what is asked of a release: the action is in the path.

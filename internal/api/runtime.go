@@ -134,7 +134,7 @@ func (rt *Runtime) Serve(l net.Listener, t *ci.Task) (job.ServiceAddress, func()
 	var s *session
 	if rt.server != nil {
 		if s = rt.byToken(context.Background(), t.Token); s != nil {
-			handler = rt.server // the token is one of its own
+			handler = rt.server.released(rt.server) // the token is one of its own
 		}
 	}
 	if s == nil {
@@ -167,15 +167,15 @@ func (s *session) address(origin string, server bool) job.ServiceAddress {
 			"ACTIONS_RUNTIME_URL": origin + "/", "ACTIONS_RESULTS_URL": origin + "/", "ACTIONS_CACHE_URL": origin + "/",
 			"ACTIONS_RUNTIME_TOKEN": s.token, "ACTIONS_CACHE_SERVICE_V2": "True", "ACTIONS_ORCHESTRATION_ID": s.runID + "." + s.jobID,
 		},
-		Token: s.token,
+		Token: s.token, Steps: map[string]string{},
 	}
 	if server {
 		address.Git, address.API, address.Server = origin, origin+"/api", true
+		address.Steps["PENSTOCK_URL"] = origin
 	}
 	if s.claims != nil {
-		address.Identity = map[string]string{
-			"ACTIONS_ID_TOKEN_REQUEST_URL": origin + identityPath + "/" + s.jobID + "?api-version=2.0", "ACTIONS_ID_TOKEN_REQUEST_TOKEN": s.token,
-		}
+		address.Steps["ACTIONS_ID_TOKEN_REQUEST_URL"] = origin + identityPath + "/" + s.jobID + "?api-version=2.0"
+		address.Steps["ACTIONS_ID_TOKEN_REQUEST_TOKEN"] = s.token
 	}
 	return address
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/penstock-ci/penstock/internal/auth"
 	"github.com/penstock-ci/penstock/internal/blob"
 	"github.com/penstock-ci/penstock/internal/ci"
+	"github.com/penstock-ci/penstock/internal/deploy"
 	"github.com/penstock-ci/penstock/internal/engine"
 	"github.com/penstock-ci/penstock/internal/forge"
 	"github.com/penstock-ci/penstock/internal/job/native"
@@ -46,13 +47,20 @@ type ServerOptions struct {
 	Ended func(*ci.Run) error
 	// Traces are told of each run that has ended; nil for none.
 	Traces *Traces
+	// Images are where those of releases come from.
+	Images ImageSource
+	// Carrier carries out the releases of this server.
+	Carrier *deploy.Carrier
+	// ProxyURL is where the proxy is found, without a slash at its end; empty without one.
+	ProxyURL string
 }
 
 // Server is what `penstock serve` serves at one origin: git, GitHub's API, and what jobs call while they run. Its engine
 // is for runners.
 type Server struct {
 	ServerOptions
-	Engine  *engine.Engine
+	Engine   *engine.Engine
+	Releases *engine.Releases
 	Runtime *Runtime // for jobs that run here
 	hosted  *forge.Hosted
 	rest    *rest.API
@@ -83,6 +91,7 @@ func NewServer(ctx context.Context, o ServerOptions) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.Releases = engine.NewReleases(o.Store, engine.ReleaseOptions{Name: o.Name, Keys: o.Keys, Log: o.Log})
 	s.page, s.web, s.text, s.runners = s.pages(), web.Handler(), s.textPages(), s.queue()
 	s.rest = rest.New(rest.Options{
 		Store: o.Store, Blobs: o.Blobs, Prefix: "/api/v3", Uploads: "/api/uploads", Now: time.Now, Repository: s.repository, Happened: s.happened,

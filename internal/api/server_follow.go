@@ -47,6 +47,16 @@ func (s *Server) Work(ctx context.Context) {
 		defer close(clock)
 		s.keepTime(ctx)
 	}()
+	released := make(chan struct{})
+	go func() {
+		defer close(released)
+		for ctx.Err() == nil {
+			if err := s.followReleases(ctx); err != nil && ctx.Err() == nil {
+				s.Log.Error("what follows from a release could not be done, it is tried again", "error", err)
+			}
+			wait(ctx, followPause)
+		}
+	}()
 	sealed := make(chan struct{})
 	go func() {
 		defer close(sealed)
@@ -61,6 +71,7 @@ func (s *Server) Work(ctx context.Context) {
 	<-done
 	<-clock
 	<-fed
+	<-released
 	<-sealed
 }
 
@@ -74,7 +85,7 @@ func wait(ctx context.Context, d time.Duration) {
 // derive reads the records of all runs from where it was. It ends with ctx, with an error, or where another server has gone
 // ahead of this one.
 func (s *Server) derive(ctx context.Context) error {
-	cursor, err := s.cursor(ctx)
+	cursor, err := s.cursor(ctx, "runs", s.Store.LastRecord)
 	if err != nil {
 		return err
 	}
@@ -108,17 +119,17 @@ func (s *Server) derive(ctx context.Context) error {
 	return nil
 }
 
-// cursor is the follower's place; on a new server it is the last record.
-func (s *Server) cursor(ctx context.Context) (*store.Document, error) {
-	d, err := s.Store.DocumentNamed(ctx, serverDocs, kindCursor, "", "runs")
+// cursor is the place of the follower of something; on a new server it is the last record.
+func (s *Server) cursor(ctx context.Context, name string, lastRecord func(context.Context) (int64, error)) (*store.Document, error) {
+	d, err := s.Store.DocumentNamed(ctx, serverDocs, kindCursor, "", name)
 	if !errors.Is(err, store.ErrNotFound) {
 		return d, err
 	}
-	last, err := s.Store.LastRecord(ctx)
+	last, err := lastRecord(ctx)
 	if err != nil {
 		return nil, err
 	}
-	d = &store.Document{Repository: serverDocs, Kind: kindCursor, Name: "runs", Body: fmt.Append(nil, last)}
+	d = &store.Document{Repository: serverDocs, Kind: kindCursor, Name: name, Body: fmt.Append(nil, last)}
 	return d, s.Store.AddDocument(ctx, d)
 }
 
@@ -166,7 +177,27 @@ func (s *Server) consequences(ctx context.Context, rec store.Record) (acted bool
 		}
 		s.Traces.run(s.URL, run, numbers)
 	}
+	if e.Type == ci.EventRunCompleted && e.Conclusion == ci.Success && run.Plan.Event == "push" {
+		if err := s.deployAfter(ctx, repo, run); err != nil {
+			return false, err
+		}
+	}
 	return s.chain(ctx, repo, run, action)
+}
+
+// deployAfter releases what a push has brought to a branch, if its last run has succeeded now.
+func (s *Server) deployAfter(ctx context.Context, repo store.Repository, run *ci.Run) error {
+	github := run.Plan.GitHub
+	branch, ok := strings.CutPrefix(github.Property("ref").Text(), "refs/heads/")
+	if !ok {
+		return nil
+	}
+	bare, err := s.hosted.Open(repo.FullName())
+	if err != nil {
+		return err
+	}
+	_, err = s.deployBranch(ctx, bare, repo, asker{login: github.Property("actor").Text(), run: int64(run.ID)}, branch, github.Property("sha").Text())
+	return err
 }
 
 // maxDeploys bounds what is remembered of runs.
@@ -239,10 +270,13 @@ func (s *Server) deployed(ctx context.Context, repo store.Repository, run *ci.Ru
 	}
 	github := run.Plan.GitHub
 	return true, s.rest.Deployed(ctx, r, rest.Deployment{
-		Key: fmt.Sprintf("run %d/%d %s", run.ID, j.Attempt, j.ID), Environment: j.Environment, Ref: github.Property("ref_name").Text(), SHA: github.Property("sha").Text(),
+		Key: deploymentKey(run, j), Environment: j.Environment, Ref: github.Property("ref_name").Text(), SHA: github.Property("sha").Text(),
 		State: state, URL: e.EnvironmentURL, Log: fmt.Sprintf("%s/actions/runs/%d", r.Web, run.ID), Creator: github.Property("actor").Text(), At: e.At,
 	})
 }
+
+// deploymentKey is the key of a job's deployment.
+func deploymentKey(run *ci.Run, j *ci.Job) string { return fmt.Sprintf("run %d/%d %s", run.ID, j.Attempt, j.ID) }
 
 // chain begins the runs that a run starts by workflow_run.
 func (s *Server) chain(ctx context.Context, repo store.Repository, run *ci.Run, action string) (bool, error) {

@@ -95,6 +95,11 @@ func (s *Server) changed(ctx context.Context, bare *forge.Bare, repo store.Repos
 	if !ok || c.Deleted() {
 		return notes, nil
 	}
+	released, err := s.deployBranch(ctx, bare, repo, asker{login: p.By.Login}, branch, c.New)
+	if err != nil {
+		return nil, err
+	}
+	notes = append(notes, released...)
 	more, err := s.synchronize(ctx, bare, repo, p, branch, c)
 	return append(notes, more...), err
 }
@@ -238,6 +243,11 @@ func (s *Server) happenedElse(ctx context.Context, by *rest.Caller, repo store.R
 	payload["action"] = h.Action
 	if sha, err := bare.Resolve(ctx, "refs/heads/"+repo.DefaultBranch); err != nil || sha == "" {
 		return err // nothing was pushed yet
+	}
+	if h.Event == "deployment" {
+		if err := s.deployedBy(ctx, repo, asker{login: by.Login}, payload); err != nil {
+			return err
+		}
 	}
 	ev, err := bare.Event(ctx, s.scene(repo, forge.Account{Login: by.Login}), h.Event, payload)
 	if err != nil {

@@ -14,7 +14,7 @@ func (d *decision) gate(j *Job) (passed bool, denied string) {
 	if j.Environment == "" || !ok {
 		return true, ""
 	}
-	if kind, name := d.run.ref(); !env.admits(name, d.run.Plan.GitHub.Property("ref").Text()) {
+	if kind, name := d.run.ref(); !env.Admits(name, d.run.Plan.GitHub.Property("ref").Text()) {
 		return false, fmt.Sprintf("%s \"%s\" is not allowed to deploy to %s due to environment protection rules.", kind, name, j.Environment)
 	}
 	reviewed := len(env.Reviewers) == 0
@@ -76,8 +76,8 @@ func (r *Run) ref() (kind, name string) {
 	return "Branch", strings.TrimPrefix(ref, "refs/heads/")
 }
 
-// admits reports whether a branch, tag or whole ref may deploy. A pattern that is none admits nothing.
-func (e Environment) admits(refs ...string) bool {
+// Admits reports whether a branch, tag or whole ref may deploy. A pattern that is none admits nothing.
+func (e Environment) Admits(refs ...string) bool {
 	if len(e.Branches) == 0 {
 		return true
 	}

@@ -310,18 +310,22 @@ func packFiles(name string, info fs.FileInfo, out io.Writer) error {
 
 func statusCommand() *cobra.Command {
 	var f releaseFlags
-	var wait bool
+	var wait, where bool
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "Show what serves in an environment, what is under way, and what it waits for",
 		Example: `  penstock status --env production
   penstock status --env production --wait     watch what is under way until its end
+  curl "$(penstock status --env staging --url)/health"
   penstock status --env production --json`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			v, err := f.view(c.Context())
 			if err != nil {
 				return err
+			}
+			if where {
+				return writeURL(c.OutOrStdout(), v)
 			}
 			if i := slices.IndexFunc(v.Releases, underWay); wait && i >= 0 {
 				return f.watch(c, v.Releases[i])
@@ -337,7 +341,29 @@ func statusCommand() *cobra.Command {
 	}
 	f.add(c)
 	c.Flags().BoolVar(&wait, "wait", false, "show what is under way until its end")
+	c.Flags().BoolVar(&where, "url", false, "print where the environment is found, from here, and nothing else")
 	return c
+}
+
+// writeURL prints the shortest URL of an environment: that of the service which is found at the root.
+func writeURL(out io.Writer, v api.EnvironmentView) error {
+	shortest := ""
+	for _, s := range v.Services {
+		urls := s.Reach
+		if len(urls) == 0 {
+			urls = s.URLs
+		}
+		for _, u := range urls {
+			if shortest == "" || len(u) < len(shortest) {
+				shortest = u
+			}
+		}
+	}
+	if shortest == "" {
+		return withHint(fmt.Errorf("%s is found nowhere yet", v.Environment), "penstock status shows what serves there; serve --proxy ADDR and hosts in penstock.yaml lead to it")
+	}
+	_, err := fmt.Fprintln(out, shortest)
+	return err
 }
 
 // underWay says whether it is not known yet how a release ends.

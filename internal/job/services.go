@@ -21,8 +21,9 @@ type ServiceAddress struct {
 	// Env are the variables by which actions find them (actions/runner NodeScriptActionHandler.cs). `run:` steps do not
 	// get them.
 	Env map[string]string
-	// Identity are those by which actions and `run:` steps ask for an OpenID Connect token; none without the permission.
-	Identity map[string]string
+	// Steps are those that actions and `run:` steps have: how they ask for an OpenID Connect token, with the permission, and
+	// where penstock finds the server.
+	Steps map[string]string
 	// Git is the origin that the job's repository is fetched from, with Token as password; empty for none.
 	Git, Token string
 	// API is where GitHub's API is answered, REST below /v3, for a job that has no token of GitHub's: Token is good for it
@@ -77,7 +78,7 @@ func (e *execution) addServices(env map[string]string, a *action, inputs map[str
 		return
 	}
 	maps.Copy(env, address.Env)
-	maps.Copy(env, address.Identity)
+	maps.Copy(env, address.Steps)
 	own := inputs["repository"] == "" || strings.EqualFold(inputs["repository"], e.t.Repository)
 	if address.Git != "" && (own || address.Server) && strings.EqualFold(a.repository, "actions/checkout") {
 		env["GITHUB_SERVER_URL"] = address.Git

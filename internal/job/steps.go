@@ -392,7 +392,7 @@ func (e *execution) processEnv(r *stepRun, files *stepFiles) map[string]string {
 	}
 	e.runtimeEnv(env, r, files.env)
 	if e.services != nil { // steps that run scripts get these alone of what services there are
-		maps.Copy(env, e.services.Identity)
+		maps.Copy(env, e.services.Steps)
 	}
 	return env
 }

@@ -43,14 +43,16 @@ func (a *API) RunPayload(ctx context.Context, origin string, repo *Repository, r
 	return payload, json.Unmarshal(text, &payload)
 }
 
-// Deployment is what a job does to an environment, at one moment.
+// Deployment is what a job or a release does to an environment, at one moment.
 type Deployment struct {
-	Key         string // of the job in its attempt: the same deployment at every moment
+	ID          int64  // of one that is there already; else Key counts
+	Key         string // of the job in its attempt, or of the release: the same deployment at every moment
 	Environment string
 	Ref, SHA    string
 	State       string // queued, waiting, in_progress, success, failure, error
 	URL         string // of what was deployed; empty: not known
-	Log         string // page of the job
+	Log         string // page of the job or the release
+	Description string // of the state
 	Creator     string
 	At          time.Time
 }
@@ -58,9 +60,27 @@ type Deployment struct {
 // maxLatest is how many of an environment's last deployments are looked through for the one that was in force.
 const maxLatest = 50
 
-// Deployed keeps a job's deployment and its state. One that succeeds makes those before it in its environment inactive.
-func (a *API) Deployed(ctx context.Context, repo *Repository, d Deployment) error {
-	c := a.inside(ctx, repo.Web, repo)
+// DeploymentOf finds the deployment of a key, 0 if there is none.
+func (a *API) DeploymentOf(ctx context.Context, repo *Repository, environment, key string) (int64, error) {
+	d, err := a.inside(ctx, repo.Web, repo).named(kindDeployment, environment, key)
+	if errors.Is(err, store.ErrNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return d.ID, nil
+}
+
+// deploymentFor finds a deployment, or makes it.
+func (c *call) deploymentFor(d Deployment) (*document, error) {
+	if d.ID != 0 {
+		found, err := c.Store.Document(c.ctx, c.repo.Name, kindDeployment, d.ID)
+		if err != nil {
+			return nil, err
+		}
+		return read(found)
+	}
 	at := stamp(d.At)
 	body := object{
 		"ref": d.Ref, "sha": d.SHA, "task": "deploy", "payload": object{}, "environment": d.Environment, "original_environment": d.Environment, "description": nil,
@@ -73,6 +93,14 @@ func (a *API) Deployed(ctx context.Context, repo *Repository, d Deployment) erro
 	if errors.Is(err, store.ErrExists) { // another server was first
 		deployment, err = c.named(kindDeployment, d.Environment, d.Key)
 	}
+	return deployment, err
+}
+
+// Deployed keeps the deployment of a job or a release, and its state. One that succeeds makes those before it in its environment
+// inactive.
+func (a *API) Deployed(ctx context.Context, repo *Repository, d Deployment) error {
+	c := a.inside(ctx, repo.Web, repo)
+	deployment, err := c.deploymentFor(d)
 	if err != nil {
 		return err
 	}
@@ -100,7 +128,7 @@ func (c *call) supersede(deployment *document, d Deployment) error {
 			continue
 		}
 		old := d
-		old.State, old.URL, old.Log = "inactive", "", ""
+		old.State, old.URL, old.Log, old.Description = "inactive", "", "", ""
 		return c.deploymentState(other, old)
 	}
 	return nil
@@ -115,7 +143,7 @@ func (c *call) deploymentState(deployment *document, d Deployment) error {
 	at := stamp(d.At)
 	// The name lets each state be once, whichever server adds it.
 	_, err = c.add(kindState, text(deployment.ID), d.State, object{
-		"state": d.State, "description": "", "environment": d.Environment, "environment_url": d.URL, "log_url": d.Log, "target_url": d.Log, "creator": d.Creator,
+		"state": d.State, "description": d.Description, "environment": d.Environment, "environment_url": d.URL, "log_url": d.Log, "target_url": d.Log, "creator": d.Creator,
 		"created_at": at, "updated_at": at,
 	})
 	if errors.Is(err, store.ErrExists) {
