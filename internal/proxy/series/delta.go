@@ -5,6 +5,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"github.com/penstock-ci/penstock/internal/proxy"
 )
 
 // maxPoints bounds what Range gives for a pool.
@@ -12,40 +14,48 @@ const maxPoints = 2000
 
 // Counts are what a pool did in a time.
 type Counts struct {
-	Requests int64         `json:"requests"`
-	Errors   int64         `json:"errors"` // answered 5xx, or not at all
-	Codes    map[int]int64 `json:"codes,omitempty"`
-	// Latency counts requests by Bounds: the upper bounds are in seconds; one bucket more is without bound.
-	Latency []int64       `json:"latency,omitempty"`
-	Bounds  []float64     `json:"bounds,omitempty"`
-	Sum     time.Duration `json:"sum"` // of all durations
+	Requests int64 `json:"requests"` // that had an answer
+	Errors   int64 `json:"errors"`   // 5xx of them
+	// Classes counts them by the first digit of the status.
+	Classes [6]int64 `json:"classes"`
+	// Latency counts them by how long they took: see proxy.LatencyBounds.
+	Latency []int64       `json:"latency"`
+	Sum     time.Duration `json:"sum"` // of how long they took
+	Gone    int64         `json:"gone"`
+	// ConnectFailures and Resets are tries that failed, of which some were answered after all by another backend.
+	ConnectFailures int64 `json:"connect_failures"`
+	Resets          int64 `json:"resets"`
 }
 
-// Quantile estimates below what duration the share q of the requests stayed, as histogram_quantile does: evenly spread in
-// a bucket. It is NaN without requests; in the last bucket, the highest bound.
-func (c Counts) Quantile(q float64) float64 {
-	var all int64
-	for _, n := range c.Latency {
-		all += n
+func countsOf(r row) Counts {
+	c := Counts{
+		Requests: r.answered(), Errors: r[rowErrors], Latency: slices.Clone(r[rowLatency : rowLatency+latencyBuckets]),
+		Sum: time.Duration(r[rowSum]) * time.Microsecond, Gone: r[rowGone], ConnectFailures: r[rowConnect], Resets: r[rowResets],
 	}
-	if all == 0 || len(c.Bounds) == 0 {
+	copy(c.Classes[1:], r[rowAnswers+1:rowErrors+1])
+	return c
+}
+
+// Quantile estimates below how many milliseconds the share q of the requests stayed, as histogram_quantile does: evenly
+// spread in a bucket. It is NaN without requests; in the last bucket, the highest bound.
+func (c Counts) Quantile(q float64) float64 {
+	all := total(c.Latency)
+	if all == 0 {
 		return math.NaN()
 	}
 	rank, below := q*float64(all), int64(0)
-	for i, n := range c.Latency {
-		if i == len(c.Bounds) {
-			break
-		}
+	for i, upper := range proxy.LatencyBounds {
+		n := c.Latency[i]
 		if float64(below+n) >= rank && n > 0 {
 			lower := 0.0
 			if i > 0 {
-				lower = c.Bounds[i-1]
+				lower = proxy.LatencyBounds[i-1]
 			}
-			return lower + (c.Bounds[i]-lower)*(rank-float64(below))/float64(n)
+			return lower + (upper-lower)*(rank-float64(below))/float64(n)
 		}
 		below += n
 	}
-	return c.Bounds[len(c.Bounds)-1]
+	return proxy.LatencyBounds[len(proxy.LatencyBounds)-1]
 }
 
 // Delta tells what a pool did after from, until to: between the last samples at or before these times, so Record just
@@ -55,73 +65,41 @@ func (s *Series) Delta(route, pool string, from, to time.Time) Counts {
 	defer s.mu.RUnlock()
 	h := s.pools[name{route, pool}]
 	if h == nil {
-		return s.counts(nil, nil, nil)
+		return countsOf(row{})
 	}
 	rows := h.at(from.UnixMilli(), to.UnixMilli())
-	return s.counts(h, rows[0], rows[1])
+	return countsOf(rows[1].less(&rows[0]))
 }
 
 // at gives the rows as they stood at times, which ascend: the last row at or before each, or the first if all are later.
-func (h *history) at(times ...int64) [][]int64 {
-	out := make([][]int64, len(times))
-	i := 0
-	var last []int64
-	h.rows(func(at int64, row []int64, _ *chunk) bool {
-		for i < len(times) && at > times[i] {
-			if last == nil {
-				last = slices.Clone(row)
-			}
-			out[i] = slices.Clone(last)
-			i++
+func (h *history) at(times ...int64) []row {
+	out := make([]row, 0, len(times))
+	last := h.chunks[0].Base
+	h.rows(func(at int64, r *row, _ *chunk) bool {
+		for len(out) < len(times) && at > times[len(out)] {
+			out = append(out, last)
 		}
-		last = append(last[:0], row...)
-		return i < len(times)
+		last = *r
+		return len(out) < len(times)
 	})
-	for ; i < len(times); i++ {
-		out[i] = slices.Clone(last)
+	for len(out) < len(times) {
+		out = append(out, last)
 	}
 	return out
 }
 
 // rows calls yield with all samples by time, until it says no. Some come twice: a chunk begins with the row before it.
-func (h *history) rows(yield func(at int64, row []int64, c *chunk) bool) {
-	width, more := 1+h.buckets+len(h.codes), true
+func (h *history) rows(yield func(at int64, r *row, c *chunk) bool) {
+	more := true
 	for _, c := range h.chunks {
-		c.rows(width, func(at int64, row []int64) bool {
-			more = yield(at, row, c)
+		c.rows(func(at int64, r *row) bool {
+			more = yield(at, r, c)
 			return more
 		})
 		if !more {
 			return
 		}
 	}
-}
-
-// counts tells the difference of two rows of h; without rows it is nothing.
-func (s *Series) counts(h *history, from, to []int64) Counts {
-	c := Counts{Latency: make([]int64, len(s.bounds)+1), Bounds: s.bounds}
-	if from == nil || to == nil {
-		return c
-	}
-	c.Sum = time.Duration(to[0]-from[0]) * time.Microsecond
-	for i := range c.Latency {
-		c.Latency[i] = to[1+i] - from[1+i]
-	}
-	for i, code := range h.codes {
-		n := to[1+h.buckets+i] - from[1+h.buckets+i]
-		if n == 0 {
-			continue
-		}
-		if c.Codes == nil {
-			c.Codes = map[int]int64{}
-		}
-		c.Codes[code] = n
-		c.Requests += n
-		if isError(code) {
-			c.Errors += n
-		}
-	}
-	return c
 }
 
 // Chart is a pool's points, for people.
@@ -136,7 +114,7 @@ type Point struct {
 	At        time.Time `json:"at"`
 	Rate      float64   `json:"rate"`       // requests a second
 	ErrorRate float64   `json:"error_rate"` // share of them, 0 to 1
-	P50       float64   `json:"p50"`        // seconds; 0 without requests, as P99
+	P50       float64   `json:"p50"`        // milliseconds; 0 without requests, as P99
 	P99       float64   `json:"p99"`
 }
 
@@ -164,11 +142,11 @@ func (s *Series) Range(route string, from, to time.Time, step time.Duration) ([]
 			if times[i] <= first || times[i-1] >= until {
 				continue
 			}
-			c := s.counts(h, rows[i-1], rows[i])
+			c := countsOf(rows[i].less(&rows[i-1]))
 			p := Point{At: time.UnixMilli(times[i]).UTC(), Rate: float64(c.Requests) / step.Seconds()}
 			if c.Requests > 0 {
 				p.ErrorRate = float64(c.Errors) / float64(c.Requests)
-				p.P50, p.P99 = finite(c.Quantile(0.5)), finite(c.Quantile(0.99))
+				p.P50, p.P99 = c.Quantile(0.5), c.Quantile(0.99)
 			}
 			chart.Points = append(chart.Points, p)
 		}
@@ -178,13 +156,3 @@ func (s *Series) Range(route string, from, to time.Time, step time.Duration) ([]
 	}
 	return charts, nil
 }
-
-func finite(v float64) float64 {
-	if math.IsNaN(v) || math.IsInf(v, 0) {
-		return 0
-	}
-	return v
-}
-
-// isError says whether an answer is a failure of the service: 5xx, or none (0).
-func isError(code int) bool { return code == 0 || code >= 500 }

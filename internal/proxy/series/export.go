@@ -7,6 +7,8 @@ import (
 	"io"
 	"math"
 	"slices"
+
+	"github.com/penstock-ci/penstock/internal/proxy"
 )
 
 // maxExport bounds what Import reads: it is more than maxPools busy pools are.
@@ -23,10 +25,9 @@ type exported struct {
 type exportedPool struct {
 	Route  string   `json:"route"`
 	Pool   string   `json:"pool"`
-	Codes  []int    `json:"codes"`
 	Chunks []*chunk `json:"chunks"`
-	Raw    []int64  `json:"raw"`
-	Row    []int64  `json:"row"`
+	Raw    row      `json:"raw"`
+	Row    row      `json:"row"`
 }
 
 const exportVersion = 1
@@ -35,9 +36,9 @@ const exportVersion = 1
 func (s *Series) Export(w io.Writer) error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	out := exported{Version: exportVersion, Bounds: s.bounds, Last: s.last, Pools: []exportedPool{}}
+	out := exported{Version: exportVersion, Bounds: proxy.LatencyBounds[:], Last: s.last, Pools: []exportedPool{}}
 	for _, h := range s.sorted() {
-		out.Pools = append(out.Pools, exportedPool{h.name.route, h.name.pool, h.codes, h.chunks, h.raw, h.row})
+		out.Pools = append(out.Pools, exportedPool{h.name.route, h.name.pool, h.chunks, h.raw, h.row})
 	}
 	return json.NewEncoder(w).Encode(out)
 }
@@ -49,7 +50,7 @@ func (s *Series) Import(r io.Reader) error {
 	if err := json.NewDecoder(io.LimitReader(r, maxExport)).Decode(&in); err != nil {
 		return fmt.Errorf("read series: %w", err)
 	}
-	if in.Version != exportVersion || !slices.Equal(in.Bounds, s.bounds) {
+	if in.Version != exportVersion || !slices.Equal(in.Bounds, proxy.LatencyBounds[:]) {
 		return errors.New("read series: they are of another version, with other buckets")
 	}
 	if len(in.Pools) > maxPools {
@@ -57,7 +58,7 @@ func (s *Series) Import(r io.Reader) error {
 	}
 	pools := map[name]*history{}
 	for _, p := range in.Pools {
-		h := &history{name: name{p.Route, p.Pool}, buckets: len(s.bounds) + 1, codes: p.Codes, chunks: p.Chunks, raw: p.Raw, row: p.Row}
+		h := &history{name: name{p.Route, p.Pool}, chunks: p.Chunks, raw: p.Raw, row: p.Row}
 		if err := h.check(in.Last); err != nil {
 			return fmt.Errorf("read series: pool %s of %s: %w", p.Pool, p.Route, err)
 		}
@@ -71,9 +72,8 @@ func (s *Series) Import(r io.Reader) error {
 
 // check says whether a history is one that Record could have made.
 func (h *history) check(last int64) error {
-	width := 1 + h.buckets + len(h.codes)
-	if len(h.chunks) == 0 || len(h.row) > width || len(h.raw) != len(h.row) || len(h.codes) > 2*maxCodes {
-		return errors.New("its parts do not fit together")
+	if len(h.chunks) == 0 || slices.Min(h.row[:]) < 0 || slices.Min(h.raw[:]) < 0 {
+		return errors.New("it has no samples")
 	}
 	size, before := 0, int64(math.MinInt64)
 	for _, c := range h.chunks {
@@ -81,10 +81,10 @@ func (h *history) check(last int64) error {
 			return errors.New("its times do not ascend")
 		}
 		n, at := 0, c.First
-		if !c.rows(width, func(t int64, row []int64) bool {
+		if !c.rows(func(t int64, r *row) bool {
 			at = t
 			n++
-			return slices.Min(row) >= 0
+			return slices.Min(r[:]) >= 0
 		}) || n != c.N || at != c.Last {
 			return errors.New("its samples cannot be read")
 		}

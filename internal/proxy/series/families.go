@@ -6,6 +6,8 @@ import (
 	"io"
 	"strconv"
 	"strings"
+
+	"github.com/penstock-ci/penstock/internal/proxy"
 )
 
 const (
@@ -75,7 +77,7 @@ func ours(n name, l Labels) []string {
 
 // workload is a pool's name where Flagger made it: TARGET and TARGET-primary.
 func workload(l Labels) string {
-	if l.Side == Old {
+	if l.Side == SideOld {
 		return l.Service + "-primary"
 	}
 	return l.Service
@@ -89,7 +91,7 @@ func istio(n name, l Labels) []string {
 
 func nginx(n name, l Labels) []string {
 	canary := ""
-	if l.Side == New {
+	if l.Side == SideNew {
 		canary = l.Service + "-canary"
 	}
 	return []string{"route", n.route, "pool", n.pool, "namespace", l.Environment, "exported_namespace", l.Environment, "ingress", l.Service, "canary", canary,
@@ -126,33 +128,38 @@ var anywhere = map[string]bool{
 // column is one series of a family: its own labels, and its value in a row.
 type column struct {
 	label, value string // code or le; empty if there is none
-	of           func(row []int64) float64
+	of           func(r *row) float64
 }
 
-// columns are the series that a pool has under a family.
-func (f *family) columns(s *Series, h *history) []column {
+// columns are the series that each pool has under a family. The proxy tells statuses apart by their first digit; they are
+// named by the first of their class, so that a query for 200, 2.. or 5.* finds them.
+func (f *family) columns() []column {
 	switch f.kind {
 	case byCode:
-		all := make([]column, len(h.codes))
-		for i, code := range h.codes {
-			all[i] = column{f.code, strconv.Itoa(code), func(row []int64) float64 { return float64(row[1+h.buckets+i]) }}
+		all := make([]column, 5)
+		for i := range all {
+			all[i] = column{f.code, strconv.Itoa(100 * (i + 1)), func(r *row) float64 { return float64(r[rowAnswers+1+i]) }}
 		}
 		return all
 	case buckets:
-		all := make([]column, h.buckets)
-		for i, le := range s.les(f.scale) {
-			all[i] = column{"le", le, func(row []int64) float64 { return float64(total(row[1 : 2+i])) }}
+		all := make([]column, latencyBuckets)
+		for i := range all {
+			le := "+Inf"
+			if i < len(proxy.LatencyBounds) {
+				le = strconv.FormatFloat(proxy.LatencyBounds[i]*f.scale/1000, 'g', -1, 64)
+			}
+			all[i] = column{"le", le, func(r *row) float64 { return float64(total(r[rowLatency : rowLatency+1+i])) }}
 		}
 		return all
 	case sum:
-		return []column{{of: func(row []int64) float64 { return float64(row[0]) / 1e6 * f.scale }}}
+		return []column{{of: func(r *row) float64 { return float64(r[rowSum]) / 1e6 * f.scale }}}
 	default:
-		return []column{{of: func(row []int64) float64 { return float64(total(row[1 : 1+h.buckets])) }}}
+		return []column{{of: func(r *row) float64 { return float64(r.answered()) }}}
 	}
 }
 
-func total(row []int64) (n int64) {
-	for _, v := range row {
+func total(counts []int64) (n int64) {
+	for _, v := range counts {
 		n += v
 	}
 	return n
@@ -170,18 +177,17 @@ func (s *Series) Expose(w io.Writer) error {
 		case f.foreign:
 			continue
 		case f.kind == byCode:
-			fmt.Fprintf(out, "# HELP %s Requests answered, by pool and status code; code 0 had no answer.\n# TYPE %[1]s counter\n", f.name)
+			fmt.Fprintf(out, "# HELP %s Requests answered, by pool and by class of status: code 500 is 5xx.\n# TYPE %[1]s counter\n", f.name)
 		case f.kind == buckets:
-			fmt.Fprintf(out, "# HELP %s Time from a request's head to the end of its answer.\n# TYPE %[1]s histogram\n", durationSeconds)
+			fmt.Fprintf(out, "# HELP %s Time to the end of the answer.\n# TYPE %[1]s histogram\n", durationSeconds)
 		}
 		for _, h := range live {
 			if h.ended() {
 				continue
 			}
 			pairs := f.labels(h.name, h.lastChunk().Labels)
-			for _, c := range f.columns(s, h) {
-				row := append(h.row[:len(h.row):len(h.row)], make([]int64, 1+h.buckets+len(h.codes)-len(h.row))...)
-				fmt.Fprintf(out, "%s{%s} %s\n", f.name, labelText(append(pairs[:len(pairs):len(pairs)], c.label, c.value)), strconv.FormatFloat(c.of(row), 'f', -1, 64))
+			for _, c := range f.columns() {
+				fmt.Fprintf(out, "%s{%s} %s\n", f.name, labelText(append(pairs[:len(pairs):len(pairs)], c.label, c.value)), strconv.FormatFloat(c.of(&h.row), 'f', -1, 64))
 			}
 		}
 	}

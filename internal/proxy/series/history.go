@@ -2,15 +2,14 @@ package series
 
 import (
 	"encoding/binary"
-	"maps"
 	"slices"
+
+	"github.com/penstock-ci/penstock/internal/proxy"
 )
 
 const (
 	// maxPools bounds how many pools are remembered.
 	maxPools = 1000
-	// maxCodes bounds how many status codes of a pool are told apart; a further one is counted as the first of its class.
-	maxCodes = 40
 	// chunkSamples is how many samples are forgotten at once: ten minutes.
 	chunkSamples = 120
 	// maxHistory bounds the bytes of a pool's samples: older ones go first. A sample costs 2 bytes of an idle pool and about
@@ -18,23 +17,60 @@ const (
 	maxHistory = 512 << 10
 )
 
-// history is the samples of one pool. A sample is a row of counters that only grow: the sum of durations in microseconds,
-// the latency buckets (each for itself, not cumulated), then the codes in the order in which they were first seen.
+// The places in a row: counters that only grow.
+const (
+	rowSum     = iota                            // of durations, microseconds
+	rowLatency                                   // buckets, each for itself
+	rowAnswers = rowLatency + latencyBuckets - 1 // + first digit of the status
+	rowErrors  = rowAnswers + 5
+	rowGone    = rowErrors + 1
+	rowConnect = rowGone + 1
+	rowResets  = rowConnect + 1
+	rowRetries = rowResets + 1
+	rowWidth   = rowRetries + 1
+)
+
+const latencyBuckets = len(proxy.LatencyBounds) + 1
+
+type row [rowWidth]int64
+
+func rowOf(p *proxy.PoolStats) (r row) {
+	r[rowSum] = p.LatencySum.Microseconds()
+	for i, n := range p.Latency {
+		r[rowLatency+i] = int64(n)
+	}
+	for class := 1; class <= 5; class++ {
+		r[rowAnswers+class] = int64(p.Requests[class])
+	}
+	r[rowGone], r[rowConnect], r[rowResets], r[rowRetries] = int64(p.Gone), int64(p.ConnectFailures), int64(p.Resets), int64(p.Retries)
+	return r
+}
+
+// answered is how many requests had an answer.
+func (r *row) answered() int64 { return total(r[rowLatency : rowLatency+latencyBuckets]) }
+
+// less gives what has been counted since an earlier row.
+func (r row) less(earlier *row) row {
+	for i, v := range earlier {
+		r[i] -= v
+	}
+	return r
+}
+
+// history is the samples of one pool.
 type history struct {
-	name    name
-	buckets int
-	codes   []int
-	chunks  []*chunk // by time, none empty; the last one is written
-	raw     []int64  // what the proxy counted last
-	row     []int64  // the last row
+	name   name
+	chunks []*chunk // by time, none empty; the last one is written
+	raw    row      // what the proxy counted last
+	row    row      // the last row
 }
 
 // chunk is samples one after the other, under the same labels.
 type chunk struct {
-	Labels      Labels  `json:"labels"`
-	First, Last int64   // times of the first and last sample, milliseconds
-	Base        []int64 // the first row
-	N           int     // samples
+	Labels      Labels `json:"labels"`
+	First, Last int64  // times of the first and last sample, milliseconds
+	Base        row    // the first row
+	N           int    // samples
 	// Data is the samples after the first, each as uvarints: milliseconds since the one before, then for each counter that
 	// has grown how many places it is after the last such, counted from 1, and by how much; then 0.
 	Data []byte
@@ -43,63 +79,27 @@ type chunk struct {
 }
 
 // record adds a row at now. A pool that was not there at before, when the proxy was asked last, had counted nothing then.
-func (h *history) record(before, now int64, labels Labels, p *PoolStats) {
-	raw := h.rawRow(p)
-	if h.row == nil {
-		h.row = make([]int64, len(raw))
-		h.raw = make([]int64, len(raw))
-	}
-	for len(h.row) < len(raw) {
-		h.row, h.raw = append(h.row, 0), append(h.raw, 0)
-	}
-	anew := false
-	for i, v := range raw {
-		anew = anew || v < h.raw[i]
-	}
-	grown := make([]int64, len(raw))
-	for i, v := range raw {
-		if anew {
-			grown[i] = v
-		} else {
-			grown[i] = v - h.raw[i]
-		}
+func (h *history) record(before, now int64, labels Labels, raw row) {
+	grown := raw.less(&h.raw)
+	if slices.Min(grown[:]) < 0 {
+		grown = raw
 	}
 	h.raw = raw
-
 	last := h.lastChunk()
-	if last == nil || last.Ended != 0 || last.Labels != labels {
+	switch {
+	case last == nil || last.Ended != 0 || last.Labels != labels:
 		if last != nil && last.Ended == 0 {
 			last.Ended = now
 		}
-		h.chunks = append(h.chunks, &chunk{Labels: labels, First: before, Last: before, Base: slices.Clone(h.row), N: 1})
-	} else if last.N >= chunkSamples {
-		// The first row of the new chunk is the last one of the old.
-		h.chunks = append(h.chunks, &chunk{Labels: labels, First: last.Last, Last: last.Last, Base: slices.Clone(h.row), N: 1})
+		h.chunks = append(h.chunks, &chunk{Labels: labels, First: before, Last: before, Base: h.row, N: 1})
+	case last.N >= chunkSamples:
+		// It begins with the last row of the one before.
+		h.chunks = append(h.chunks, &chunk{Labels: labels, First: last.Last, Last: last.Last, Base: h.row, N: 1})
 	}
-	h.lastChunk().append(now, grown)
+	h.lastChunk().append(now, &grown)
 	for i, d := range grown {
 		h.row[i] += d
 	}
-}
-
-func (h *history) rawRow(p *PoolStats) []int64 {
-	row := make([]int64, 1+h.buckets+len(h.codes), 1+h.buckets+len(h.codes)+4)
-	row[0] = p.Sum.Microseconds()
-	copy(row[1:1+h.buckets], p.Latency)
-	for _, code := range slices.Sorted(maps.Keys(p.Codes)) {
-		as := code
-		if len(h.codes) >= maxCodes && !slices.Contains(h.codes, code) {
-			as = code / 100 * 100
-		}
-		i := slices.Index(h.codes, as)
-		if i < 0 {
-			i = len(h.codes)
-			h.codes = append(h.codes, as)
-			row = append(row, 0)
-		}
-		row[1+h.buckets+i] += p.Codes[code]
-	}
-	return row
 }
 
 func (h *history) lastChunk() *chunk {
@@ -116,7 +116,7 @@ func (h *history) until() int64 { c := h.lastChunk(); return max(c.Last, c.Ended
 func (h *history) end(now int64) {
 	if c := h.lastChunk(); c != nil && c.Ended == 0 {
 		c.Ended = now
-		clear(h.raw)
+		h.raw = row{}
 	}
 }
 
@@ -125,7 +125,7 @@ func (h *history) forget(before int64) {
 	size := 0
 	for i := len(h.chunks) - 1; i >= 0; i-- {
 		c := h.chunks[i]
-		size += len(c.Data) + 8*len(c.Base)
+		size += len(c.Data) + 8*rowWidth
 		if max(c.Last, c.Ended) < before || size > maxHistory && i < len(h.chunks)-1 {
 			h.chunks = slices.Delete(h.chunks, 0, i+1)
 			return
@@ -133,7 +133,7 @@ func (h *history) forget(before int64) {
 	}
 }
 
-func (c *chunk) append(at int64, grown []int64) {
+func (c *chunk) append(at int64, grown *row) {
 	c.Data = binary.AppendUvarint(c.Data, uint64(at-c.Last))
 	gap := 1
 	for _, d := range grown {
@@ -150,16 +150,11 @@ func (c *chunk) append(at int64, grown []int64) {
 	c.N++
 }
 
-// rows calls yield with each sample's time and row, which is only lent, until it returns false. width is how long rows are
-// made: counters that were first seen later are 0. It is false if the chunk is not well formed.
-func (c *chunk) rows(width int, yield func(at int64, row []int64) bool) bool {
-	if len(c.Base) > width {
-		return false
-	}
-	row := make([]int64, width)
-	copy(row, c.Base)
-	at, data := c.First, c.Data
-	if !yield(at, row) {
+// rows calls yield with each sample's time and row, which is only lent, until it says no. It is false if the chunk is not
+// well formed.
+func (c *chunk) rows(yield func(at int64, r *row) bool) bool {
+	r, at, data := c.Base, c.First, c.Data
+	if !yield(at, &r) {
 		return true
 	}
 	next := func() (uint64, bool) {
@@ -178,19 +173,19 @@ func (c *chunk) rows(width int, yield func(at int64, row []int64) bool) bool {
 		at += int64(since)
 		for i := -1; ; {
 			gap, ok := next()
-			if !ok || gap > uint64(width) {
+			if !ok || gap > rowWidth {
 				return false
 			}
 			if gap == 0 {
 				break
 			}
 			by, ok := next()
-			if i += int(gap); !ok || i >= width || by > 1<<62 || row[i] > 1<<62-int64(by) {
+			if i += int(gap); !ok || i >= rowWidth || by > 1<<60 || r[i] > 1<<60 {
 				return false
 			}
-			row[i] += int64(by)
+			r[i] += int64(by)
 		}
-		if !yield(at, row) {
+		if !yield(at, &r) {
 			return true
 		}
 	}

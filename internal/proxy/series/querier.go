@@ -79,12 +79,12 @@ func (q *querier) selectPool(f *family, h *history, from, to int64, matchers []*
 	// What a pool was called changes when it is promoted: then its series end, and others begin.
 	type run struct {
 		series []*listed // by column; nil where it does not match
-		own    []int64   // what was counted under these labels
+		own    row       // what was counted under these labels
 		last   int64
 	}
 	runs := map[Labels]*run{}
 	var order []*run
-	columns := f.columns(q.s, h)
+	columns := f.columns()
 	add := func(r *run, at int64, v func(column) float64) {
 		r.last = at
 		if at < from || at > to {
@@ -103,33 +103,33 @@ func (q *querier) selectPool(f *family, h *history, from, to int64, matchers []*
 	}
 	var in *run
 	var current *chunk
-	var before []int64
-	h.rows(func(at int64, row []int64, c *chunk) bool {
+	var before row
+	h.rows(func(at int64, r *row, c *chunk) bool {
 		if c != current {
 			if current == nil || current.Ended != 0 {
 				if in != nil {
 					end(in, current.Ended)
 				}
 				if in = runs[c.Labels]; in == nil {
-					in = &run{series: q.name(f, h, c.Labels, columns, matchers), own: make([]int64, len(row)), last: math.MinInt64}
+					in = &run{series: q.name(f, h, c.Labels, columns, matchers), last: math.MinInt64}
 					if current == nil {
-						copy(in.own, row)
+						in.own = *r
 					}
 					runs[c.Labels] = in
 					order = append(order, in)
 				}
-				before = slices.Clone(row)
+				before = *r
 			}
 			current = c
 		}
 		if at <= in.last {
 			return true // a chunk begins with the last row of the one before
 		}
-		for i, v := range row {
-			in.own[i] += v - before[i]
+		for i, v := range r.less(&before) {
+			in.own[i] += v
 		}
-		copy(before, row)
-		add(in, at, func(c column) float64 { return c.of(in.own) })
+		before = *r
+		add(in, at, func(c column) float64 { return c.of(&in.own) })
 		return at <= to
 	})
 	if in != nil && current.Ended != 0 {

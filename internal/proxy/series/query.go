@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -170,7 +169,7 @@ func (r Result) Number() (float64, error) {
 type Target struct {
 	Scope
 	Service string `json:"service"`
-	Side    string `json:"side"` // New or Old; empty is both
+	Side    string `json:"side"` // SideNew or SideOld; empty is both
 }
 
 // selector is the label matchers of a target's series.
@@ -191,7 +190,7 @@ func (s *Series) SuccessRate(ctx context.Context, t Target, interval time.Durati
 	over := promDuration(interval)
 	// Flagger's own query has no value if nothing succeeded; it is zero.
 	query = fmt.Sprintf(`(sum(rate(%[1]s{%[2]s}[%[4]s])) or vector(0)) / sum(rate(%[1]s{%[3]s}[%[4]s])) * 100`,
-		requestsTotal, t.selector(`code!~"0|5.*"`), t.selector(), over)
+		requestsTotal, t.selector(`code!~"5.*"`), t.selector(), over)
 	percent, err = s.number(ctx, query, at, t.Scope)
 	return percent, query, err
 }
@@ -215,14 +214,4 @@ func (s *Series) number(ctx context.Context, query string, at time.Time, scope S
 // promDuration writes a duration as PromQL reads it: whole milliseconds, at least one.
 func promDuration(d time.Duration) string {
 	return strconv.FormatInt(max(d.Milliseconds(), 1), 10) + "ms"
-}
-
-// Buckets are the bounds le of Prometheus: ascending, the last one +Inf.
-func (s *Series) les(scale float64) []string {
-	out := make([]string, 0, len(s.bounds)+1)
-	for _, b := range s.bounds {
-		// Scaling must not show: 0.3 s is 300 ms, not 299.99999999999994.
-		out = append(out, strconv.FormatFloat(math.Round(b*scale*1e9)/1e9, 'g', -1, 64))
-	}
-	return slices.Clip(append(out, "+Inf"))
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/penstock-ci/penstock/internal/proxy"
 )
 
 const (
@@ -29,19 +31,18 @@ type Labels struct {
 	Environment string `json:"environment,omitempty"`
 	Service     string `json:"service,omitempty"`
 	Release     string `json:"release,omitempty"`
-	Side        string `json:"side,omitempty"` // New or Old
+	Side        string `json:"side,omitempty"` // SideNew or SideOld
 }
 
-// The sides of a pool. A manifest knows Old as TARGET-primary and New as TARGET.
+// The sides of a pool. A manifest knows the old one as TARGET-primary and the new one as TARGET.
 const (
-	New = "new"
-	Old = "old"
+	SideNew = "new"
+	SideOld = "old"
 )
 
 // Series are the time series of a proxy. It is safe for use by many goroutines.
 type Series struct {
 	labels func(route, pool string) Labels
-	bounds []float64 // upper bounds of the latency buckets, seconds; one bucket more is without bound
 	engine engine
 
 	mu    sync.RWMutex
@@ -51,13 +52,13 @@ type Series struct {
 
 type name struct{ route, pool string }
 
-// Make makes Series without samples. bounds are those of the proxy's latency buckets in seconds, ascending. labels is asked
-// what a pool is at each Record; nil takes it from the names alone: see Named.
-func Make(bounds []float64, labels func(route, pool string) Labels) *Series {
+// New makes Series without samples. labels is asked what a pool is at each Record; nil takes it from the names alone: see
+// Named.
+func New(labels func(route, pool string) Labels) *Series {
 	if labels == nil {
 		labels = Named
 	}
-	return &Series{labels: labels, bounds: slices.Clone(bounds), pools: map[name]*history{}}
+	return &Series{labels: labels, pools: map[name]*history{}}
 }
 
 // Named takes labels from names: a route is OWNER/NAME/ENVIRONMENT/SERVICE, a pool the release.
@@ -71,7 +72,7 @@ func Named(route, pool string) Labels {
 
 // Record adds what the proxy has counted until at: cumulative counters. What is smaller than before began anew, and is
 // added to what there was. A pool that is missing has ended. A call at the time of the last or before it changes nothing.
-func (s *Series) Record(at time.Time, stats []PoolStats) {
+func (s *Series) Record(at time.Time, stats []proxy.PoolStats) {
 	now := at.UnixMilli()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -92,10 +93,10 @@ func (s *Series) Record(at time.Time, stats []PoolStats) {
 			if len(s.pools) >= maxPools && !s.dropOldest() {
 				continue
 			}
-			h = &history{name: n, buckets: len(s.bounds) + 1}
+			h = &history{name: n}
 			s.pools[n] = h
 		}
-		h.record(before, now, s.labels(p.Route, p.Pool), p)
+		h.record(before, now, s.labels(p.Route, p.Pool), rowOf(p))
 	}
 	for n, h := range s.pools {
 		if !seen[n] {

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/penstock-ci/penstock/internal/proxy"
 )
 
 var t0 = time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC)
@@ -18,27 +20,30 @@ const route = "acme/shop/production/web"
 type traffic struct {
 	s    *Series
 	at   time.Time
-	pool map[string]*PoolStats
+	pool map[string]*proxy.PoolStats
 }
 
 func newTraffic(labels func(route, pool string) Labels) *traffic {
-	return &traffic{s: Make([]float64{0.1, 0.3, 1}, labels), at: t0, pool: map[string]*PoolStats{}}
+	return &traffic{s: New(labels), at: t0, pool: map[string]*proxy.PoolStats{}}
 }
+
+// latency200 is the bucket of 200 ms: 181 to 256.
+const latency200 = 18
 
 // step lets Every go by in which a pool answers.
 func (tr *traffic) step(codes map[string]map[int]int64) {
 	tr.at = tr.at.Add(Every)
-	var all []PoolStats
+	var all []proxy.PoolStats
 	for pool, answers := range codes {
 		p := tr.pool[pool]
 		if p == nil {
-			p = &PoolStats{Route: route, Pool: pool, Codes: map[int]int64{}, Latency: make([]int64, 4)}
+			p = &proxy.PoolStats{Route: route, Pool: pool}
 			tr.pool[pool] = p
 		}
 		for code, n := range answers {
-			p.Codes[code] += n
-			p.Latency[1] += n // 0.1 to 0.3 s
-			p.Sum += time.Duration(n) * 200 * time.Millisecond
+			p.Requests[code/100] += uint64(n)
+			p.Latency[latency200] += uint64(n)
+			p.LatencySum += time.Duration(n) * 200 * time.Millisecond
 		}
 		all = append(all, *p)
 	}
@@ -60,7 +65,7 @@ func (tr *traffic) number(t *testing.T, query string) float64 {
 
 func sided(route, pool string) Labels {
 	l := Named(route, pool)
-	l.Side = map[string]string{"1": Old, "2": New}[pool]
+	l.Side = map[string]string{"1": SideOld, "2": SideNew}[pool]
 	return l
 }
 
@@ -86,13 +91,13 @@ func TestQueriesOfManifests(t *testing.T) {
 			t.Errorf("%s = %v, want %v", query, got, want)
 		}
 	}
-	rate, query, err := tr.s.SuccessRate(t.Context(), Target{Scope{"acme/shop", "production"}, "web", New}, time.Minute, tr.at)
+	rate, query, err := tr.s.SuccessRate(t.Context(), Target{Scope{"acme/shop", "production"}, "web", SideNew}, time.Minute, tr.at)
 	if err != nil || math.Abs(rate-90) > 1e-9 {
 		t.Errorf("success rate %v, %v (%s), want 90", rate, err, query)
 	}
-	p99, query, err := tr.s.Duration(t.Context(), Target{Scope{"acme/shop", "production"}, "web", New}, time.Minute, tr.at)
-	if err != nil || p99 != 298*time.Millisecond {
-		t.Errorf("duration %v, %v (%s), want 298ms", p99, err, query)
+	p99, query, err := tr.s.Duration(t.Context(), Target{Scope{"acme/shop", "production"}, "web", SideNew}, time.Minute, tr.at)
+	if err != nil || p99 != 255*time.Millisecond {
+		t.Errorf("duration %v, %v (%s), want 255ms", p99, err, query)
 	}
 }
 
@@ -111,7 +116,7 @@ func TestScopeHidesOthers(t *testing.T) {
 // matrix is an error.
 func TestFlaggersEdges(t *testing.T) {
 	tr := newTraffic(sided)
-	web := Target{Scope{"acme/shop", "production"}, "web", New}
+	web := Target{Scope{"acme/shop", "production"}, "web", SideNew}
 	for range 13 {
 		tr.step(map[string]map[int]int64{"1": {200: 1}, "2": nil})
 	}
@@ -127,7 +132,6 @@ func TestFlaggersEdges(t *testing.T) {
 	if rate, _, err := tr.s.SuccessRate(t.Context(), web, time.Minute, tr.at); err != nil || rate != 0 {
 		t.Errorf("success rate of nothing but failures: %v, %v; want 0", rate, err)
 	}
-	tr.s.pools[name{route, "1"}].codes[0] = 200
 	if got := tr.number(t, `sort(vector(1)) or vector(2)`); got != 1 {
 		t.Errorf("got %v", got)
 	}
@@ -148,12 +152,12 @@ func TestFlaggersEdges(t *testing.T) {
 
 // TestPromotedPoolChangesItsName: what a pool counted as the new side stays with that name, and rates see no jump.
 func TestPromotedPoolChangesItsName(t *testing.T) {
-	side := New
+	side := SideNew
 	tr := newTraffic(func(route, pool string) Labels { l := Named(route, pool); l.Side = side; return l })
 	for range 10 {
 		tr.step(map[string]map[int]int64{"2": {200: 5}})
 	}
-	side = Old
+	side = SideOld
 	for range 10 {
 		tr.step(map[string]map[int]int64{"2": {200: 5}})
 	}
@@ -172,16 +176,16 @@ func TestPromotedPoolChangesItsName(t *testing.T) {
 func TestCountersBeginAnew(t *testing.T) {
 	tr := newTraffic(nil)
 	tr.step(map[string]map[int]int64{"1": {200: 10}})
-	tr.pool = map[string]*PoolStats{} // a new process
+	tr.pool = map[string]*proxy.PoolStats{} // a new process
 	tr.step(map[string]map[int]int64{"1": {200: 4, 500: 1}})
 	tr.step(map[string]map[int]int64{}) // the pool is gone
 	if r, err := tr.s.Query(t.Context(), requestsTotal, tr.at, Scope{}); err != nil || len(r.Series) != 0 {
 		t.Errorf("a pool that is gone: %+v, %v; want nothing", r, err)
 	}
-	tr.pool = map[string]*PoolStats{}
+	tr.pool = map[string]*proxy.PoolStats{}
 	tr.step(map[string]map[int]int64{"1": {200: 7}})
 	d := tr.s.Delta(route, "1", t0, tr.at)
-	if d.Requests != 22 || d.Errors != 1 || d.Codes[200] != 21 || d.Latency[1] != 22 {
+	if d.Requests != 22 || d.Errors != 1 || d.Classes[2] != 21 || d.Latency[latency200] != 22 {
 		t.Errorf("delta %+v, want 22 requests, 1 of them an error", d)
 	}
 	if got := tr.number(t, `sum(penstock_proxy_requests_total)`); got != 22 {
@@ -206,7 +210,7 @@ func TestDeltaAndRange(t *testing.T) {
 	if d := tr.s.Delta(route, "2", t0, tr.at); d.Requests != 120 || d.Errors != 60 {
 		t.Errorf("delta of 2: %+v", d)
 	}
-	if d := tr.s.Delta(route, "none", t0, tr.at); d.Requests != 0 || len(d.Latency) != 4 {
+	if d := tr.s.Delta(route, "none", t0, tr.at); d.Requests != 0 || len(d.Latency) != latencyBuckets {
 		t.Errorf("delta of none: %+v", d)
 	}
 	charts, err := tr.s.Range(route, t0, tr.at, 30*time.Second)
@@ -214,8 +218,8 @@ func TestDeltaAndRange(t *testing.T) {
 		t.Fatalf("charts %+v, %v", charts, err)
 	}
 	for _, p := range charts[1].Points {
-		if p.Rate != 2 || p.ErrorRate != 0.5 || math.Abs(p.P50-0.2) > 1e-9 {
-			t.Errorf("point %+v, want 2/s, half of them errors, p50 0.2 s", p)
+		if p.Rate != 2 || p.ErrorRate != 0.5 || math.Abs(p.P50-218.5) > 1e-9 {
+			t.Errorf("point %+v, want 2/s, half of them errors, p50 218.5 ms", p)
 		}
 	}
 	if _, err := tr.s.Range(route, t0, tr.at, time.Millisecond); err == nil {
@@ -232,7 +236,7 @@ func TestExportGoesOn(t *testing.T) {
 	if err := tr.s.Export(&b); err != nil {
 		t.Fatal(err)
 	}
-	other := Make([]float64{0.1, 0.3, 1}, sided)
+	other := New(sided)
 	if err := other.Import(bytes.NewReader(b.Bytes())); err != nil {
 		t.Fatal(err)
 	}
@@ -246,7 +250,7 @@ func TestExportGoesOn(t *testing.T) {
 	if got := tr.number(t, `sum(increase(penstock_proxy_requests_total[20m]))`); math.Abs(got-240*11) > 1e-6 {
 		t.Errorf("increase %v, want %v", got, 240*11)
 	}
-	if err := Make([]float64{1}, nil).Import(bytes.NewReader(b.Bytes())); err == nil {
+	if err := New(nil).Import(strings.NewReader(strings.Replace(b.String(), "[0.5,", "[0.6,", 1))); err == nil {
 		t.Error("series with other buckets were taken over")
 	}
 }
@@ -263,7 +267,7 @@ func FuzzImport(f *testing.F) {
 	}
 	f.Add(b.Bytes())
 	f.Fuzz(func(t *testing.T, in []byte) {
-		s := Make([]float64{0.1, 0.3, 1}, sided)
+		s := New(sided)
 		if s.Import(bytes.NewReader(in)) != nil {
 			return
 		}
@@ -274,47 +278,48 @@ func FuzzImport(f *testing.F) {
 		if _, err := s.Query(t.Context(), `sum(rate({__name__=~".+"}[5m]))`, at, Scope{}); err != nil && !strings.Contains(err.Error(), "query: ") {
 			t.Fatal(err)
 		}
-		s.Record(at.Add(Every), []PoolStats{{Route: route, Pool: "1", Codes: map[int]int64{200: 10, 302: 1}, Latency: []int64{1, 2, 3, 4}}})
+		s.Record(at.Add(Every), []proxy.PoolStats{{Route: route, Pool: "1", Requests: [6]uint64{2: 10, 3: 1}}})
 		if err := s.Expose(&b); err != nil {
 			t.Fatal(err)
 		}
 	})
 }
 
-// TestBounds: codes, pools and bytes are bounded, whatever backends answer.
+// TestBounds: pools, times and bytes are bounded.
 func TestBounds(t *testing.T) {
-	tr := newTraffic(nil)
-	answers := map[int]int64{}
-	for code := 100; code < 1000; code++ {
-		answers[code] = int64(code)
+	s := New(nil)
+	p := proxy.PoolStats{Route: route, Pool: "1"}
+	at := t0
+	for i := range uint64(5000) {
+		for j := range p.Latency {
+			p.Latency[j] += 1 << (10 + i%20) // as many bytes as a very busy pool costs
+		}
+		at = at.Add(Every)
+		s.Record(at, []proxy.PoolStats{p})
 	}
-	for range 3000 {
-		tr.step(map[string]map[int]int64{"1": answers})
-	}
-	h := tr.s.pools[name{route, "1"}]
-	if len(h.codes) > maxCodes+9 {
-		t.Errorf("%d codes are told apart, want at most %d and 9 classes", len(h.codes), maxCodes)
-	}
+	h := s.pools[name{route, "1"}]
 	size := 0
 	for _, c := range h.chunks {
-		size += len(c.Data)
+		size += len(c.Data) + 8*rowWidth
 	}
-	if size > maxHistory+maxHistory/4 {
+	if size > maxHistory+maxHistory/10 || size < maxHistory/2 {
 		t.Errorf("%d bytes are kept, want about %d at most", size, maxHistory)
 	}
-	var want int64
-	for _, n := range answers {
-		want += n
+	if oldest := time.UnixMilli(h.chunks[0].First); at.Sub(oldest) > Keep+chunkSamples*Every {
+		t.Errorf("samples of %s are kept at %s", oldest, at)
 	}
-	if d := tr.s.Delta(route, "1", tr.at.Add(-Every), tr.at); d.Requests != want {
-		t.Errorf("%d requests are counted, want %d", d.Requests, want)
-	}
-	many := make([]PoolStats, maxPools+10)
+	many := make([]proxy.PoolStats, maxPools+10)
 	for i := range many {
-		many[i] = PoolStats{Route: route, Pool: strconv.Itoa(i), Latency: make([]int64, 4)}
+		many[i] = proxy.PoolStats{Route: route, Pool: strconv.Itoa(i)}
 	}
-	tr.s.Record(tr.at.Add(Every), many)
-	if len(tr.s.pools) > maxPools {
-		t.Errorf("%d pools are kept, want at most %d", len(tr.s.pools), maxPools)
+	s.Record(at.Add(Every), many)
+	if len(s.pools) > maxPools {
+		t.Errorf("%d pools are kept, want at most %d", len(s.pools), maxPools)
+	}
+	if _, err := s.Query(t.Context(), strings.Repeat("1+", maxQuery)+"1", at, Scope{}); err == nil {
+		t.Error("a query of 32 kB was taken")
+	}
+	if _, err := s.Query(t.Context(), `sum(sum_over_time({__name__=~".+"}[4h]))`, at.Add(Every), Scope{}); err == nil || !strings.Contains(err.Error(), "2000000 samples") {
+		t.Errorf("a query of all there is: %v", err)
 	}
 }
