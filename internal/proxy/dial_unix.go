@@ -1,0 +1,68 @@
+//go:build unix
+
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// receive takes the one message of a socket that hands out connections.
+func receive(c *net.UnixConn) (net.Conn, error) {
+	var text [256]byte
+	var rights [128]byte
+	n, nrights, flags, _, err := c.ReadMsgUnix(text[:], rights[:])
+	if err != nil {
+		return nil, err
+	}
+	var fds []int
+	messages, err := syscall.ParseSocketControlMessage(rights[:nrights])
+	for _, m := range messages {
+		if more, err := syscall.ParseUnixRights(&m); err == nil {
+			fds = append(fds, more...)
+		}
+	}
+	closeAll := func() {
+		for _, fd := range fds {
+			_ = syscall.Close(fd)
+		}
+	}
+	switch {
+	case n == 0:
+		err = errors.New("it closed the connection without a word")
+	case text[0] == 1:
+		err = refused(text[1:n], c)
+	case err != nil || flags&syscall.MSG_CTRUNC != 0 || text[0] != 0 || n != 1 || len(fds) != 1:
+		err = fmt.Errorf("it sent %d bytes and %d descriptors: one of each, and a zero byte, are a connection", n, len(fds))
+	}
+	if err != nil {
+		closeAll()
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fds[0]), "connection")
+	defer f.Close()
+	return net.FileConn(f)
+}
+
+// quiet says whether nothing has come on an idle connection: no end, no error, and no byte that the next request would
+// take for its answer.
+func (u *upstream) quiet() bool {
+	if u.raw == nil {
+		return true
+	}
+	u.quietly = false
+	return u.raw.Read(u.look) == nil && u.quietly
+}
+
+// lookAt is a method of its own so that it is made into a function once for a connection.
+func (u *upstream) lookAt(fd uintptr) bool {
+	var one [1]byte
+	_, _, err := unix.Recvfrom(int(fd), one[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	u.quietly = err == unix.EAGAIN
+	return true // whatever it said: do not wait
+}

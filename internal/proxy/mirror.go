@@ -1,0 +1,135 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"time"
+)
+
+const (
+	maxMirrors    = 32      // copies under way at once; twice as many wait; there are none of more
+	maxMirrorBody = 1 << 20 // bytes: a request with more has no copy
+	mirrorTime    = 30 * time.Second
+	mirrorHeader  = "X-Penstock-Mirror"
+)
+
+// mirrorCopy is what a copy of a request is made of, gathered while the request itself is sent.
+type mirrorCopy struct {
+	pool   *pool
+	method string
+	url    url.URL
+	host   string
+	header http.Header
+	body   bytes.Buffer
+	over   bool // the body is too large
+	grpc   bool
+}
+
+func (c *mirrorCopy) add(p []byte) {
+	if c.over = c.over || c.body.Len()+len(p) > maxMirrorBody; c.over {
+		c.body = bytes.Buffer{}
+		return
+	}
+	c.body.Write(p)
+}
+
+// beginMirror decides whether a request has a copy.
+func (x *exchange) beginMirror() {
+	rt := x.route
+	if rt.mirror == nil || rt.mirror == x.pool || x.head.upgrade != "" || x.copy != nil || x.r.ContentLength > maxMirrorBody || rand.Float64()*100 >= rt.MirrorPercent {
+		return
+	}
+	c := &mirrorCopy{pool: rt.mirror, method: x.r.Method, host: x.r.Host, header: http.Header{}, grpc: rt.GRPC}
+	target, err := url.ParseRequestURI(targetOf(x.r, rt))
+	if err != nil {
+		return
+	}
+	c.url = *target
+	c.url.Scheme, c.url.Host = "http", "backend"
+	connection := connectionHeaders(x.r.Header)
+	for name, values := range x.r.Header {
+		if copied(name, connection) {
+			c.header[name] = values
+		}
+	}
+	x.head.forwarded(x.r, func(name, value string) { c.header[name] = append(c.header[name], value) })
+	c.header[mirrorHeader] = []string{"true"}
+	if len(c.header["User-Agent"]) == 0 {
+		c.header["User-Agent"] = []string{""}
+	}
+	c.header = c.header.Clone()
+	if !rt.GRPC {
+		c.add(x.out[x.headBytes:])
+	}
+	x.copy = c
+	if x.r.Body == nil || x.r.Body == http.NoBody || !rt.GRPC && !x.streams {
+		x.p.mirror(c)
+	}
+}
+
+// mirror hands over a copy whose body is complete, if there is room for it. Nobody waits.
+func (p *Proxy) mirror(c *mirrorCopy) {
+	if c.over {
+		return
+	}
+	select {
+	case p.mirrors <- c:
+	default:
+	}
+}
+
+// sendMirrors sends copies until ctx ends.
+func (p *Proxy) sendMirrors(ctx context.Context) {
+	for {
+		select {
+		case c := <-p.mirrors:
+			c.send(ctx)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// send counts for the pool what its backend answers.
+func (c *mirrorCopy) send(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, mirrorTime)
+	defer cancel()
+	b := c.pool.pick(nil)
+	if b == nil || !b.enter() {
+		return
+	}
+	defer b.leave()
+	n := c.pool.counters
+	n.inFlight.Add(1)
+	defer n.inFlight.Add(-1)
+	n.mirrored.Add(1)
+	began := time.Now()
+	r := (&http.Request{Method: c.method, URL: &c.url, Host: c.host, Header: c.header}).WithContext(ctx)
+	if c.body.Len() > 0 {
+		r.Body, r.ContentLength = io.NopCloser(&c.body), int64(c.body.Len())
+	}
+	n.in.Add(uint64(c.body.Len()))
+	res, err := b.transport(c.grpc).RoundTrip(r)
+	if err != nil {
+		var failed *connectError
+		if errors.As(err, &failed) {
+			n.connectFailures.Add(1)
+		} else {
+			n.resets.Add(1)
+		}
+		n.observe(http.StatusBadGateway, time.Since(began))
+		return
+	}
+	read, err := io.Copy(io.Discard, io.LimitReader(res.Body, maxMirrorBody))
+	_ = res.Body.Close()
+	n.out.Add(uint64(read))
+	if err != nil {
+		n.resets.Add(1)
+	}
+	n.observe(res.StatusCode, time.Since(began))
+}
