@@ -30,7 +30,7 @@ func (o Outside) Prometheus(ctx context.Context, server, query string) (*float64
 	}
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	answer, _, err := prometheus.NewAPI(client).Query(ctx, strings.Join(strings.Fields(query), " "), time.Now())
+	answer, _, _, err := prometheus.NewAPI(client).Query(ctx, strings.Join(strings.Fields(query), " "), time.Now())
 	if err != nil {
 		return nil, fmt.Errorf("ask %s: %w", server, err)
 	}

@@ -1,0 +1,360 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/penstock-ci/penstock/internal/cd"
+	"github.com/penstock-ci/penstock/internal/proxy/daemon"
+	"github.com/penstock-ci/penstock/internal/proxy/series"
+)
+
+// maxSaidOfHook is how much of a hook's output is kept with its result, bytes: the latest.
+const maxSaidOfHook = 4 << 10
+
+// Carrier carries releases out: their instances on a target, their traffic at a proxy, what they ask by whoever knows it.
+type Carrier struct {
+	Target Target
+	// Proxy is nil where nothing is routed: then releases are judged by the health of their instances alone.
+	Proxy   *daemon.Client
+	Outside Outside
+	Log     *slog.Logger
+
+	mu      sync.Mutex // of Carry
+	version int64      // of the table in force
+}
+
+// Carried is a release with how the outside reaches its services.
+type Carried struct {
+	*cd.Release
+	Fronts []Front
+}
+
+// Carry brings about what all active releases, the oldest first, want: first the table, so that nothing is stopped that still
+// gets requests, then the instances. It does not wait for these.
+func (c *Carrier) Carry(ctx context.Context, active []Carried) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.route(ctx, active); err != nil {
+		return err
+	}
+	var wanted []Wanted
+	for _, r := range active {
+		for i, p := range r.Parts {
+			if p.Want > 0 {
+				wanted = append(wanted, wantedOf(r.Release, &r.Plan.Services[i], p.Want))
+			}
+		}
+	}
+	c.Target.Ensure(wanted)
+	return nil
+}
+
+func wantedOf(r *cd.Release, s *cd.Service, instances int) Wanted {
+	return Wanted{
+		Release: r.ID, Service: s.Name, Revision: s.Revision, Instances: instances, Health: s.Health, Repository: r.Plan.Repository, Environment: r.Plan.Environment,
+	}
+}
+
+// route puts the table of the releases in force.
+func (c *Carrier) route(ctx context.Context, active []Carried) error {
+	if c.Proxy == nil {
+		return nil
+	}
+	type place struct{ repository, environment, service string }
+	var releases []*cd.Release
+	var order []place
+	fronts := map[place]Front{}
+	for _, r := range active {
+		releases = append(releases, r.Release)
+		for _, f := range r.Fronts {
+			at := place{f.Repository, f.Environment, f.Service}
+			if _, known := fronts[at]; !known {
+				order = append(order, at)
+			}
+			// The newest counts once it takes traffic: its hosts are its revision's.
+			if len(r.Shares()) > 0 || fronts[at].Service == "" {
+				fronts[at] = f
+			}
+		}
+	}
+	all := make([]Front, 0, len(order))
+	for _, at := range order {
+		all = append(all, fronts[at])
+	}
+	if c.version == 0 {
+		status, err := c.Proxy.Status(ctx)
+		if err != nil {
+			return fmt.Errorf("ask the proxy: %w", err)
+		}
+		c.version = status.Table
+	}
+	table := Table(releases, all)
+	table.Version = c.version + 1
+	if err := c.Proxy.Set(ctx, table); err != nil {
+		c.version = 0 // whether it is in force is not known
+		return fmt.Errorf("set the proxy's table: %w", err)
+	}
+	c.version = table.Version
+	return nil
+}
+
+// Do does a task of a release.
+func (c *Carrier) Do(ctx context.Context, r *cd.Release, t cd.Task) (cd.Done, error) {
+	done := cd.Done{Task: t.ID}
+	var err error
+	switch t.Kind {
+	case cd.TaskHook:
+		err = c.hook(ctx, r, t, &done)
+	case cd.TaskWebhook:
+		done.OK, done.Message, err = c.Outside.Webhook(ctx, t.Webhook, t.Payload)
+	case cd.TaskQuery:
+		err = c.query(ctx, r, t, &done)
+	case cd.TaskSample:
+		err = c.sample(ctx, r, t, &done)
+	default:
+		err = fmt.Errorf("nobody here does a %s", t.Kind)
+	}
+	if ctx.Err() != nil {
+		return done, context.Cause(ctx)
+	}
+	if err != nil {
+		done.Error = err.Error()
+	}
+	return done, nil
+}
+
+func (c *Carrier) hook(ctx context.Context, r *cd.Release, t cd.Task, done *cd.Done) error {
+	s := service(r.Plan, t.Service)
+	if s == nil {
+		return fmt.Errorf("there is no service %s", t.Service)
+	}
+	if s.HookTimeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, s.HookTimeout, fmt.Errorf("it took longer than %s", s.HookTimeout))
+		defer cancel()
+	}
+	out := &lastBytes{max: maxSaidOfHook}
+	err := c.Target.Run(ctx, wantedOf(r, s, 1), s.Hook, out)
+	done.OK, done.Message = err == nil, strings.TrimSpace(out.String())
+	switch {
+	case err == nil:
+	case errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil:
+		done.Message = strings.TrimSpace(done.Message + "\n" + context.Cause(ctx).Error())
+	default:
+		done.Message = strings.TrimSpace(done.Message + "\n" + err.Error())
+	}
+	return nil
+}
+
+func service(p *cd.Plan, name string) *cd.Service {
+	for i := range p.Services {
+		if p.Services[i].Name == name {
+			return &p.Services[i]
+		}
+	}
+	return nil
+}
+
+// lastBytes keeps the end of what is written.
+type lastBytes struct {
+	max  int
+	text []byte
+}
+
+func (l *lastBytes) Write(p []byte) (int, error) {
+	l.text = append(l.text, p...)
+	if over := len(l.text) - l.max; over > 0 {
+		l.text = append(l.text[:0], l.text[over:]...)
+	}
+	return len(p), nil
+}
+
+func (l *lastBytes) String() string { return strings.ToValidUTF8(string(l.text), "\uFFFD") }
+
+// errNoProxy is why there are no metrics.
+var errNoProxy = errors.New("the server has no proxy that could measure traffic: serve --proxy ADDR")
+
+// query asks a metric of its source: of the new revision, as Flagger does.
+func (c *Carrier) query(ctx context.Context, r *cd.Release, t cd.Task, done *cd.Done) error {
+	m := t.Metric
+	if m.Query != "" {
+		var err error
+		if done.Query, err = Resolve(m, r.Plan, t.Service); err != nil {
+			return err
+		}
+		if m.Server != "" {
+			done.Value, err = c.Outside.Prometheus(ctx, m.Server, done.Query)
+			return err
+		}
+	}
+	if c.Proxy == nil {
+		return errNoProxy
+	}
+	if m.Query != "" {
+		result, err := c.Proxy.Query(ctx, done.Query, series.Scope{Repository: r.Plan.Repository, Environment: r.Plan.Environment})
+		if err != nil {
+			return err
+		}
+		value, err := result.Number()
+		if errors.Is(err, series.ErrNoValues) {
+			return nil
+		}
+		done.Value = &value
+		return err
+	}
+	interval := m.Interval
+	if interval <= 0 {
+		interval = time.Minute
+	}
+	now := time.Now()
+	route, pool := RouteName(r.Plan, t.Service), PoolName(r.ID, t.Service)
+	counts, err := c.Proxy.Delta(ctx, route, pool, now.Add(-interval), now)
+	if err != nil {
+		return err
+	}
+	done.Query = fmt.Sprintf("%s of v%d of %s over %s", m.Name, r.ID, t.Service, interval)
+	if counts.Requests == 0 {
+		return nil
+	}
+	var value float64
+	switch m.Name {
+	case "request-success-rate":
+		value = 100 * float64(counts.Requests-counts.Errors) / float64(counts.Requests)
+	case "request-duration":
+		value = math.Trunc(1000 * counts.Quantile(0.99)) // whole milliseconds
+	default:
+		return fmt.Errorf("there is no metric %q", m.Name)
+	}
+	done.Value = &value
+	return nil
+}
+
+// sample measures both sides since a time.
+func (c *Carrier) sample(ctx context.Context, r *cd.Release, t cd.Task, done *cd.Done) error {
+	if c.Proxy == nil {
+		return errNoProxy
+	}
+	now := time.Now().UTC()
+	done.Samples = map[string]cd.Sample{}
+	for i := range r.Plan.Services {
+		s := &r.Plan.Services[i]
+		sample := cd.Sample{From: t.From, To: now}
+		route := RouteName(r.Plan, s.Name)
+		for _, side := range []struct {
+			release cd.ReleaseID
+			into    *cd.Traffics
+		}{{r.ID, &sample.New}, {s.Before, &sample.Old}} {
+			if side.release == 0 {
+				continue
+			}
+			counts, err := c.Proxy.Delta(ctx, route, PoolName(side.release, s.Name), t.From, now)
+			if err != nil {
+				return err
+			}
+			*side.into = traffics(counts)
+		}
+		done.Samples[s.Name] = sample
+	}
+	return nil
+}
+
+func traffics(c series.Counts) cd.Traffics {
+	t := cd.Traffics{Requests: c.Requests, Errors: c.Errors, Latency: c.Latency, Bounds: make([]float64, len(c.Bounds))}
+	for i, b := range c.Bounds {
+		t.Bounds[i] = 1000 * b
+	}
+	return t
+}
+
+// Logs writes what instances of services of a release have written: of one if index is not negative, each line behind who wrote
+// it if there are several.
+func (c *Carrier) Logs(ctx context.Context, r *cd.Release, services []string, index, lines int, follow bool, w io.Writer) error {
+	type source struct {
+		service string
+		index   int
+	}
+	var from []source
+	for i, p := range r.Parts {
+		if len(services) > 0 && !slices.Contains(services, p.Service) {
+			continue
+		}
+		for n := range max(p.Want, r.Plan.Services[i].Instances) {
+			if index < 0 || n == index {
+				from = append(from, source{p.Service, n})
+			}
+		}
+	}
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	var failed error
+	for _, s := range from {
+		out := io.Writer(&prefixed{mu: &mu, w: w})
+		if len(from) > 1 {
+			out = &prefixed{mu: &mu, w: w, prefix: fmt.Sprintf("%s/%d | ", s.service, s.index)}
+		}
+		one := func() {
+			if err := c.Target.Logs(ctx, r.ID, s.service, s.index, lines, follow, out); err != nil && ctx.Err() == nil {
+				mu.Lock()
+				failed = errors.Join(failed, fmt.Errorf("%s/%d: %w", s.service, s.index, err))
+				mu.Unlock()
+			}
+		}
+		if follow {
+			all.Go(one)
+		} else {
+			one()
+		}
+	}
+	all.Wait()
+	return failed
+}
+
+// prefixed writes whole lines behind a prefix, one writer at a time.
+type prefixed struct {
+	mu     *sync.Mutex
+	w      io.Writer
+	prefix string
+	part   []byte
+}
+
+// maxLine bounds what is kept of a line that has not ended.
+const maxLine = 64 << 10
+
+func (p *prefixed) Write(text []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.prefix == "" {
+		return p.w.Write(text)
+	}
+	p.part = append(p.part, text...)
+	for {
+		at := strings.IndexByte(string(p.part), '\n')
+		if at < 0 && len(p.part) < maxLine {
+			return len(text), nil
+		}
+		if at < 0 {
+			at = len(p.part) - 1
+		}
+		if _, err := fmt.Fprintf(p.w, "%s%s", p.prefix, p.part[:at+1]); err != nil {
+			return 0, err
+		}
+		p.part = p.part[at+1:]
+	}
+}
+
+// Charts gives what the proxy measured of a service of an environment, by pool.
+func (c *Carrier) Charts(ctx context.Context, p *cd.Plan, service string, from, to time.Time, step time.Duration) ([]series.Chart, error) {
+	if c.Proxy == nil {
+		return nil, errNoProxy
+	}
+	return c.Proxy.Range(ctx, RouteName(p, service), from, to, step)
+}
