@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/penstock-ci/penstock/internal/auth"
+	"github.com/penstock-ci/penstock/internal/engine"
 	"github.com/penstock-ci/penstock/internal/store"
 )
 
@@ -57,9 +58,14 @@ func Reseal(ctx context.Context, st *store.Store, keys *auth.Keyring) (n int, er
 			n++
 		}
 		if len(old) < resealAtOnce {
-			return n, resealIdentity(ctx, st, keys)
+			break
 		}
 	}
+	ofReleases, err := engine.ResealReleases(ctx, st, keys)
+	if n += ofReleases; err != nil {
+		return n, err
+	}
+	return n, resealIdentity(ctx, st, keys)
 }
 
 // SealedBy counts what each key but the one that seals now has sealed, by its ID.
@@ -70,6 +76,13 @@ func SealedBy(ctx context.Context, st *store.Store, keys *auth.Keyring) (map[str
 		return nil, err
 	}
 	for _, c := range old {
+		by[c.SealedBy]++
+	}
+	ofReleases, err := st.ReleaseSecretsNotSealedBy(ctx, keys.Current(), math.MaxInt32)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range ofReleases {
 		by[c.SealedBy]++
 	}
 	d, sealed, err := sealedIdentity(ctx, st)

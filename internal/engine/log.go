@@ -167,22 +167,28 @@ func (e *Engine) logEnded(ctx context.Context, id ci.RunID, attempt int, job ci.
 // Tail yields the records of all runs with numbers above after, in order and without gaps, and waits for more until
 // ctx ends. An error, which the end of ctx is not, is the last thing it yields.
 func (e *Engine) Tail(ctx context.Context, after int64) iter.Seq2[store.Record, error] {
-	return func(yield func(store.Record, error) bool) {
+	return tail(ctx, after, e.store.Changed, e.store.Records, func(r store.Record) int64 { return r.Seq })
+}
+
+// tail reads records page by page, and waits for more where they end.
+func tail[R any](ctx context.Context, after int64, changed func() <-chan struct{}, read func(context.Context, int64, int) ([]R, error), seq func(R) int64) iter.Seq2[R, error] {
+	return func(yield func(R, error) bool) {
 		for {
-			news := e.store.Changed()
-			page, err := e.store.Records(ctx, after, tailPage)
+			news := changed()
+			page, err := read(ctx, after, tailPage)
 			if ctx.Err() != nil {
 				return
 			}
 			if err != nil {
-				yield(store.Record{}, err)
+				var none R
+				yield(none, err)
 				return
 			}
 			for _, r := range page {
 				if !yield(r, nil) {
 					return
 				}
-				after = r.Seq
+				after = seq(r)
 			}
 			if len(page) == tailPage {
 				continue

@@ -93,6 +93,6 @@ func (d postgresDialect) hear(ctx context.Context, conn *pgx.Conn) (told bool, e
 func lastSeen(ctx context.Context, conn *pgx.Conn) (last int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, pollWithin)
 	defer cancel()
-	err = conn.QueryRow(ctx, `SELECT COALESCE(MAX(seq), 0) FROM records`).Scan(&last)
+	err = conn.QueryRow(ctx, `SELECT (SELECT COALESCE(MAX(seq), 0) FROM records) + (SELECT COALESCE(MAX(seq), 0) FROM release_records)`).Scan(&last)
 	return last, err
 }

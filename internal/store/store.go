@@ -45,7 +45,7 @@ type Store struct {
 	writer  *writer // nil if read only
 	unlock  func() error
 	plans   planCache
-	changed broadcast // records were added
+	changed feeds     // records were added
 	foreign broadcast // by other servers
 
 	unfollow func()         // ends the following of other servers
@@ -101,7 +101,8 @@ func (s *Store) open(ctx context.Context) error {
 	s.unfollow = unfollow
 	s.followed.Go(func() {
 		s.d.follow(following, func() {
-			s.changed.wake()
+			s.changed.runs.wake()
+			s.changed.releases.wake()
 			s.foreign.wake()
 		})
 	})
@@ -144,13 +145,19 @@ func (s *Store) Durable() bool { return s.source.durable }
 // Shared reports whether other servers may write to the database at the same time.
 func (s *Store) Shared() bool { return s.source.shared }
 
-// Changed gives a channel that is closed when records are added after the call. Take it, read, and wait on it if
+// Changed gives a channel that is closed when records of runs are added after the call. Take it, read, and wait on it if
 // there was nothing new: so nothing is missed and nothing polled. Records that other servers add to PostgreSQL close it
 // as well; those that another process adds to a SQLite file that is looked on at do not.
-func (s *Store) Changed() <-chan struct{} { return s.changed.wait() }
+func (s *Store) Changed() <-chan struct{} { return s.changed.runs.wait() }
+
+// ReleasesChanged is Changed for the records of releases.
+func (s *Store) ReleasesChanged() <-chan struct{} { return s.changed.releases.wait() }
 
 // Foreign is Changed for records that other servers add; now and then it closes for our own.
 func (s *Store) Foreign() <-chan struct{} { return s.foreign.wait() }
+
+// feeds wake those who wait for records.
+type feeds struct{ runs, releases broadcast }
 
 // broadcast wakes everyone who waits.
 type broadcast struct {

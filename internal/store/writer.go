@@ -31,7 +31,7 @@ type write struct {
 type writer struct {
 	db      *sql.DB
 	d       dialect
-	changed *broadcast
+	changed *feeds
 	stmts   map[string]*sql.Stmt
 
 	mu      sync.Mutex
@@ -51,17 +51,22 @@ type batch struct {
 	w       *writer
 	tx      *sql.Tx
 	records []record
-	plans   []string // hashes that this transaction stores
+	// released are the records of releases.
+	released []record
+	plans    []string // hashes that this transaction stores
 }
+
+// news says which records a transaction has added.
+type news struct{ runs, releases bool }
 
 // record is an event waiting for its number.
 type record struct {
-	run   int64
+	of    int64 // the run, or release
 	event string
 	at    int64
 }
 
-func startWriter(ctx context.Context, db *sql.DB, d dialect, changed *broadcast) (*writer, error) {
+func startWriter(ctx context.Context, db *sql.DB, d dialect, changed *feeds) (*writer, error) {
 	w := &writer{
 		db: db, d: d, changed: changed,
 		stmts: map[string]*sql.Stmt{}, known: map[string]bool{},
@@ -151,8 +156,11 @@ func (w *writer) commit(ops []write) {
 		}
 		return
 	}
-	if added {
-		w.changed.wake()
+	if added.runs {
+		w.changed.runs.wake()
+	}
+	if added.releases {
+		w.changed.releases.wake()
 	}
 	for i, op := range ops {
 		if err != nil {
@@ -164,24 +172,24 @@ func (w *writer) commit(ops []write) {
 
 // transact carries out writes in one transaction. It sets the results of those that were refused; an error means that
 // the transaction failed and nothing was written, unless it is ErrInDoubt.
-func (w *writer) transact(ops []write, results []error) (added bool, err error) {
+func (w *writer) transact(ops []write, results []error) (added news, err error) {
 	tx, err := w.db.BeginTx(context.Background(), nil)
 	if err != nil {
-		return false, w.d.explain(err)
+		return news{}, w.d.explain(err)
 	}
 	b := &batch{w: w, tx: tx}
 	mark, err := w.fill(b, ops, results)
 	if err != nil {
 		tx.Rollback()
-		return false, w.d.explain(err)
+		return news{}, w.d.explain(err)
 	}
 	if err := w.d.explain(tx.Commit()); err != nil {
 		tx.Rollback()
 		if !errors.Is(err, ErrUnavailable) {
-			return false, err
+			return news{}, err
 		}
 		if err := w.settle(mark, err); err != nil {
-			return false, err
+			return news{}, err
 		}
 	}
 	if len(w.known)+len(b.plans) > maxKnownPlans {
@@ -190,7 +198,7 @@ func (w *writer) transact(ops []write, results []error) (added bool, err error) 
 	for _, hash := range b.plans {
 		w.known[hash] = true
 	}
-	return len(b.records) > 0, nil
+	return news{runs: len(b.records) > 0, releases: len(b.released) > 0}, nil
 }
 
 // fill does all of a transaction but its commit.
@@ -206,10 +214,10 @@ func (w *writer) fill(b *batch, ops []write, results []error) (mark string, err 
 		}
 		results[i] = r.err
 	}
-	if len(b.records) == 0 {
+	if len(b.records) == 0 && len(b.released) == 0 {
 		return mark, nil
 	}
-	if err := b.insertRecords(); err != nil {
+	if err := errors.Join(b.insertRecords(), b.insertReleaseRecords()); err != nil {
 		return "", err
 	}
 	return mark, w.d.announce(b.tx)
@@ -258,6 +266,9 @@ func (b *batch) count(name string, n int64) (int64, error) {
 // has locked from here to its end, so they are given in the order in which they become visible, without gaps.
 func (b *batch) insertRecords() error {
 	n := len(b.records)
+	if n == 0 {
+		return nil
+	}
 	last, err := b.count("record", int64(n))
 	if err != nil {
 		return err
@@ -272,12 +283,31 @@ func (b *batch) insertRecords() error {
 		args = args[:0]
 		for _, r := range left[:rows] {
 			seq++
-			args = append(args, seq, r.run, r.event, r.at)
+			args = append(args, seq, r.of, r.event, r.at)
 		}
 		if _, err := b.exec(query, args...); err != nil {
 			return err
 		}
 		left = left[rows:]
+	}
+	return nil
+}
+
+// insertReleaseRecords does the same with those of releases.
+func (b *batch) insertReleaseRecords() error {
+	if len(b.released) == 0 {
+		return nil
+	}
+	last, err := b.count("release record", int64(len(b.released)))
+	if err != nil {
+		return err
+	}
+	seq := last - int64(len(b.released))
+	for _, r := range b.released {
+		seq++
+		if _, err := b.do(`INSERT INTO release_records (seq, release, event, at) VALUES (?, ?, ?, ?)`, seq, r.of, r.event, r.at); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -24,7 +24,7 @@ type outage struct {
 
 // persist is transact that waits for a database that went away. When that has lasted too long, each further batch tries
 // once, until one succeeds.
-func (w *writer) persist(ops []write, results []error) (added bool, err error) {
+func (w *writer) persist(ops []write, results []error) (added news, err error) {
 	for {
 		added, err = w.transact(ops, results)
 		if !errors.Is(err, ErrUnavailable) {
@@ -32,7 +32,7 @@ func (w *writer) persist(ops []write, results []error) (added bool, err error) {
 			return added, err
 		}
 		if !w.wait() {
-			return false, err
+			return news{}, err
 		}
 	}
 }
