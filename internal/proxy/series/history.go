@@ -173,7 +173,7 @@ func (c *chunk) rows(yield func(at int64, r *row) bool) bool {
 		at += int64(since)
 		for i := -1; ; {
 			gap, ok := next()
-			if !ok || gap > rowWidth {
+			if !ok || gap > uint64(rowWidth) {
 				return false
 			}
 			if gap == 0 {

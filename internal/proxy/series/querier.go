@@ -137,8 +137,9 @@ func (q *querier) selectPool(f *family, h *history, from, to int64, matchers []*
 	}
 	var out []*listed
 	for _, r := range order {
-		for _, one := range r.series {
-			if one != nil && len(one.samples) > 0 {
+		for i, one := range r.series {
+			// A class of statuses that never came is not there.
+			if one != nil && len(one.samples) > 0 && (f.kind != byCode || columns[i].of(&r.own) > 0) {
 				out = append(out, one)
 			}
 		}
