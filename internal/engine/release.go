@@ -332,6 +332,9 @@ func (e *Releases) Tail(ctx context.Context, after int64) iter.Seq2[store.Releas
 	return tail(ctx, after, e.store.ReleasesChanged, e.store.ReleaseRecords, func(r store.ReleaseRecord) int64 { return r.Seq })
 }
 
+// Changed gives a channel that is closed when something of any release changes after the call: see store.Changed.
+func (e *Releases) Changed() <-chan struct{} { return e.store.ReleasesChanged() }
+
 // WaitFor waits until a release is as it should be, and gives it.
 func (e *Releases) WaitFor(ctx context.Context, id cd.ReleaseID, is func(*cd.Release) bool) (store.Release, error) {
 	for {

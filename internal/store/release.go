@@ -327,6 +327,7 @@ func (s *Store) Release(ctx context.Context, id cd.ReleaseID) (Release, error) {
 type ReleaseFilter struct {
 	Repository  string
 	Environment string       // only with Repository
+	Number      int64        // only the one of this number; only with Environment
 	Server      string       // only of places that it carries
 	Active      bool         // only those of which something runs or is to be done
 	Before      cd.ReleaseID // only older ones: for the next page
@@ -339,6 +340,9 @@ func (s *Store) Releases(ctx context.Context, f ReleaseFilter) ([]Release, error
 	and := func(condition string, value any) { query, args = query+" AND "+condition, append(args, value) }
 	if f.Environment != "" {
 		and("place = ?", Place{f.Repository, f.Environment}.key())
+		if f.Number > 0 {
+			and("number = ?", f.Number)
+		}
 	} else if f.Repository != "" {
 		and("repository = ?", storable(lower(f.Repository)))
 	}
