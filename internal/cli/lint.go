@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 
 	"github.com/rhysd/actionlint"
@@ -33,10 +34,10 @@ func lintCommand() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "lint [FILE...]",
-		Short: "Check workflow and action files and penstock.yaml",
-		Long: `Check workflow files, action.yml files and penstock.yaml, all of the repository's workflows and its penstock.yaml if
-none is named: first with the parser that reads them for a run, whose errors are GitHub's, then workflows with actionlint,
-which knows much more about good style.
+		Short: "Check workflow and action files, penstock.yaml and Flagger's manifests",
+		Long: `Check workflow files, action.yml files, penstock.yaml and Flagger's manifests, all of the repository's workflows and its
+penstock.yaml if none is named: first with the parser that reads them for a run or a release, whose errors are GitHub's, then
+workflows with actionlint, which knows much more about good style. With penstock.yaml go the manifests that it names.
 
 The exit code is 1 if there is an error.`,
 		Example: "  penstock lint\n  penstock lint .github/workflows/ci.yml --json",
@@ -61,7 +62,13 @@ The exit code is 1 if there is an error.`,
 	return c
 }
 
-func lintFiles(c *cobra.Command, dir string, args []string) ([]forge.File, error) {
+// lintFile is a file and the directory that it lies in.
+type lintFile struct {
+	forge.File
+	dir string
+}
+
+func lintFiles(c *cobra.Command, dir string, args []string) ([]lintFile, error) {
 	if len(args) == 0 {
 		tree, err := forge.OpenWorkTree(c.Context(), dir)
 		if err != nil {
@@ -72,12 +79,16 @@ func lintFiles(c *cobra.Command, dir string, args []string) ([]forge.File, error
 			return nil, err
 		}
 		files, err := (&triggerFlags{dir: dir}).read(tree)
-		if data != nil && err == nil {
-			files = append(files, forge.File{Path: config.Name, Data: data})
+		var all []lintFile
+		for _, f := range files {
+			all = append(all, lintFile{File: f})
 		}
-		return files, err
+		if data != nil && err == nil {
+			all = append(all, lintFile{forge.File{Path: config.Name, Data: data}, tree.Root})
+		}
+		return all, err
 	}
-	var files []forge.File
+	var files []lintFile
 	for _, name := range args {
 		path := name
 		if !filepath.IsAbs(path) {
@@ -87,13 +98,13 @@ func lintFiles(c *cobra.Command, dir string, args []string) ([]forge.File, error
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", name, errors.Unwrap(err))
 		}
-		files = append(files, forge.File{Path: name, Data: data})
+		files = append(files, lintFile{forge.File{Path: name, Data: data}, filepath.Dir(path)})
 	}
 	return files, nil
 }
 
 // lint is what both the parser and actionlint say of a file, in order of place.
-func lint(f forge.File) ([]lintFinding, error) {
+func lint(f lintFile) ([]lintFinding, error) {
 	var out []lintFinding
 	add := func(list []workflow.Finding) {
 		for _, m := range list {
@@ -103,6 +114,13 @@ func lint(f forge.File) ([]lintFinding, error) {
 	base := filepath.Base(f.Path)
 	if base == config.Name {
 		return lintConfig(f), nil
+	}
+	if flaggerObject.Match(f.Data) {
+		m, err := config.ParseManifest(config.File{Path: f.Path, Data: f.Data})
+		if err != nil {
+			return ofConfig("error", err), nil
+		}
+		return ofConfig("warning", config.Errors(m.Notes)), nil
 	}
 	isAction := base == "action.yml" || base == "action.yaml"
 	var mistakes workflow.Errors
@@ -125,7 +143,7 @@ func lint(f forge.File) ([]lintFinding, error) {
 	}
 	add(mistakes)
 	if !isAction {
-		more, err := actionlintFindings(f)
+		more, err := actionlintFindings(f.File)
 		if err != nil {
 			return nil, err
 		}
@@ -137,13 +155,49 @@ func lint(f forge.File) ([]lintFinding, error) {
 	return out, nil
 }
 
-func lintConfig(f forge.File) []lintFinding {
-	_, err := config.Parse(f.Path, f.Data)
-	var mistakes config.Errors
-	errors.As(err, &mistakes)
+// flaggerObject is how one of Flagger's objects is told from a workflow, where such a line is part of a step.
+var flaggerObject = regexp.MustCompile(`(?m)^apiVersion:\s*["']?flagger\.app/`)
+
+// lintConfig is what is said of a penstock.yaml and of the manifests that it names.
+func lintConfig(f lintFile) []lintFinding {
+	c, err := config.Parse(f.Path, f.Data)
+	if err != nil {
+		return ofConfig("error", err)
+	}
+	out := ofConfig("warning", config.Errors(c.Notes))
+	read := func(name string) ([]byte, error) {
+		root, err := os.OpenRoot(f.dir) // what lies outside is not the repository's
+		if err != nil {
+			return nil, err
+		}
+		defer root.Close()
+		file, err := root.Open(filepath.FromSlash(name))
+		if err != nil {
+			return nil, err
+		}
+		defer file.Close()
+		return io.ReadAll(io.LimitReader(file, maxEventFile))
+	}
+	for _, e := range c.Environments {
+		_, notes, err := e.Strategy(read)
+		for _, m := range slices.Concat(ofConfig("error", err), ofConfig("warning", config.Errors(notes))) {
+			if m.Path != f.Path {
+				m.Path = filepath.Join(filepath.Dir(f.Path), m.Path)
+			}
+			if !slices.Contains(out, m) {
+				out = append(out, m)
+			}
+		}
+	}
+	return out
+}
+
+func ofConfig(severity string, err error) []lintFinding {
+	var list config.Errors
+	errors.As(err, &list)
 	var out []lintFinding
-	for _, m := range mistakes {
-		out = append(out, lintFinding{f.Path, m.Line, m.Column, "error", m.Message, "parser"})
+	for _, m := range list {
+		out = append(out, lintFinding{m.Path, m.Line, m.Column, severity, m.Message, "parser"})
 	}
 	return out
 }

@@ -51,8 +51,7 @@ type templated struct {
 	namespace string // empty is that of the canary
 }
 
-// analysis reads what Flagger calls analysis: the fields that both modes have. Exact says whether it is to mean what it
-// means to Flagger.
+// analysis reads what Flagger calls analysis, the fields that both modes have; Exact tells them apart.
 type analysis struct {
 	cd.Analysis
 	templated []templated
@@ -88,7 +87,7 @@ func (r *reader) canary(s *strategy, n *yaml.Node) {
 		return
 	}
 	steps := at["stepWeight"] != nil || at["stepWeights"] != nil
-	if !steps && at["iterations"] == nil && !a.SkipAnalysis && at["match"] == nil && !a.Mirror {
+	if !steps && at["iterations"] == nil && !a.SkipAnalysis && at["match"] == nil {
 		a.StepWeight = nativeStep
 		if at["maxWeight"] == nil {
 			a.MaxWeight = nativeMaxWeight
@@ -173,6 +172,9 @@ func (a *analysis) check(r *reader, n *yaml.Node, at map[string]*yaml.Node) {
 	}
 	if a.StepWeight > 0 && len(a.StepWeights) > 0 {
 		r.note(at["stepWeights"], "stepWeight counts: stepWeights has no effect beside it")
+	}
+	if len(a.StepWeights) > 0 && a.StepWeight == 0 && at["maxWeight"] != nil {
+		r.note(at["maxWeight"], "stepWeights end with the last of them: maxWeight has no effect beside them")
 	}
 	if a.Iterations > 0 && (a.StepWeight > 0 || len(a.StepWeights) > 0) {
 		r.note(at["iterations"], "iterations counts: traffic does not move by steps beside it")

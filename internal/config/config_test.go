@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -73,10 +75,7 @@ func TestParse(t *testing.T) {
 }
 
 // cases are files and what is said of them; schema says what an editor says of them where that is not the same.
-var cases = []struct {
-	text, want string
-	schema     string // "open": the schema can not tell
-}{
+var cases = append([]mistake{
 	{"", "", ""},
 	{"# nothing\n", "", ""},
 	{"--- ~\n", "", ""},
@@ -125,6 +124,11 @@ var cases = []struct {
 	{"runs-on: &a {x: *a}\n", "1:10: Text was expected", "no YAML"},
 	{strings.Repeat("#", maxSize+1), "0:0: the file is larger than 256 KiB", "no YAML"},
 	{"images: {insecure: [" + strings.Repeat("h,", maxEntries+1) + "]}\n", fmt.Sprintf("1:%d: the file has more than 10000 entries", 21+2*(maxEntries-2)), "open"},
+}, releaseCases...)
+
+type mistake struct {
+	text, want string
+	schema     string // "open": the schema can not tell
 }
 
 func TestMistakes(t *testing.T) {
@@ -165,21 +169,8 @@ func TestSchema(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var want []string
-	for _, f := range sections(&Config{}) {
-		want = append(want, f.key)
-	}
-	var keys []string
-	for key := range schema.Properties {
-		keys = append(keys, key)
-	}
-	slices.Sort(keys)
-	slices.Sort(want)
-	if !slices.Equal(keys, want) {
-		t.Errorf("got the sections %v, want %v", keys, want)
-	}
 	all := cases
-	all = append(all, struct{ text, want, schema string }{full, "", ""})
+	all = append(all, mistake{full, "", ""}, mistake{fullRelease, "", ""})
 	for _, c := range all {
 		if c.schema != "" {
 			continue
@@ -190,6 +181,73 @@ func TestSchema(t *testing.T) {
 		}
 		if err := schema.Validate(value); (err == nil) != (c.want == "") {
 			t.Errorf("%.80q: the schema says %v, the parser %q", c.text, err, c.want)
+		}
+	}
+}
+
+// TestSchemaHasTheSameKeys asks the parser what there is, in each of its sections.
+func TestSchemaHasTheSameKeys(t *testing.T) {
+	data, err := os.ReadFile("../../docs/penstock.schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var schema map[string]any
+	if err := json.Unmarshal(data, &schema); err != nil {
+		t.Fatal(err)
+	}
+	const unknown = "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+	for text, place := range map[string]string{
+		"%s":                               "",
+		"images: {%s}":                     "properties/images",
+		"limits: {%s}":                     "properties/limits",
+		"services: {w: {%s}}":              "definitions/service",
+		service("build: {%s}"):             "definitions/service/properties/build/anyOf/2",
+		service("health: {%s}"):            "definitions/service/properties/health/anyOf/2",
+		service("resources: {%s}"):         "definitions/resources",
+		service("pre-release: {%s}"):       "definitions/service/properties/pre-release/anyOf/1",
+		service("sticky: {%s}"):            "definitions/service/properties/sticky/anyOf/1",
+		"environments: {p: {%s}}":          "definitions/environment",
+		"environments: {p: {watch: {%s}}}": "definitions/environment/properties/watch",
+		"services: {w: {command: a, port: 1}}\nenvironments: {p: {services: {w: {%s}}}}": "definitions/environment/properties/services/additionalProperties",
+		of("{rolling: {%s}}"):    "definitions/environment/properties/strategy/anyOf/1/properties/rolling",
+		of("{blue-green: {%s}}"): "definitions/blue-green",
+		of("{blue-green: {terminate_blue_instances_on_deployment_success: {%s}}}"):       "definitions/blue-green/properties/terminate_blue_instances_on_deployment_success",
+		of("{blue-green: {deployment_ready_option: {%s}}}"):                              "definitions/blue-green/properties/deployment_ready_option",
+		of("{blue-green: {green_fleet_provisioning_option: {%s}}}"):                      "definitions/blue-green/properties/green_fleet_provisioning_option",
+		of("{blue-green: {test_traffic_route: {%s}}}"):                                   "definitions/blue-green/properties/test_traffic_route",
+		of("{blue-green: {auto_rollback_configuration: {%s}}}"):                          "definitions/blue-green/properties/auto_rollback_configuration",
+		of("{blue-green: {traffic_routing_config: {type: a, time_based_canary: {%s}}}}"): "definitions/time-based",
+		of("{canary: {sessionAffinity: {%s}}}"):                                          "definitions/canary/anyOf/2/properties/sessionAffinity",
+		of("{canary: {match: [{%s}]}}"):                                                  "definitions/match",
+		of("{canary: {match: [{headers: {x: {%s}}}]}}"):                                  "definitions/match/properties/headers/additionalProperties",
+		of("{canary: {metrics: [{%s}]}}"):                                                "definitions/metric",
+		of("{canary: {metrics: [{thresholdRange: {%s}}]}}"):                              "definitions/metric/properties/thresholdRange",
+		of("{canary: {metrics: [{templateRef: {%s}}]}}"):                                 "definitions/metric/properties/templateRef",
+		of("{canary: {webhooks: [{%s}]}}"):                                               "definitions/webhook",
+		of("{canary: {%s}}"):                                                             "definitions/canary/anyOf/2",
+	} {
+		_, err := Parse(Name, fmt.Appendf(nil, text, unknown+": 1"))
+		_, list, ok := strings.Cut(fmt.Sprint(err), "Unexpected value '"+unknown+"': there are ")
+		list, _, _ = strings.Cut(list, "\n")
+		if !ok {
+			t.Errorf("%s: got %v", text, err)
+			continue
+		}
+		node := any(schema)
+		for _, step := range strings.FieldsFunc(place, func(c rune) bool { return c == '/' }) {
+			if array, ok := node.([]any); ok {
+				i, _ := strconv.Atoi(step)
+				node = array[i]
+			} else {
+				node = node.(map[string]any)[step]
+			}
+		}
+		want := strings.Split(list, ", ")
+		want = slices.DeleteFunc(want, func(key string) bool { return key == "manifest" }) // stands alone, in a form of its own
+		got := slices.Sorted(maps.Keys(node.(map[string]any)["properties"].(map[string]any)))
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			t.Errorf("%s:\ngot  %v\nwant %v", text, got, want)
 		}
 	}
 }

@@ -110,7 +110,7 @@ func (r *reader) environments(n *yaml.Node, services []Service) []Environment {
 
 func (r *reader) environment(key, n *yaml.Node, services []Service, taken map[string]string) Environment {
 	e := Environment{
-		Pos: place(key), Name: key.Value, Target: targetHost, strategy: strategy{Strategy: cd.Strategy{Kind: cd.Rolling}},
+		Pos: place(key), Name: key.Value, Target: targetHost, strategy: strategy{Strategy: cd.Strategy{Kind: cd.Rolling, Rolling: &cd.RollingSet{Batch: 1}}},
 		Watch: cd.Watch{For: defaultWatch, Restarts: defaultRestarts, MinSample: defaultMinSample, Interval: defaultLook},
 	}
 	at := r.section(n, []field{
@@ -130,12 +130,18 @@ func (r *reader) environment(key, n *yaml.Node, services []Service, taken map[st
 	}
 	for _, h := range e.hosts {
 		i := slices.IndexFunc(services, func(s Service) bool { return s.Name == h.service })
-		for _, name := range h.names {
-			route := name + services[i].Path
-			if whose := taken[route]; whose != "" {
-				r.mistake(at["hosts"], "%s leads to %s already: write another host, or a path for one of the services", route, whose)
+		take := func(n *yaml.Node, names []string) {
+			for _, name := range names {
+				route := name + services[i].Path
+				if whose := taken[route]; whose != "" {
+					r.mistake(n, "%s leads to %s already: write another host, or a path for one of the services", route, whose)
+				}
+				taken[route] = fmt.Sprintf("'%s' of '%s'", h.service, e.Name)
 			}
-			taken[route] = fmt.Sprintf("'%s' of '%s'", h.service, e.Name)
+		}
+		take(at["hosts"], h.names)
+		if f := e.strategy.BlueGreen; f != nil {
+			take(at["strategy"], f.TestHosts)
 		}
 	}
 	return e

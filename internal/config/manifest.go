@@ -246,7 +246,7 @@ func (r *reader) manifest(root *yaml.Node, templates []metricTemplate) *Manifest
 	if spec == nil {
 		return m
 	}
-	if spec["analysis"] == nil {
+	if spec["analysis"] == nil || isNull(spec["analysis"]) {
 		a.SkipAnalysis = true
 		r.note(root, "spec has no analysis: a release is promoted as soon as it is healthy")
 		m.Analysis = a.Analysis
@@ -262,6 +262,16 @@ func (r *reader) manifest(root *yaml.Node, templates []metricTemplate) *Manifest
 		a.ask(r, server)
 	}
 	a.Metrics = append(a.Metrics, r.resolve(a.templated, templates)...)
+	// A Prometheus elsewhere knows what the manifest calls things. The proxy's own metrics know the services' names, so their
+	// queries are resolved when they are asked.
+	for i, metric := range a.Metrics {
+		if metric.Server != "" {
+			a.Metrics[i].Query, _ = RenderQuery(metric.Query, Names{
+				Name: m.Name, Namespace: m.Namespace, Target: m.Target, Service: cmp.Or(m.Service, m.Target), Ingress: m.Ingress,
+				Interval: metric.Interval, Variables: metric.Variables,
+			})
+		}
+	}
 	m.Analysis = a.Analysis
 	return m
 }

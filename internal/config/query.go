@@ -20,13 +20,14 @@ type Names struct {
 	Variables                                        map[string]string
 }
 
-// RenderQuery resolves Flagger's template functions in a query of a metric.
+// RenderQuery resolves Flagger's template functions in a query of a metric. A query that a Config or Manifest has is resolved
+// without an error.
 func RenderQuery(query string, names Names) (string, error) {
 	text := func(s string) func() string { return func() string { return s } }
 	t, err := template.New("query").Option("missingkey=error").Funcs(template.FuncMap{
 		"name": text(names.Name), "namespace": text(names.Namespace), "target": text(names.Target),
 		"service": text(names.Service), "ingress": text(names.Ingress), "route": text(names.Route),
-		"interval":  text(durationText(names.Interval)),
+		"interval":  text(promDuration(names.Interval)),
 		"variables": func() map[string]string { return names.Variables },
 	}).Parse(query)
 	if err != nil {
@@ -45,6 +46,17 @@ func RenderQuery(query string, names Names) (string, error) {
 		return "", fmt.Errorf("the query can not be resolved: %s", strings.TrimPrefix(err.Error(), "template: "))
 	}
 	return out.String(), nil
+}
+
+// promDuration is a duration as PromQL has it, without a point; Flagger has none for a metric of a template without one.
+func promDuration(d time.Duration) string {
+	switch {
+	case d == 0:
+		return ""
+	case d%time.Second != 0:
+		return fmt.Sprintf("%dms", d.Milliseconds())
+	}
+	return durationText(d)
 }
 
 // queryFunctions are all that a query may call: none of them makes much out of little, so what it takes to resolve one is

@@ -117,6 +117,9 @@ func (r *reader) section(n *yaml.Node, fields []field) map[string]*yaml.Node {
 
 // suggest offers what is nearly the same, else all that there is.
 func suggest(text string, known []string) string {
+	if len(known) == 0 {
+		return ": nothing stands here"
+	}
 	return cmp.Or(didYouMean(text, known), ": there are "+strings.Join(known, ", "))
 }
 
@@ -127,7 +130,7 @@ func didYouMean(text string, known []string) string {
 		return ""
 	}
 	for _, k := range known {
-		if d := levenshtein.Distance(strings.ToLower(text), k, nil); d < least {
+		if d := levenshtein.Distance(strings.ToLower(text), strings.ToLower(k), nil); d < least {
 			best, least = k, d
 		}
 	}

@@ -316,7 +316,7 @@ var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,254}$`)
 func (r *reader) variables(n *yaml.Node) map[string]string {
 	all := map[string]string{}
 	r.entriesOf(n, false, func(key, value *yaml.Node) {
-		if r.variable(key) && r.scalar(value, "a value of one line or text; '' is the empty one") && r.noNUL(value) {
+		if r.variable(key) && r.scalar(value, "a value ('' is the empty one)") && r.noNUL(value) {
 			if strings.Contains(value.Value, "${{") {
 				r.mistake(value, "${{ }} is not evaluated here: write the value, name a secret under secrets, or a variable of the environment under its variables")
 				return

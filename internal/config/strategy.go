@@ -1,6 +1,8 @@
 package config
 
 import (
+	"errors"
+	"io/fs"
 	"maps"
 	"math"
 	"slices"
@@ -43,7 +45,10 @@ func (e *Environment) Strategy(read func(name string) ([]byte, error)) (cd.Strat
 	var documents []File
 	for _, f := range slices.Concat(e.strategy.manifest, e.strategy.templates) {
 		data, err := read(f.name)
-		if err != nil {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			r.at(f.Pos, "there is no file '%s' in the repository", f.name)
+		case err != nil:
 			r.at(f.Pos, "'%s' can not be read: %v", f.name, err)
 		}
 		documents = append(documents, File{f.name, data})
