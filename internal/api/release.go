@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -20,14 +19,6 @@ import (
 	"github.com/penstock-ci/penstock/internal/forge"
 	"github.com/penstock-ci/penstock/internal/store"
 )
-
-// ImageSource is where the images of releases come from.
-type ImageSource struct {
-	// Pin gives a reference with the digest of what a reference means now: of an image of this machine, else of its registry.
-	Pin func(ctx context.Context, ref string) (string, error)
-	// Build builds an image of a directory of files, a tar stream, and gives its reference with its digest.
-	Build func(ctx context.Context, name, tag string, b *config.Build, files func(io.Writer) error) (string, error)
-}
 
 // kindAsked marks what a release was asked for by, so that it is asked for once.
 const kindAsked = "release asked"

@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/penstock-ci/penstock/internal/auth"
+	"github.com/penstock-ci/penstock/internal/build"
 	"github.com/penstock-ci/penstock/internal/cd"
 	"github.com/penstock-ci/penstock/internal/config"
 	"github.com/penstock-ci/penstock/internal/deploy"
@@ -317,9 +318,7 @@ func (c *sources) revision(ctx context.Context, service *config.Service, setting
 	case service.Image != "":
 		r.Image, err = c.s.Images.Pin(ctx, service.ImageAt(c.sha))
 	case service.Build != nil:
-		r.Image, err = c.s.Images.Build(ctx, c.repo.FullName(), c.sha, service.Build, func(w io.Writer) error {
-			return c.bare.Archive(ctx, c.sha, service.Build.Context, w)
-		})
+		r.Image, err = c.build(ctx, service)
 	case service.Files.Artifact != "":
 		r.Artifact, err = c.artifact(ctx, service.Files.Artifact)
 	default:
@@ -329,6 +328,15 @@ func (c *sources) revision(ctx context.Context, service *config.Service, setting
 		return r, nil, notReleased("%s: %w", service.Name, err)
 	}
 	return identified(r), secrets, nil
+}
+
+// build builds the image of a service of the commit's files.
+func (c *sources) build(ctx context.Context, service *config.Service) (string, error) {
+	b := service.Build
+	name := fmt.Sprintf("%s/%s:%.12s", strings.ToLower(c.repo.FullName()), service.Name, c.sha)
+	return c.s.Images.Build(ctx, name, build.Request{Name: b.Dockerfile, Target: b.Target, Args: b.Args}, func(w io.Writer) error {
+		return c.bare.Archive(ctx, c.sha, b.Context, w)
+	})
 }
 
 // identified gives a revision its ID.

@@ -48,7 +48,7 @@ type ServerOptions struct {
 	// Traces are told of each run that has ended; nil for none.
 	Traces *Traces
 	// Images are where those of releases come from.
-	Images ImageSource
+	Images *deploy.Images
 	// Carrier carries out the releases of this server.
 	Carrier *deploy.Carrier
 	// ProxyURL is where the proxy is found, without a slash at its end; empty without one.

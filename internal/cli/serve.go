@@ -25,6 +25,8 @@ import (
 	"github.com/penstock-ci/penstock/internal/auth"
 	"github.com/penstock-ci/penstock/internal/blob"
 	"github.com/penstock-ci/penstock/internal/config"
+	"github.com/penstock-ci/penstock/internal/container"
+	"github.com/penstock-ci/penstock/internal/deploy"
 	"github.com/penstock-ci/penstock/internal/forge"
 	"github.com/penstock-ci/penstock/internal/job"
 	"github.com/penstock-ci/penstock/internal/runner"
@@ -52,6 +54,8 @@ type serveFlags struct {
 	readyFile  string
 	actionsURL string
 	labels     []string
+	proxy      string
+	allowLocal []string
 	drain      time.Duration
 	asJSON     bool
 }
@@ -76,6 +80,7 @@ gh speaks to it by the socket in the data directory, or over https:
 SIGTERM and Ctrl-C stop it: it takes no more jobs, waits for those that run as long as --drain says, and ends; again, and it
 ends at once. Everything is below the data directory; penstock.yaml there holds for all repositories (labels, mirrors, limits).`,
 		Example: `  penstock serve                                   on 127.0.0.1:8080, with as many jobs at a time as there are cores
+  penstock serve --proxy :80                       with a proxy before what is released by penstock deploy
   penstock serve --listen :443 --cert tls.crt --key tls.key --url https://ci.example.com
   penstock serve --database postgres://penstock@db/penstock --runners 0
   penstock serve --blobs 's3://ci/blobs?endpoint=https://minio.example.com'
@@ -97,6 +102,8 @@ ends at once. Everything is below the data directory; penstock.yaml there holds 
 	f.StringVar(&flags.readyFile, "ready-file", "", "write JSON with url, token, socket and proxy_url to this `FILE` when the server is ready, for scripts")
 	f.StringVar(&flags.actionsURL, "actions-url", forge.DefaultActionsURL, "where actions are fetched from: a base `URL`, or a file:// template with {owner} and {repo}")
 	f.StringSliceVar(&flags.labels, "labels", nil, "`LABELS` of this server's own runner besides self-hosted, ubuntu-latest and what this machine and penstock.yaml give it")
+	f.StringVar(&flags.proxy, "proxy", "", "carry traffic to what is released at this `HOST:PORT`, by the hosts of penstock.yaml; port 0 takes a free one")
+	f.StringSliceVar(&flags.allowLocal, "allow-local", nil, "`ADDRESSES` of this machine (HOST:PORT) that webhooks and metric queries of repositories may reach")
 	f.DurationVar(&flags.drain, "drain", 30*time.Second, "how long jobs may go on when the server is stopped; what runs then is ended, and has failed with this as the reason")
 	f.BoolVar(&flags.asJSON, "json", false, "log JSON, one object a line")
 	c.MarkFlagsRequiredTogether("cert", "key")
@@ -140,6 +147,7 @@ type server struct {
 	*api.Server
 	machines *machines // nil without a runner of its own
 	executor *job.Executor
+	target   *deploy.Host
 	store    *store.Store
 	blobs    blob.Store
 	tcp      net.Listener
@@ -212,13 +220,27 @@ func (f *serveFlags) open(ctx context.Context, stderr io.Writer) (s *server, err
 	if s.traces, err = api.OpenTraces(ctx); err != nil {
 		return nil, err
 	}
+	client, proxyURL, err := f.openProxy(ctx)
+	if err != nil {
+		return nil, err
+	}
+	images, builder := x.Images.(container.Images).Store, x.Builder.(actionBuilder).Builder
+	carries := &deploy.Carrier{Proxy: client}
+	if carries.Outside, err = outside(f.allowLocal, f.url, proxyURL); err != nil {
+		return nil, err
+	}
 	s.Server, err = api.NewServer(ctx, api.ServerOptions{
 		Store: s.store, Blobs: s.blobs, Artifacts: x.Host.Artifacts, Caches: x.Host.Cache, Keys: keys.Keyring, Repositories: filepath.Join(common, "repositories"),
 		Actions: actions, URL: strings.TrimSuffix(f.url, "/"), Log: log, Name: f.name, Ended: disks.keepDisks, Traces: s.traces,
+		Images: &deploy.Images{Store: images, Builder: builder, Dir: filepath.Join(f.data, "contexts")}, Carrier: carries, ProxyURL: proxyURL,
 	})
 	if err != nil {
 		return nil, err
 	}
+	if err := s.openTarget(ctx, f, images, client); err != nil {
+		return nil, err
+	}
+	carries.Target = s.target
 	x.Services, x.Host.CloneURL = s.Runtime, "" // other repositories than a job's own are this server's too
 	s.executor = x
 	if s.token, err = s.Setup(ctx); err != nil {
@@ -305,7 +327,7 @@ type ready struct {
 	URL      string `json:"url"`
 	Token    string `json:"token"`
 	Socket   string `json:"socket"`
-	ProxyURL string `json:"proxy_url"` // empty until there is a proxy
+	ProxyURL string `json:"proxy_url"` // empty without one
 }
 
 // serve serves until ctx ends, which is no error. stop gives the signals that ended it back to the system: the next one
@@ -328,6 +350,7 @@ func (s *server) serve(ctx context.Context, stop func(), f *serveFlags, stderr i
 	defer stopWork()
 	s.work.Go(func() { s.Server.Work(work) })
 	s.work.Go(func() { s.tidy(work) })
+	s.work.Go(func() { _ = s.Releases.Work(work, carrier{s.Carrier}) })
 	now, endJobs := context.WithCancel(work)
 	defer endJobs()
 	if f.parallel > 0 {
@@ -395,6 +418,9 @@ func (s *server) tidy(ctx context.Context) {
 // announce says where the server is, to people and to scripts.
 func (s *server) announce(ctx context.Context, f *serveFlags, stderr io.Writer) error {
 	fmt.Fprintf(stderr, "Penstock serves %s\n", s.URL)
+	if s.ProxyURL != "" {
+		fmt.Fprintf(stderr, "The proxy is at %s\n", s.ProxyURL)
+	}
 	if s.token != "" {
 		fmt.Fprintf(stderr, "Open %s/#token=%s\nto sign in as admin. This token is not shown again.\n", s.URL, s.token)
 	}
@@ -411,7 +437,7 @@ func (s *server) announce(ctx context.Context, f *serveFlags, stderr io.Writer) 
 			return err
 		}
 	}
-	text, err := json.Marshal(ready{URL: s.URL, Token: token, Socket: s.socket.Addr().String()})
+	text, err := json.Marshal(ready{URL: s.URL, Token: token, Socket: s.socket.Addr().String(), ProxyURL: s.ProxyURL})
 	if err != nil {
 		return err
 	}
@@ -433,6 +459,9 @@ func (s *server) close() error {
 		slog.Warn("the last traces could not be delivered", "error", err)
 	}
 	var errs []error
+	if s.target != nil {
+		errs = append(errs, s.target.Close()) // its instances run on, and the proxy: the next start finds them
+	}
 	if s.socket != nil {
 		s.socket.Close() // served listeners are closed already
 	}

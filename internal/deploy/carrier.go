@@ -216,7 +216,7 @@ func (c *Carrier) query(ctx context.Context, r *cd.Release, t cd.Task, done *cd.
 		interval = time.Minute
 	}
 	now := time.Now()
-	route, pool := RouteName(r.Plan, t.Service), PoolName(r.ID, t.Service)
+	route, pool := RouteName(r.Plan.Repository, r.Plan.Environment, t.Service), PoolName(r.ID, t.Service)
 	counts, err := c.Proxy.Delta(ctx, route, pool, now.Add(-interval), now)
 	if err != nil {
 		return err
@@ -248,7 +248,7 @@ func (c *Carrier) sample(ctx context.Context, r *cd.Release, t cd.Task, done *cd
 	for i := range r.Plan.Services {
 		s := &r.Plan.Services[i]
 		sample := cd.Sample{From: t.From, To: now}
-		route := RouteName(r.Plan, s.Name)
+		route := RouteName(r.Plan.Repository, r.Plan.Environment, s.Name)
 		for _, side := range []struct {
 			release cd.ReleaseID
 			into    *cd.Traffics
@@ -356,5 +356,5 @@ func (c *Carrier) Charts(ctx context.Context, p *cd.Plan, service string, from, 
 	if c.Proxy == nil {
 		return nil, errNoProxy
 	}
-	return c.Proxy.Range(ctx, RouteName(p, service), from, to, step)
+	return c.Proxy.Range(ctx, RouteName(p.Repository, p.Environment, service), from, to, step)
 }

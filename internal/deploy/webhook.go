@@ -46,7 +46,7 @@ var own = []netip.Prefix{
 }
 
 // errOwn is why an address is not called.
-var errOwn = errors.New("this address is the machine's own: the server's operator may allow it (webhooks: in penstock.yaml of the data directory)")
+var errOwn = errors.New("this address is the machine's own: the server's operator may allow it by serve --allow-local HOST:PORT")
 
 // control looks at the address that a name has led to, when it is connected to: what a name leads to now counts.
 func (o Outside) control(_, address string, _ syscall.RawConn) error {

@@ -1,0 +1,120 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"net/url"
+	"path/filepath"
+	"strconv"
+
+	"github.com/penstock-ci/penstock/internal/cd"
+	"github.com/penstock-ci/penstock/internal/container"
+	"github.com/penstock-ci/penstock/internal/deploy"
+	"github.com/penstock-ci/penstock/internal/engine"
+	"github.com/penstock-ci/penstock/internal/image"
+	"github.com/penstock-ci/penstock/internal/proxy/daemon"
+)
+
+// Directories below a server's own.
+const (
+	instancesDir = "instances"
+	proxyDir     = "proxy"
+)
+
+// openProxy starts the proxy, or finds the one that runs, and gives where it is found.
+func (f *serveFlags) openProxy(ctx context.Context) (*daemon.Client, string, error) {
+	if f.proxy == "" {
+		return nil, "", nil
+	}
+	dir, err := filepath.Abs(filepath.Join(f.data, proxyDir))
+	if err != nil {
+		return nil, "", err
+	}
+	client, err := daemon.Ensure(ctx, daemon.Config{Dir: dir, Listen: f.proxy})
+	if err != nil {
+		return nil, "", err
+	}
+	status, err := client.Status(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	return client, "http://" + reachable(status.Listen), nil
+}
+
+// reachable is an address that is listened at, as clients on this machine reach it.
+func reachable(address string) string {
+	host, port, err := net.SplitHostPort(address)
+	if ip := net.ParseIP(host); err == nil && (host == "" || ip != nil && ip.IsUnspecified()) {
+		return net.JoinHostPort("localhost", port)
+	}
+	return address
+}
+
+// openTarget opens this host as the target of releases. What runs goes on until the first Carry.
+func (s *server) openTarget(ctx context.Context, f *serveFlags, images *image.Store, client *daemon.Client) (err error) {
+	s.target, err = deploy.NewHost(ctx, deploy.HostOptions{
+		Options: deploy.Options{
+			Seen: func(ctx context.Context, id cd.ReleaseID, o cd.Observed) error { return s.Releases.Update(ctx, id, o) },
+			Secrets: func(ctx context.Context, id cd.ReleaseID, service string) (map[string]string, error) {
+				return s.Releases.Secrets(ctx, id, service)
+			},
+			Artifact: func(ctx context.Context, digest string) (io.ReadCloser, error) { return s.ReleaseFiles(ctx, digest) },
+			Drained: func(ctx context.Context, addr string) error {
+				if client == nil {
+					return nil
+				}
+				return client.Drained(ctx, addr)
+			},
+		},
+		Dir: filepath.Join(f.data, instancesDir), Layers: s.machines.layers, Images: container.Images{Store: images}, Provider: s.machines.provider(),
+		Plain: filepath.Join(f.data, "plain"), Log: func(format string, args ...any) { s.Log.Warn(fmt.Sprintf(format, args...)) },
+	})
+	return err
+}
+
+// carrier is a deploy.Carrier as the engine knows it.
+type carrier struct{ *deploy.Carrier }
+
+// Carry implements engine.Carrier.
+func (c carrier) Carry(ctx context.Context, active []engine.Active) error {
+	all := make([]deploy.Carried, 0, len(active))
+	for _, r := range active {
+		one := deploy.Carried{Release: r.Release}
+		if err := json.Unmarshal(r.Extra, &one.Fronts); err != nil {
+			return fmt.Errorf("read how release %d is reached: %w", r.ID, err)
+		}
+		all = append(all, one)
+	}
+	return c.Carrier.Carry(ctx, all)
+}
+
+// outside is whom webhooks and queries of repositories may reach of this machine: the server, the proxy, and what its operator
+// names.
+func outside(allowed []string, own ...string) (deploy.Outside, error) {
+	var o deploy.Outside
+	for _, text := range allowed {
+		at, err := netip.ParseAddrPort(text)
+		if err != nil {
+			return o, withHint(fmt.Errorf("--allow-local %s: %w", text, err), "an address with a port, such as 127.0.0.1:9090")
+		}
+		o.Allow = append(o.Allow, at)
+	}
+	for _, u := range own {
+		at, err := url.Parse(u)
+		if err != nil {
+			return o, err
+		}
+		port, err := strconv.ParseUint(at.Port(), 10, 16)
+		if err != nil {
+			continue // none, or none of its own
+		}
+		for _, loopback := range []string{"127.0.0.1", "::1"} {
+			o.Allow = append(o.Allow, netip.AddrPortFrom(netip.MustParseAddr(loopback), uint16(port)))
+		}
+	}
+	return o, nil
+}
