@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/url"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -25,6 +26,7 @@ import (
 type demoFlags struct {
 	data    string
 	listen  string
+	proxy   string
 	browser bool
 }
 
@@ -33,8 +35,9 @@ func demoCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "demo",
 		Short: "Start a server with an example in it, to look around",
-		Long: `Start a server with an example application in it: it is pushed, its workflows run, and a pull request is open. Ctrl-C ends
-it, and everything of it is removed, unless --data names where it is kept.
+		Long: `Start a server with an example application in it: it is pushed, its workflows run, and a pull request is open. What they have
+built is released: to staging, to production once that is approved, a good change as a canary that is promoted, and a bad one that
+is taken back at its first step. Ctrl-C ends it, and everything of it is removed, unless --data names where it is kept.
 
 The example has a back end in Python and a front end in Node.js. Its jobs need git, python3 with venv, and Node.js 20.19 or
 newer on this machine, and fetch its dependencies; without, they fail and say what is missing.`,
@@ -43,6 +46,7 @@ newer on this machine, and fetch its dependencies; without, they fail and say wh
 	}
 	c.Flags().StringVar(&f.data, "data", "", "keep everything in this `DIR`, new or empty")
 	c.Flags().StringVar(&f.listen, "listen", "127.0.0.1:0", "listen at this `HOST:PORT`; port 0 takes a free one")
+	c.Flags().StringVar(&f.proxy, "proxy", "127.0.0.1:0", "the proxy of what is released listens at this `HOST:PORT`; port 0 takes a free one")
 	c.Flags().BoolVar(&f.browser, "browser", true, "open the page in a browser, if there is a desktop")
 	return c
 }
@@ -71,7 +75,8 @@ func (f *demoFlags) run(c *cobra.Command) (err error) {
 	defer log.Close()
 	serve, file := serveCommand(), filepath.Join(dir, "ready")
 	serve.SetErr(log)
-	serve.SetArgs([]string{"--data", filepath.Join(dir, "server"), "--listen", f.listen, "--ready-file", file, "--drain", "1s"})
+	data := filepath.Join(dir, "server")
+	serve.SetArgs([]string{"--data", data, "--listen", f.listen, "--proxy", f.proxy, "--ready-file", file, "--drain", "1s"})
 	ctx, end := context.WithCancel(ctx)
 	defer end()
 	ended := make(chan error, 1)
@@ -80,11 +85,17 @@ func (f *demoFlags) run(c *cobra.Command) (err error) {
 	if err == nil {
 		err = f.show(ctx, repository, told, c.OutOrStdout())
 	}
-	if err != nil {
+	if err == nil {
+		t := &tour{ready: told, repository: repository, out: c.OutOrStdout()}
+		t.url, t.token, t.releaseFlags.repository = told.URL, told.Token, demoRepository
+		if err := t.run(ctx); err != nil && ctx.Err() == nil {
+			t.tell("the tour ends here: %v", err)
+		}
+	} else {
 		end()
-		return errors.Join(err, <-ended)
 	}
-	return <-ended
+	err = errors.Join(err, <-ended)
+	return errors.Join(err, stopReleased(context.WithoutCancel(ctx), data))
 }
 
 // makeExample makes a repository of the example.
@@ -139,13 +150,17 @@ func (f *demoFlags) show(ctx context.Context, repository string, told ready, out
 	if err := gitIn(ctx, repository, []string{"remote", "add", "origin", remote}, []string{"push", "--quiet", "origin", "main"}, []string{"checkout", "--quiet", "-b", "greeting"}); err != nil {
 		return err
 	}
+	if err := guard(ctx, told); err != nil {
+		return err
+	}
 	readme := filepath.Join(repository, "README.md")
 	text, err := os.ReadFile(readme)
 	if err == nil {
 		err = os.WriteFile(readme, append(text, "\nSay hello.\n"...), 0o644)
 	}
 	if err == nil {
-		err = gitIn(ctx, repository, []string{"commit", "--quiet", "--all", "--message", "Say hello in the README"}, []string{"push", "--quiet", "origin", "HEAD:refs/for/main"})
+		err = gitIn(ctx, repository, []string{"commit", "--quiet", "--all", "--message", "Say hello in the README"}, []string{"push", "--quiet", "origin", "HEAD:refs/for/main"},
+			[]string{"checkout", "--quiet", "main"})
 	}
 	if err != nil {
 		return err
@@ -160,12 +175,21 @@ Change something there, commit it and git push. Or ask by gh:
   gh config set http_unix_socket %s
   GH_HOST=penstock.local GH_ENTERPRISE_TOKEN=%s gh run list -R penstock.local/demo/prompt-stack
 
-Ctrl-C ends the server.
-`, repository, page, told.Socket, told.Token)
+What is released is found at http://prompt-stack.localhost:%s once it is. Ctrl-C ends the server.
+
+`, repository, page, told.Socket, told.Token, portOf(told.ProxyURL))
 	if f.browser {
 		openBrowser(ctx, page)
 	}
 	return nil
+}
+
+func portOf(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	return u.Port()
 }
 
 // openBrowser shows a page, if there is a desktop to show it on.
