@@ -109,6 +109,9 @@ func (m *inner) await(ctx context.Context, call *agent.Call, pid int, ladder Lad
 		signal syscall.Signal
 		wait   time.Duration
 	}{{unix.SIGINT, ladder.Interrupt}, {unix.SIGTERM, ladder.Terminate}} {
+		if rung.wait == 0 {
+			continue
+		}
 		if err := m.signal(&agent.Signal{Pid: pid, Signal: int(rung.signal)}); err != nil {
 			return nil, err
 		}

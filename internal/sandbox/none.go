@@ -203,24 +203,28 @@ func (m *bare) await(ctx context.Context, cmd *exec.Cmd, ladder Ladder) error {
 	go func() { _ = cmd.Wait(); close(done) }() // its state says all
 	stop := ctx.Done()
 	for _, rung := range []struct {
-		do   func()
-		wait time.Duration
-	}{
-		{func() { _ = cmd.Process.Signal(syscall.SIGINT) }, ladder.Interrupt},
-		{func() { _ = cmd.Process.Signal(syscall.SIGTERM) }, ladder.Terminate},
-		{func() { killMarked([]int{cmd.Process.Pid}, "") }, 0},
-	} {
+		signal syscall.Signal
+		wait   time.Duration
+	}{{syscall.SIGINT, ladder.Interrupt}, {syscall.SIGTERM, ladder.Terminate}} {
+		if rung.wait == 0 {
+			continue
+		}
 		select {
 		case <-done:
 			return stateError(cmd.ProcessState)
 		case <-stop:
 		}
-		rung.do()
+		_ = cmd.Process.Signal(rung.signal)
 		waiting, cancel := context.WithTimeout(context.Background(), rung.wait)
 		defer cancel()
 		stop = waiting.Done()
 	}
-	<-done
+	select {
+	case <-done:
+	case <-stop:
+		killMarked([]int{cmd.Process.Pid}, "")
+		<-done
+	}
 	return stateError(cmd.ProcessState)
 }
 

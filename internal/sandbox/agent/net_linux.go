@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -132,6 +133,9 @@ func (a *inside) dial(f *frame) {
 	a.answer(f, nil, wrap("connect", failed))
 }
 
+// connectTimeout bounds a connection on the machine's own loopback: only a full backlog takes time.
+const connectTimeout = 3 * time.Second
+
 func connect(ip netip.Addr, port int) (int, error) {
 	af := unix.AF_INET
 	if ip.Is6() {
@@ -141,7 +145,18 @@ func connect(ip netip.Addr, port int) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	if err := unix.Connect(s, sockaddr(ip, port)); err != nil {
+	// A server that does not take its connections would hold us up for minutes, with a thread for each who asks.
+	wait := unix.NsecToTimeval(connectTimeout.Nanoseconds())
+	err = unix.SetsockoptTimeval(s, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &wait)
+	if err == nil {
+		if err = unix.Connect(s, sockaddr(ip, port)); err == unix.EINPROGRESS {
+			err = unix.ETIMEDOUT
+		}
+	}
+	if err == nil {
+		err = unix.SetsockoptTimeval(s, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{})
+	}
+	if err != nil {
 		unix.Close(s)
 		return -1, err
 	}

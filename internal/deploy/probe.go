@@ -1,0 +1,74 @@
+package deploy
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net/http"
+	"net/url"
+	"time"
+)
+
+// Probe asks a URL until it is well: GET answered by 2xx, or by 3xx, which is not followed. It asks at most retries times,
+// interval apart, each for at most timeout, and gives the last error, which says what came instead. progress, if not nil,
+// is told of each failed try but the last: which it was, of how many, and why.
+func Probe(ctx context.Context, address string, interval, timeout time.Duration, retries int, progress func(try, of int, err error)) error {
+	u, err := url.Parse(address)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return fmt.Errorf("%q is no URL to ask: write it as https://example.com/health", address)
+	}
+	if retries < 1 {
+		retries = 1
+	}
+	client := &http.Client{
+		Transport: &http.Transport{
+			Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, MaxResponseHeaderBytes: maxAnswer,
+			TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	for try := 1; ; try++ {
+		err := probeOnce(ctx, client, u, timeout)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if try == retries {
+			return fmt.Errorf("after %d %s: %w", try, tries(try), err)
+		}
+		if progress != nil {
+			progress(try, retries, err)
+		}
+		if err := pause(ctx, interval); err != nil {
+			return err
+		}
+	}
+}
+
+func tries(n int) string {
+	if n == 1 {
+		return "try"
+	}
+	return "tries"
+}
+
+func probeOnce(ctx context.Context, client *http.Client, u *url.URL, timeout time.Duration) error {
+	asking, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(asking, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("User-Agent", userAgent)
+	resp, err := client.Do(req)
+	switch {
+	case err != nil && asking.Err() != nil && ctx.Err() == nil:
+		return fmt.Errorf("GET %s gave no answer within %s", u.Redacted(), timeout)
+	case err != nil:
+		return fmt.Errorf("GET %s: %w", u.Redacted(), cause(err))
+	}
+	defer resp.Body.Close()
+	return wellAnswered(resp, u.Redacted())
+}

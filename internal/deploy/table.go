@@ -1,0 +1,143 @@
+package deploy
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/penstock-ci/penstock/internal/cd"
+	"github.com/penstock-ci/penstock/internal/proxy"
+)
+
+// Front is how the outside reaches a service of an environment: what is set of it, whichever release serves.
+type Front struct {
+	Repository, Environment, Service string
+
+	Hosts  []string // as in proxy.Route; empty is every host
+	Path   string
+	Strip  bool
+	Sticky proxy.Sticky // a release's affinity takes its place
+	Paused bool
+
+	MaxBody         int64
+	ResponseTimeout time.Duration
+	GRPC            bool
+}
+
+// PoolName is the name of the pool of a release's instances of a service: in tables, metrics and logs.
+func PoolName(release cd.ReleaseID, service string) string {
+	return fmt.Sprintf("%d/%s", release, service)
+}
+
+// Table makes the proxy's table of releases and fronts: a route for each front, and one for the hosts that lead to a new
+// revision alone. It is pure; the caller gives it its version.
+//
+// Only instances that are healthy and wanted are backends. If no revision that takes traffic has one, those that are ill
+// are asked all the same: a bad answer is no worse than none.
+func Table(releases []*cd.Release, fronts []Front) proxy.Table {
+	type place struct{ repository, environment, service string }
+	shares := map[place]cd.Share{}
+	byID := map[cd.ReleaseID]*cd.Release{}
+	for _, r := range releases {
+		byID[r.ID] = r
+		for _, s := range r.Shares() {
+			at := place{r.Plan.Repository, r.Plan.Environment, s.Service}
+			if s.New >= shares[at].New { // the later release's counts
+				shares[at] = s
+			}
+		}
+	}
+	var t proxy.Table
+	for _, f := range fronts {
+		share := shares[place{f.Repository, f.Environment, f.Service}]
+		t.Routes = append(t.Routes, f.routes(share, byID)...)
+	}
+	return t
+}
+
+// routes are a front's own route and that of its test hosts.
+func (f Front) routes(s cd.Share, releases map[cd.ReleaseID]*cd.Release) []proxy.Route {
+	main := proxy.Route{
+		Name: f.Repository + "/" + f.Environment + "/" + f.Service, Hosts: f.Hosts, Path: f.Path, Strip: f.Strip,
+		Sticky: f.Sticky, Paused: f.Paused, MaxBody: f.MaxBody, ResponseTimeout: f.ResponseTimeout, GRPC: f.GRPC,
+	}
+	if s.New == 0 {
+		return []proxy.Route{main} // nothing serves yet: 503
+	}
+	fresh := proxy.Pool{Name: PoolName(s.New, s.Service), Weight: s.Weight, Backends: backends(releases[s.New], s.Service, cd.Healthy)}
+	main.Pools = []proxy.Pool{fresh}
+	if s.Old != 0 {
+		old := proxy.Pool{Name: PoolName(s.Old, s.Service), Weight: 100 - s.Weight, Backends: backends(releases[s.Old], s.Service, cd.Healthy)}
+		main.Pools = append(main.Pools, old)
+	}
+	fill(main.Pools, []*cd.Release{releases[s.New], releases[s.Old]}, s.Service)
+	if a := s.Affinity; a != nil {
+		main.Sticky = proxy.Sticky{Cookie: a.Cookie, MaxAge: a.MaxAge}
+	}
+	if len(fresh.Backends) > 0 {
+		main.Rules = rules(s.Match, fresh.Name)
+		if s.Mirrored {
+			main.Mirror, main.MirrorPercent = fresh.Name, 100
+			if s.MirrorWeight > 0 {
+				main.MirrorPercent = float64(s.MirrorWeight)
+			}
+		}
+	}
+	if len(s.TestHosts) == 0 {
+		return []proxy.Route{main}
+	}
+	test := main
+	test.Name, test.Hosts, test.Pools = main.Name+"/test", s.TestHosts, []proxy.Pool{fresh}
+	test.Pools[0].Weight = 100
+	test.Rules, test.Mirror, test.MirrorPercent, test.Sticky = nil, "", 0, proxy.Sticky{}
+	return []proxy.Route{main, test}
+}
+
+// fill sees to it that what takes traffic has backends: a pool without any takes none if another can, and if none can they
+// get those that are ill.
+func fill(pools []proxy.Pool, of []*cd.Release, service string) {
+	able := false
+	for _, p := range pools {
+		able = able || p.Weight > 0 && len(p.Backends) > 0
+	}
+	for i := range pools {
+		switch p := &pools[i]; {
+		case len(p.Backends) > 0 || p.Weight == 0:
+		case able:
+			p.Weight = 0
+		default:
+			p.Backends = backends(of[i], service, cd.Ill)
+		}
+	}
+}
+
+// backends are the instances of a release that are in a state, wanted, and can be reached.
+func backends(r *cd.Release, service string, state cd.State) []proxy.Backend {
+	if r == nil {
+		return nil
+	}
+	var list []proxy.Backend
+	for _, p := range r.Parts {
+		if p.Service != service {
+			continue
+		}
+		for _, i := range p.Instances {
+			if i.State == state && i.Addr != "" && i.Index < p.Want {
+				list = append(list, proxy.Backend{Addr: i.Addr})
+			}
+		}
+	}
+	return list
+}
+
+// rules lead what matches to a pool.
+func rules(matches []cd.Match, pool string) []proxy.Rule {
+	var list []proxy.Rule
+	for _, m := range matches {
+		r := proxy.Rule{Headers: map[string]proxy.Matcher{}, Pool: pool}
+		for name, value := range m.Headers {
+			r.Headers[name] = proxy.Matcher(value)
+		}
+		list = append(list, r)
+	}
+	return list
+}
