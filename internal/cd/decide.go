@@ -2,6 +2,7 @@ package cd
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -133,6 +134,9 @@ func (d *decision) step() {
 	case Reverting:
 		d.reverting()
 	}
+	if len(d.events) == before {
+		d.ticks()
+	}
 }
 
 // take decides what an input itself does.
@@ -210,7 +214,13 @@ func (d *decision) done(in Done) error {
 	if at < 0 {
 		return ErrStale
 	}
-	in.Error, in.Message = tail(in.Error), tail(in.Message)
+	in.Error, in.Message, in.Query = tail(in.Error), tail(in.Message), tail(in.Query)
+	switch {
+	case in.Value != nil && math.IsNaN(*in.Value):
+		in.Value = nil
+	case in.Value != nil && math.IsInf(*in.Value, 0):
+		in.Value, in.Error = nil, "the value is infinite"
+	}
 	switch t := tasks[at]; {
 	case t.Kind == TaskHook:
 		d.hooked(t.Service, in)
@@ -224,7 +234,7 @@ func (d *decision) done(in Done) error {
 		}
 		d.emit(Event{Type: EventNotified, Notice: &n, Text: text})
 	default:
-		if !t.bounds(&in) {
+		if !in.sound() {
 			in.Samples = nil
 			in.Error = "the measurement is malformed"
 		}

@@ -11,8 +11,7 @@ func (d *decision) gated() {
 	r := d.r
 	switch {
 	case r.Gate != nil && r.Gate.Kind == gateReview, r.Paused:
-	case r.exact():
-		d.looks(LookTick)
+	case r.exact(): // the first tick says when
 	case r.asksHooks(hookConfirmRollout):
 		d.looks(LookStart)
 	default:
@@ -41,9 +40,6 @@ func (d *decision) looks(kind LookKind) {
 // prepare runs hooks, one after the other. A release that restores has none to run: they have been run for its revision.
 func (d *decision) prepare() {
 	r := d.r
-	if d.ticks() {
-		return
-	}
 	at := r.hook()
 	if at < 0 {
 		d.move(Launching, "Starts %s", r.Plan.names())
@@ -54,14 +50,22 @@ func (d *decision) prepare() {
 	}
 }
 
-// ticks looks at the checks if the release behaves like Flagger, whatever its phase, and reports whether it decided something.
-func (d *decision) ticks() bool {
-	if !d.r.exact() || d.r.Paused {
-		return false
+// ticks looks at the checks of a release that behaves like Flagger, after all that follows from its instances.
+func (d *decision) ticks() {
+	r := d.r
+	if !r.exact() || r.Paused {
+		return
 	}
-	before := len(d.events)
+	switch r.Phase {
+	case Gated:
+		if r.Gate != nil && r.Gate.Kind == gateReview {
+			return
+		}
+	case Preparing, Launching, Shifting, Promoting:
+	default:
+		return
+	}
 	d.looks(LookTick)
-	return len(d.events) > before
 }
 
 // hook is the part whose hook is to run next, -1 for none.
@@ -105,9 +109,6 @@ func (d *decision) hooked(service string, in Done) {
 // launch starts the services, each when the one before is healthy.
 func (d *decision) launch() {
 	r := d.r
-	if d.ticks() {
-		return
-	}
 	if r.recreates() && !d.scaleBefore(0, 1, true) {
 		return
 	}
@@ -251,7 +252,6 @@ func (d *decision) shift() {
 	switch r.Plan.Strategy.Kind {
 	case Canary:
 		if r.exact() {
-			d.ticks()
 			return
 		}
 		d.undecided()
@@ -350,10 +350,6 @@ func (t Traffic) weight(now int) int {
 // promoting moves what is left of the traffic by steps.
 func (d *decision) promoting() {
 	r := d.r
-	if r.exact() {
-		d.ticks()
-		return
-	}
 	if due := r.stepDue(); !due.IsZero() && !due.After(d.now) {
 		weight := min(r.Weight+max(r.analysis().StepWeightPromotion, 1), 100)
 		if weight == 100 {

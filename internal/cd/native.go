@@ -251,8 +251,7 @@ func (j *judging) query(s Service, m Metric, in Done) {
 	case in.Error != "":
 		j.errors++
 		c.Verdict, c.Reason = Inconclusive, "could not be asked: "+in.Error
-	case in.Value == nil || math.IsNaN(*in.Value):
-		c.Value = nil
+	case in.Value == nil:
 		j.without(&c, "no value")
 	default:
 		if c.Reason = m.outside(*in.Value, ""); c.Reason != "" {
