@@ -337,7 +337,6 @@ func (r *reader) bounded(n *yaml.Node) []*yaml.Node {
 
 // metrics reads the checks. As in Flagger, those built in and those with a query of their own come before those of templates.
 func (a *analysis) metrics(r *reader, n *yaml.Node) {
-	a.Metrics = []cd.Metric{}
 	for _, e := range r.bounded(n) {
 		var m cd.Metric
 		var ref *templated
