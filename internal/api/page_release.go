@@ -298,16 +298,16 @@ func (s *Server) rollBack(w http.ResponseWriter, r *http.Request) {
 		s.failed(w, r, err)
 		return
 	}
-	id, err := s.takeBack(ctx, by, environment, active, ask)
+	id, err := s.goBack(ctx, by, environment, active, ask)
 	if err == nil {
 		err = s.audit(ctx, by.login, "release.rollback", by.repo.FullName()+"/environments/"+environment, map[string]any{"release": id, "to": ask.To, "reason": ask.Reason})
 	}
 	s.answerRelease(w, r, http.StatusOK, id, err)
 }
 
-// takeBack goes back: what is under way is aborted, what still has the one before beside it is reversed, else the one before
+// goBack goes back: what is under way is aborted, what still has the one before beside it is reversed, else the one before
 // is released again.
-func (s *Server) takeBack(ctx context.Context, by releaser, environment string, active []store.Release, ask RollbackRequest) (cd.ReleaseID, error) {
+func (s *Server) goBack(ctx context.Context, by releaser, environment string, active []store.Release, ask RollbackRequest) (cd.ReleaseID, error) {
 	if ask.To == 0 && len(active) > 0 {
 		newest := active[0]
 		err := cd.ErrRefused

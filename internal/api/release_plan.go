@@ -54,14 +54,16 @@ func (s *Server) plan(ctx context.Context, repo store.Repository, by asker, ask 
 	if err != nil {
 		return nil, err
 	}
-	ref, sha := cmp.Or(ask.Ref, repo.DefaultBranch), ask.sha
-	if sha == "" {
-		if sha, err = bare.Resolve(ctx, ref); err != nil {
-			return nil, err
-		}
+	ref := cmp.Or(ask.Ref, repo.DefaultBranch)
+	full, sha, err := commitOf(ctx, bare, ref)
+	if err != nil {
+		return nil, err
+	}
+	if ask.sha != "" {
+		sha = ask.sha
 	}
 	if sha == "" {
-		return nil, notReleased("there is no %s in %s", ref, repo.FullName())
+		return nil, notReleased("there is no branch, tag or commit %s in %s", ref, repo.FullName())
 	}
 	tree, err := bare.Tree(ctx, sha)
 	if err != nil {
@@ -94,7 +96,7 @@ func (s *Server) plan(ctx context.Context, repo store.Repository, by asker, ask 
 	if err != nil {
 		return nil, err
 	}
-	gate, err := s.gateOf(ctx, repo, environment.Name, ref, by)
+	gate, err := s.gateOf(ctx, repo, environment.Name, full, by)
 	if err != nil {
 		return nil, err
 	}
@@ -126,6 +128,20 @@ func (s *Server) plan(ctx context.Context, repo store.Repository, by asker, ask 
 		p.secrets[service.Name] = secrets
 	}
 	return p, nil
+}
+
+// commitOf is the commit that a branch, a tag or a SHA names, with the ref in full; both "" if there is none.
+func commitOf(ctx context.Context, bare *forge.Bare, name string) (ref, sha string, err error) {
+	refs := []string{name}
+	if !strings.HasPrefix(name, "refs/") {
+		refs = []string{"refs/heads/" + name, "refs/tags/" + name, name}
+	}
+	for _, ref := range refs {
+		if sha, err = bare.Resolve(ctx, ref); err != nil || sha != "" {
+			return ref, sha, err
+		}
+	}
+	return "", "", nil
 }
 
 // readConfig reads the penstock.yaml of a commit.
@@ -200,7 +216,7 @@ func (s *Server) gateOf(ctx context.Context, repo store.Repository, environment,
 	if strings.EqualFold(by.passed, environment) {
 		return nil, nil
 	}
-	if !rule.Admits("refs/heads/"+ref, "refs/tags/"+ref) {
+	if !rule.Admits(ref) {
 		return nil, notReleased("the rules of %s do not let %s be released there", environment, ref)
 	}
 	switch {

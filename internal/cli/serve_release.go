@@ -42,7 +42,7 @@ func (f *serveFlags) openProxy(ctx context.Context) (*daemon.Client, string, err
 	if err != nil {
 		return nil, "", err
 	}
-	return client, "http://" + reachable(status.Listen), nil
+	return client, "http://" + reachable(status.Listeners["http"]), nil
 }
 
 // reachable is an address that is listened at, as clients on this machine reach it.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/penstock-ci/penstock/internal/cd"
+	"github.com/penstock-ci/penstock/internal/proxy"
 	"github.com/penstock-ci/penstock/internal/proxy/daemon"
 	"github.com/penstock-ci/penstock/internal/proxy/series"
 )
@@ -200,7 +201,7 @@ func (c *Carrier) query(ctx context.Context, r *cd.Release, t cd.Task, done *cd.
 		return errNoProxy
 	}
 	if m.Query != "" {
-		result, err := c.Proxy.Query(ctx, done.Query, series.Scope{Repository: r.Plan.Repository, Environment: r.Plan.Environment})
+		result, err := c.Proxy.Query(ctx, done.Query, time.Now(), series.Scope{Repository: r.Plan.Repository, Environment: r.Plan.Environment})
 		if err != nil {
 			return err
 		}
@@ -216,7 +217,7 @@ func (c *Carrier) query(ctx context.Context, r *cd.Release, t cd.Task, done *cd.
 		interval = time.Minute
 	}
 	now := time.Now()
-	route, pool := RouteName(r.Plan.Repository, r.Plan.Environment, t.Service), PoolName(r.ID, t.Service)
+	route, pool := RouteName(r.Plan, t.Service), PoolName(r.ID, t.Service)
 	counts, err := c.Proxy.Delta(ctx, route, pool, now.Add(-interval), now)
 	if err != nil {
 		return err
@@ -248,7 +249,7 @@ func (c *Carrier) sample(ctx context.Context, r *cd.Release, t cd.Task, done *cd
 	for i := range r.Plan.Services {
 		s := &r.Plan.Services[i]
 		sample := cd.Sample{From: t.From, To: now}
-		route := RouteName(r.Plan.Repository, r.Plan.Environment, s.Name)
+		route := RouteName(r.Plan, s.Name)
 		for _, side := range []struct {
 			release cd.ReleaseID
 			into    *cd.Traffics
@@ -268,11 +269,7 @@ func (c *Carrier) sample(ctx context.Context, r *cd.Release, t cd.Task, done *cd
 }
 
 func traffics(c series.Counts) cd.Traffics {
-	t := cd.Traffics{Requests: c.Requests, Errors: c.Errors, Latency: c.Latency, Bounds: make([]float64, len(c.Bounds))}
-	for i, b := range c.Bounds {
-		t.Bounds[i] = 1000 * b
-	}
-	return t
+	return cd.Traffics{Requests: c.Requests, Errors: c.Errors, Latency: c.Latency, Bounds: proxy.LatencyBounds[:]}
 }
 
 // Logs writes what instances of services of a release have written: of one if index is not negative, each line behind who wrote
@@ -356,5 +353,5 @@ func (c *Carrier) Charts(ctx context.Context, p *cd.Plan, service string, from, 
 	if c.Proxy == nil {
 		return nil, errNoProxy
 	}
-	return c.Proxy.Range(ctx, RouteName(p.Repository, p.Environment, service), from, to, step)
+	return c.Proxy.Range(ctx, RouteName(p, service), from, to, step)
 }

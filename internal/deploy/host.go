@@ -349,3 +349,25 @@ func (h *Host) logDir(id instanceID) string {
 	}
 	return dir
 }
+
+// emptyEvery is how often Empty looks.
+const emptyEvery = 20 * time.Millisecond
+
+// Empty waits until no instance is left: after an Ensure of none. The error is why ctx has ended.
+func (h *Host) Empty(ctx context.Context) error {
+	tick := time.NewTicker(emptyEvery)
+	defer tick.Stop()
+	for {
+		h.mu.Lock()
+		left := len(h.instances)
+		h.mu.Unlock()
+		if left == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%d instances still run: %w", left, context.Cause(ctx))
+		case <-tick.C:
+		}
+	}
+}

@@ -2,10 +2,12 @@ package deploy
 
 import (
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/penstock-ci/penstock/internal/cd"
 	"github.com/penstock-ci/penstock/internal/proxy"
+	"github.com/penstock-ci/penstock/internal/proxy/series"
 )
 
 // Front is how the outside reaches a service of an environment: what is set of it, whichever release serves.
@@ -26,6 +28,11 @@ type Front struct {
 // PoolName is the name of the pool of a release's instances of a service: in tables, metrics and logs.
 func PoolName(release cd.ReleaseID, service string) string {
 	return fmt.Sprintf("%d/%s", release, service)
+}
+
+// RouteName is the name of the route of a service: in tables, metrics and logs.
+func RouteName(p *cd.Plan, service string) string {
+	return p.Repository + "/" + p.Environment + "/" + service
 }
 
 // Table makes the proxy's table of releases and fronts: a route for each front, and one for the hosts that lead to a new
@@ -63,10 +70,10 @@ func (f Front) routes(s cd.Share, releases map[cd.ReleaseID]*cd.Release) []proxy
 	if s.New == 0 {
 		return []proxy.Route{main} // nothing serves yet: 503
 	}
-	fresh := proxy.Pool{Name: PoolName(s.New, s.Service), Weight: s.Weight, Backends: backends(releases[s.New], s.Service, cd.Healthy)}
+	fresh := proxy.Pool{Name: PoolName(s.New, s.Service), Labels: f.labels(s.New, series.SideNew), Weight: s.Weight, Backends: backends(releases[s.New], s.Service, cd.Healthy)}
 	main.Pools = []proxy.Pool{fresh}
 	if s.Old != 0 {
-		old := proxy.Pool{Name: PoolName(s.Old, s.Service), Weight: 100 - s.Weight, Backends: backends(releases[s.Old], s.Service, cd.Healthy)}
+		old := proxy.Pool{Name: PoolName(s.Old, s.Service), Labels: f.labels(s.Old, series.SideOld), Weight: 100 - s.Weight, Backends: backends(releases[s.Old], s.Service, cd.Healthy)}
 		main.Pools = append(main.Pools, old)
 	}
 	fill(main.Pools, []*cd.Release{releases[s.New], releases[s.Old]}, s.Service)
@@ -90,6 +97,13 @@ func (f Front) routes(s cd.Share, releases map[cd.ReleaseID]*cd.Release) []proxy
 	test.Pools[0].Weight = 100
 	test.Rules, test.Mirror, test.MirrorPercent, test.Sticky = nil, "", 0, proxy.Sticky{}
 	return []proxy.Route{main, test}
+}
+
+// labels tell a pool apart where its metrics are asked for.
+func (f Front) labels(release cd.ReleaseID, side string) map[string]string {
+	return map[string]string{
+		"repository": f.Repository, "environment": f.Environment, "service": f.Service, "release": strconv.FormatInt(int64(release), 10), "side": side,
+	}
 }
 
 // fill sees to it that what takes traffic has backends: a pool without any takes none if another can, and if none can they
