@@ -42,6 +42,9 @@ type Pool struct {
 	Name     string    `json:"name"`
 	Weight   int       `json:"weight"` // of the sum of all weights of the route
 	Backends []Backend `json:"backends"`
+	// Labels tell more of the pool where its metrics are asked for: repository, environment, service, release, and side (new
+	// or old). They may change from table to table. What is missing is taken from the names.
+	Labels map[string]string `json:"labels,omitempty"`
 }
 
 // Backend is one instance.

@@ -16,7 +16,7 @@ func buildID(path string) (string, error) {
 		defer f.Close()
 		if s := f.Section(".note.go.buildid"); s != nil {
 			if b, err := s.Data(); err == nil && len(b) > 16 {
-				return hex.EncodeToString(hash(b[16:])), nil
+				return shortHash(b), nil
 			}
 		}
 	}
@@ -32,7 +32,7 @@ func buildID(path string) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)[:8]), nil
 }
 
-func hash(b []byte) []byte {
+func shortHash(b []byte) string {
 	sum := sha256.Sum256(b)
-	return sum[:8]
+	return hex.EncodeToString(sum[:8])
 }

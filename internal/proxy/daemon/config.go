@@ -15,7 +15,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"reflect"
 	"time"
 )
 
@@ -27,6 +26,7 @@ const (
 	lockFile    = "lock"
 	startFile   = "start.lock" // held while somebody starts a process
 	logFile     = "log"
+	accessFile  = "access.log"
 	controlSock = "control.sock"
 	drainSocks  = "drain-*.sock"
 )
@@ -92,6 +92,24 @@ func (c *Config) drain() time.Duration {
 	return c.Drain
 }
 
+// listeners are the addresses by what the sockets are called: the same name is the same socket for the next process.
+func (c *Config) listeners() map[string]string {
+	all := map[string]string{}
+	if c.Listen != "" {
+		all["http "+c.Listen] = c.Listen
+	}
+	if c.ListenTLS != "" {
+		all["https "+c.ListenTLS] = c.ListenTLS
+	}
+	return all
+}
+
+// id tells settings from others.
+func (c *Config) id() string {
+	b, _ := json.Marshal(c) // of these types it can always be
+	return shortHash(b)
+}
+
 // readConfig reads what a directory's proxy runs with.
 func readConfig(dir string) (Config, error) {
 	b, err := os.ReadFile(filepath.Join(dir, configFile))
@@ -108,22 +126,22 @@ func readConfig(dir string) (Config, error) {
 	return c, nil
 }
 
-// write keeps the settings in the directory, and says whether they are others than before.
-func (c *Config) write() (changed bool, err error) {
-	if before, err := readConfig(c.Dir); err == nil {
-		before.Command = c.Command
-		if reflect.DeepEqual(before, *c) {
-			return false, nil
-		}
-	}
+// write keeps the settings in the directory. undo brings those before back.
+func (c *Config) write() (undo func(), err error) {
+	path := filepath.Join(c.Dir, configFile)
 	b, err := json.MarshalIndent(c, "", "  ")
 	if err != nil {
-		return false, fmt.Errorf("proxy: %w", err)
+		return nil, fmt.Errorf("proxy: %w", err)
 	}
-	if err := writeFile(filepath.Join(c.Dir, configFile), b); err != nil {
-		return false, fmt.Errorf("proxy: keep the settings: %w", err)
+	before, missing := os.ReadFile(path)
+	if err := writeFile(path, b); err != nil {
+		return nil, fmt.Errorf("proxy: keep the settings: %w", err)
 	}
-	return true, nil
+	return func() {
+		if missing == nil {
+			_ = writeFile(path, before)
+		}
+	}, nil
 }
 
 // writeFile replaces a file in one step: after a crash at any time it is the old one or the new one.

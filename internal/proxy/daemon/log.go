@@ -10,16 +10,18 @@ import (
 // maxLog bounds a log file: then it becomes log.1, in place of the one before.
 const maxLog = 16 << 20
 
-// logger writes a log file that does not grow without end. What the Go runtime says at a crash goes there too.
+// logger writes a log file that does not grow without end.
 type logger struct {
+	path   string
+	stderr bool // it is this process' standard error too, where the Go runtime writes when it crashes
+
 	mu   sync.Mutex
-	path string
 	f    *os.File
 	size int64
 }
 
-func openLog(path string) (*logger, error) {
-	l := &logger{path: path}
+func openLog(path string, stderr bool) (*logger, error) {
+	l := &logger{path: path, stderr: stderr}
 	return l, l.open()
 }
 
@@ -37,6 +39,9 @@ func (l *logger) open() error {
 		_ = l.f.Close()
 	}
 	l.f, l.size = f, info.Size()
+	if !l.stderr {
+		return nil
+	}
 	return unix.Dup2(int(f.Fd()), 2)
 }
 

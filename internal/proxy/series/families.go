@@ -209,3 +209,6 @@ func labelText(pairs []string) string {
 	}
 	return b.String()
 }
+
+// Exposes says whether Expose writes a metric of that name.
+func Exposes(name string) bool { return name == requestsTotal || name == durationSeconds }

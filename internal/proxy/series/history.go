@@ -3,6 +3,7 @@ package series
 import (
 	"encoding/binary"
 	"slices"
+	"time"
 
 	"github.com/penstock-ci/penstock/internal/proxy"
 )
@@ -63,7 +64,19 @@ type history struct {
 	chunks []*chunk // by time, none empty; the last one is written
 	raw    row      // what the proxy counted last
 	row    row      // the last row
+	firm   firm
 }
+
+// firm is how a chunk stood before its last sample, if that one came early after the one before.
+type firm struct {
+	in   *chunk
+	size int
+	last int64
+	row  row
+}
+
+// often is Every in milliseconds, with room for a clock that ticks late.
+const often = int64(Every/time.Millisecond) * 11 / 10
 
 // chunk is samples one after the other, under the same labels.
 type chunk struct {
@@ -85,21 +98,38 @@ func (h *history) record(before, now int64, labels Labels, raw row) {
 		grown = raw
 	}
 	h.raw = raw
-	last := h.lastChunk()
+	c := h.lastChunk()
 	switch {
-	case last == nil || last.Ended != 0 || last.Labels != labels:
-		if last != nil && last.Ended == 0 {
-			last.Ended = now
+	case c == nil || c.Ended != 0 || c.Labels != labels:
+		if c != nil && c.Ended == 0 {
+			c.Ended = now
 		}
-		h.chunks = append(h.chunks, &chunk{Labels: labels, First: before, Last: before, Base: h.row, N: 1})
-	case last.N >= chunkSamples:
+		c = h.add(&chunk{Labels: labels, First: before, Last: before, Base: h.row, N: 1})
+	case h.firm.in == c && now-h.firm.last < often:
+		// The last sample was taken out of turn, for somebody who asked. It makes room, or who asks often would push out what
+		// was long ago.
+		c.Data, c.Last, c.N = c.Data[:h.firm.size], h.firm.last, c.N-1
+		for i := range grown {
+			grown[i] += h.row[i] - h.firm.row[i]
+		}
+		h.row = h.firm.row
+	case c.N >= chunkSamples:
 		// It begins with the last row of the one before.
-		h.chunks = append(h.chunks, &chunk{Labels: labels, First: last.Last, Last: last.Last, Base: h.row, N: 1})
+		c = h.add(&chunk{Labels: labels, First: c.Last, Last: c.Last, Base: h.row, N: 1})
 	}
-	h.lastChunk().append(now, &grown)
+	h.firm = firm{}
+	if now-c.Last < often*9/10 {
+		h.firm = firm{in: c, size: len(c.Data), last: c.Last, row: h.row}
+	}
+	c.append(now, &grown)
 	for i, d := range grown {
 		h.row[i] += d
 	}
+}
+
+func (h *history) add(c *chunk) *chunk {
+	h.chunks = append(h.chunks, c)
+	return c
 }
 
 func (h *history) lastChunk() *chunk {
@@ -107,6 +137,14 @@ func (h *history) lastChunk() *chunk {
 		return nil
 	}
 	return h.chunks[len(h.chunks)-1]
+}
+
+// lastLabels are those that the pool had before, or those of its names.
+func (h *history) lastLabels() Labels {
+	if c := h.lastChunk(); c != nil {
+		return c.Labels
+	}
+	return Named(h.name.route, h.name.pool)
 }
 
 func (h *history) ended() bool  { c := h.lastChunk(); return c != nil && c.Ended != 0 }

@@ -52,8 +52,8 @@ type Series struct {
 
 type name struct{ route, pool string }
 
-// New makes Series without samples. labels is asked what a pool is at each Record; nil takes it from the names alone: see
-// Named.
+// New makes Series without samples. labels is asked what a pool is at each Record; of one that it knows nothing of, the
+// labels stay, and are else those of the names, as with nil: see Named.
 func New(labels func(route, pool string) Labels) *Series {
 	if labels == nil {
 		labels = Named
@@ -96,7 +96,11 @@ func (s *Series) Record(at time.Time, stats []proxy.PoolStats) {
 			h = &history{name: n}
 			s.pools[n] = h
 		}
-		h.record(before, now, s.labels(p.Route, p.Pool), rowOf(p))
+		l := s.labels(p.Route, p.Pool)
+		if l == (Labels{}) {
+			l = h.lastLabels()
+		}
+		h.record(before, now, l, rowOf(p))
 	}
 	for n, h := range s.pools {
 		if !seen[n] {
@@ -130,4 +134,11 @@ func (s *Series) sorted() []*history {
 	return slices.SortedFunc(maps.Values(s.pools), func(a, b *history) int {
 		return cmp.Or(cmp.Compare(a.name.route, b.name.route), cmp.Compare(a.name.pool, b.name.pool))
 	})
+}
+
+// Last is the time of the last Record.
+func (s *Series) Last() time.Time {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return time.UnixMilli(s.last)
 }

@@ -285,6 +285,28 @@ func FuzzImport(f *testing.F) {
 	})
 }
 
+// TestAskingOften: samples out of turn are exact while they are the last, and leave no more behind than one in turn.
+func TestAskingOften(t *testing.T) {
+	s := New(nil)
+	at, p := t0, proxy.PoolStats{Route: route, Pool: "1"}
+	for range 600 {
+		at = at.Add(100 * time.Millisecond)
+		p.Requests[2]++
+		p.Latency[3]++
+		s.Record(at, []proxy.PoolStats{p})
+		if d := s.Delta(route, "1", t0, at); d.Requests != int64(p.Requests[2]) {
+			t.Fatalf("at %s: %d requests, want %d", at, d.Requests, p.Requests[2])
+		}
+	}
+	n := 0
+	for _, c := range s.pools[name{route, "1"}].chunks {
+		n += c.N
+	}
+	if n > 15 {
+		t.Errorf("%d samples of a minute are kept, want 12 or a few more", n)
+	}
+}
+
 // TestBounds: pools, times and bytes are bounded.
 func TestBounds(t *testing.T) {
 	s := New(nil)

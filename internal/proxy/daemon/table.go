@@ -1,0 +1,124 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+
+	"github.com/penstock-ci/penstock/internal/proxy"
+	"github.com/penstock-ci/penstock/internal/proxy/series"
+)
+
+var (
+	// ErrStale is of a table that is older than the one that is served.
+	ErrStale = errors.New("a newer table is served")
+	// errBusy is of what can be asked again soon.
+	errBusy = errors.New("another process is taking over")
+)
+
+// set puts a table in force and on the disk. If one cannot be, the other is not either.
+func (d *daemon) set(ctx context.Context, t proxy.Table) error {
+	select {
+	case d.turn <- struct{}{}:
+		defer func() { <-d.turn }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if d.handing {
+		return errBusy
+	}
+	before := d.tableNow()
+	switch {
+	case t.Version < before.Version:
+		return fmt.Errorf("table %d: %w: %d", t.Version, ErrStale, before.Version)
+	case t.Version == before.Version && len(before.Routes) > 0:
+		if reflect.DeepEqual(t, before) {
+			return nil // its acknowledgement was lost
+		}
+		return fmt.Errorf("table %d: %w: another of that number", t.Version, ErrStale)
+	}
+	b, err := json.Marshal(t)
+	if err != nil {
+		return fmt.Errorf("table %d: %w", t.Version, err)
+	}
+	commit, drop, err := stageFile(filepath.Join(d.conf.Dir, tableFile), b)
+	if err != nil {
+		return fmt.Errorf("table %d can not be kept, so table %d is served on: %w", t.Version, before.Version, err)
+	}
+	defer drop()
+	if err := d.proxy.Set(t); err != nil {
+		return err
+	}
+	if err := commit(); err != nil {
+		return errors.Join(fmt.Errorf("table %d can not be kept, so table %d is served on: %w", t.Version, before.Version, err), d.proxy.Set(before))
+	}
+	d.serves(t)
+	d.others.set(ctx, t)
+	return nil
+}
+
+// restore takes up the table that was kept.
+func (d *daemon) restore() error {
+	path := filepath.Join(d.conf.Dir, tableFile)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var t proxy.Table
+	if err == nil {
+		err = json.Unmarshal(b, &t)
+	}
+	if err == nil {
+		err = d.proxy.Set(t)
+	}
+	if err != nil {
+		return fmt.Errorf("the table that was kept in %s can not be served; nothing is, until another is set: %w", path, err)
+	}
+	d.serves(t)
+	return nil
+}
+
+// serves notes which table is in force.
+func (d *daemon) serves(t proxy.Table) {
+	labels := map[poolName]series.Labels{}
+	for _, r := range t.Routes {
+		for _, p := range r.Pools {
+			labels[poolName{r.Name, p.Name}] = labelsFrom(r, p)
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.table, d.labels, d.trouble = t, labels, nil
+}
+
+// labelsFrom is what a table says of a pool: by its labels, or else by the names.
+func labelsFrom(r proxy.Route, p proxy.Pool) series.Labels {
+	l := series.Named(r.Name, p.Name)
+	for name := range maps.Keys(p.Labels) {
+		switch v := p.Labels[name]; name {
+		case "repository":
+			l.Repository = v
+		case "environment":
+			l.Environment = v
+		case "service":
+			l.Service = v
+		case "release":
+			l.Release = v
+		case "side":
+			l.Side = v
+		}
+	}
+	return l
+}
+
+func (d *daemon) tableNow() proxy.Table {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.table
+}
