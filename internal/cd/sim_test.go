@@ -485,6 +485,8 @@ func (w *world) end() {
 		busy := false
 		for _, r := range w.releases {
 			switch {
+			case r.Paused && r.By == "":
+				w.tell(r, Abort{By: "bob"}) // it holds itself, since its rollback is switched off
 			case r.Paused:
 				w.tell(r, Resume{By: "bob"})
 			case r.Gate != nil && r.Gate.Deadline.IsZero():
