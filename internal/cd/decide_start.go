@@ -134,11 +134,10 @@ func (d *decision) bringUp(step int) bool {
 			return false
 		}
 		p := r.Parts[i]
-		if p.Up >= p.Want {
+		if r.isUp(i) {
 			continue
 		}
-		if healthy, _ := r.healthyOf(i); healthy >= r.needOf(p.Want) {
-			d.emit(Event{Type: EventUp, Service: p.Service, Text: fmt.Sprintf("%s of %s healthy", isAre(p.Want), p.Service)})
+		if d.up(i) {
 			return false
 		}
 		if r.exact() {
@@ -154,11 +153,22 @@ func (d *decision) bringUp(step int) bool {
 	return true
 }
 
-func isAre(n int) string {
-	if n == 1 {
-		return "1 instance is"
+// isUp reports whether a part has come up. While the release starts, it has to be so still: nothing of it serves yet.
+func (r *Release) isUp(i int) bool {
+	p := r.Parts[i]
+	healthy, _ := r.healthyOf(i)
+	return p.Want > 0 && p.Up >= p.Want && (r.Phase != Launching || healthy >= r.needOf(p.Want))
+}
+
+// up notes that a part has come up, if it has.
+func (d *decision) up(i int) bool {
+	p := d.r.Parts[i]
+	healthy, _ := d.r.healthyOf(i)
+	if p.Up >= p.Want || healthy < d.r.needOf(p.Want) {
+		return false
 	}
-	return fmt.Sprintf("All %d instances are", n)
+	d.emit(Event{Type: EventUp, Service: p.Service, Text: fmt.Sprintf("%s is up: %d of %s healthy", p.Service, healthy, plural(p.Want, "instance"))})
+	return true
 }
 
 // wanted is how many instances of a part a step of rolling asks for; other strategies have one step.
@@ -172,7 +182,7 @@ func (r *Release) wanted(i, step int) int {
 
 // starting is the part that is being started, -1 for none.
 func (r *Release) starting() int {
-	if r.Phase != Launching && !(r.Phase == Shifting && r.rolls()) {
+	if r.Phase != Launching && !(r.Phase == Shifting && r.rolls() && !r.Paused) {
 		return -1
 	}
 	if r.recreates() {
@@ -182,8 +192,8 @@ func (r *Release) starting() int {
 			}
 		}
 	}
-	for i, p := range r.Parts {
-		if p.Up < p.Want || p.Want == 0 {
+	for i := range r.Parts {
+		if !r.isUp(i) {
 			return i
 		}
 	}
@@ -266,8 +276,7 @@ func (d *decision) shift() {
 // roll takes the next batch: it starts beside what serves, takes its part of the traffic, then as many of the old stop.
 func (d *decision) roll() {
 	r := d.r
-	if r.Look != nil {
-		d.decideLook()
+	if d.looked() {
 		return
 	}
 	steps := r.batches()
@@ -302,8 +311,7 @@ func (r *Release) batch() int {
 // shiftByTime moves traffic as CodeDeploy does: at once, in two steps, or by equal steps.
 func (d *decision) shiftByTime() {
 	r := d.r
-	if r.Look != nil {
-		d.decideLook()
+	if d.looked() {
 		return
 	}
 	if due := r.stepDue(); !due.IsZero() && !due.After(d.now) {

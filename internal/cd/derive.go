@@ -15,6 +15,18 @@ func (p *Plan) names() string {
 	return strings.Join(names, ", ")
 }
 
+// Before gives the release in whose place the next release of a service comes, of the releases of an environment, oldest
+// first, and how many instances it runs when it serves alone: Service.Before and BeforeInstances; zero if none served yet. It
+// is the last that was promoted and not taken back, also where one that is being taken back has still to give it the place.
+func Before(releases []*Release, service string) (ReleaseID, int) {
+	for _, r := range slices.Backward(releases) {
+		if s := r.service(service); s != nil && (r.Phase == Live || r.Phase == Watching || r.Phase == Retired) {
+			return r.ID, s.instances()
+		}
+	}
+	return 0, 0
+}
+
 func (s Service) instances() int { return max(s.Instances, 1) }
 
 // name is what Flagger's events call the release: the first of its services.
@@ -30,6 +42,9 @@ func (r *Release) part(service string) *Part {
 }
 
 func (r *Release) service(name string) *Service {
+	if r.Plan == nil {
+		return nil
+	}
 	for i := range r.Plan.Services {
 		if r.Plan.Services[i].Name == name {
 			return &r.Plan.Services[i]
@@ -241,9 +256,10 @@ func (r *Release) Shares() []Share {
 	return out
 }
 
-// warm reports whether what served before a part is still there.
+// warm reports whether what served before a part is still there: not if it has to start again first.
 func (r *Release) warm(i int) bool {
-	return r.Plan.Services[i].Before != 0 && r.Parts[i].Before.Instances > 0
+	b := r.Parts[i].Before
+	return r.Plan.Services[i].Before != 0 && b.Instances > 0 && (b.Told || !b.Settled)
 }
 
 // shareByRules adds what is not told by a weight.

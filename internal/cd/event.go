@@ -13,7 +13,7 @@ const (
 	EventBegan    EventType = "began"    // Release, Plan
 	EventMoved    EventType = "moved"    // Phase, Outcome, By
 	EventObserved EventType = "observed" // Service, Instance
-	EventWanted   EventType = "wanted"   // Service, Instances
+	EventWanted   EventType = "wanted"   // Service, Instances; Release if it is another one that asks
 	EventUp       EventType = "up"       // Service
 	EventIll      EventType = "ill"      // too few instances are healthy
 	EventWell     EventType = "well"     // enough are again
@@ -135,7 +135,10 @@ func (r *Release) begin(e Event) {
 }
 
 func (r *Release) move(e Event) {
-	r.Phase, r.Reason, r.Since, r.Progress = e.Phase, e.Text, e.At, e.At
+	r.Phase, r.Since, r.Progress = e.Phase, e.At, e.At
+	if r.Outcome != e.Phase {
+		r.Reason = e.Text
+	}
 	if e.By != "" {
 		r.By = e.By
 	}
@@ -145,7 +148,7 @@ func (r *Release) move(e Event) {
 			r.Promoted, r.Ended, r.Restarts = e.At, e.At, r.restarts()
 			r.Sampled, r.Evidence = e.At, nil
 		}
-		r.Gate, r.Due, r.Look = nil, time.Time{}, nil
+		r.Gate, r.Paused, r.Due, r.Look = nil, false, time.Time{}, nil
 		r.flagger(flaggerSucceeded)
 	case Reverting:
 		r.flagger(flaggerFailed)
@@ -196,6 +199,7 @@ func (r *Release) applyToPart(e Event) {
 		p.Instances = observed(p.Instances, *e.Instance)
 	case EventWanted:
 		p.Want, p.Up, r.Progress = e.Instances, min(p.Up, e.Instances), e.At
+		p.ScaledBy = max(p.ScaledBy, e.Release)
 	case EventUp:
 		p.Up, r.Progress = p.Want, e.At
 	case EventHooked:

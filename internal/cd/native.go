@@ -363,9 +363,7 @@ func (d *decision) passed(j *judging) {
 	if r.Gate != nil {
 		d.emit(Event{Type: EventOpened, Gate: r.Gate, Text: "The checks pass: goes on"})
 	}
-	if r.Ill.IsZero() {
-		d.advance()
-	}
+	d.advance()
 }
 
 // next is the step after the one that is taken: last is promotion.
@@ -413,6 +411,9 @@ func (a Analysis) weightAfter(now int) int {
 // advance takes the next step.
 func (d *decision) advance() {
 	r := d.r
+	if !r.Ill.IsZero() {
+		return
+	}
 	a := r.analysis()
 	weight, mirrored, last := r.next()
 	switch {

@@ -90,6 +90,8 @@ type Part struct {
 	Instances []Instance `json:"instances,omitempty"`
 	Hooked    bool       `json:"hooked,omitempty"` // its hook has run
 	Up        int        `json:"up,omitempty"`     // how many have been healthy at one time
+	// ScaledBy is the latest release that asked this one for instances: an earlier one is not listened to any more.
+	ScaledBy ReleaseID `json:"scaled_by,omitempty"`
 	// Before is what the release that served before is told to run.
 	Before Scale `json:"before"`
 }
