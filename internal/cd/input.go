@@ -126,6 +126,9 @@ type Task struct {
 	Payload   map[string]any // of a webhook
 	Metric    *Metric
 	From      time.Time
+	// Settled, of a scale, says when it is done: not when the release was told, but when it is so. What is too many has
+	// ended and been forgotten, what was missing is healthy.
+	Settled bool
 }
 
 // Share is how the traffic of one service is divided now.
@@ -134,10 +137,11 @@ type Share struct {
 	// New and Old are the releases whose healthy instances take it; Old is zero if nothing served before.
 	New, Old ReleaseID
 	// Weight is New's part, percent; all of the rest is Old's.
-	Weight   int
-	Mirrored bool    // New gets a copy of what Old answers
-	Match    []Match // only what matches goes to New, all of it
-	Affinity *Affinity
+	Weight       int
+	Mirrored     bool    // New gets a copy of what Old answers, MirrorWeight percent of it (0: all)
+	Match        []Match // only what matches goes to New, all of it; Weight is 0
+	Affinity     *Affinity
+	MirrorWeight int
 	// TestHosts lead to New alone.
 	TestHosts []string
 }

@@ -58,6 +58,27 @@ type Release struct {
 	// Checks are the last results, one for each metric and webhook that was asked.
 	Checks []Check `json:"checks,omitempty"`
 
+	Outcome  Phase     `json:"outcome,omitempty"`  // what one that is reverting becomes
+	Promoted time.Time `json:"promoted,omitzero"`  // when it was made what serves
+	Restarts int       `json:"restarts,omitempty"` // of its instances, when it was promoted
+	// Progress is when it last came nearer to its goal: the deadlines of hooks and of starting count from there.
+	Progress time.Time `json:"progress,omitzero"`
+	Ill      time.Time `json:"ill,omitzero"`     // since when too few of its instances are healthy, though all were
+	Step     int       `json:"step,omitempty"`   // steps of the traffic taken, batches of rolling
+	Stepped  time.Time `json:"stepped,omitzero"` // when Weight became what it is
+	// Due is when it looks next at its checks; zero while it looks (Look) or has none.
+	Due       time.Time  `json:"due,omitzero"`
+	Look      *Look      `json:"look,omitempty"`
+	Looks     int        `json:"looks,omitempty"`     // how many were begun: they number tasks
+	Sampled   time.Time  `json:"sampled,omitzero"`    // how far the traffic has been measured
+	Undecided time.Time  `json:"undecided,omitzero"`  // since when checks say neither yes nor no
+	Evidence  []Evidence `json:"evidence,omitempty"`  // what the traffic has shown so far, for each service
+	Prepared  bool       `json:"prepared,omitempty"`  // pre-rollout webhooks have passed
+	Confirmed []string   `json:"confirmed,omitempty"` // webhook gates that somebody opened, until the next step
+	Flagger   *Flagger   `json:"flagger,omitempty"`   // of the exact mode
+	// Notices are the events that webhooks of type event are still to hear of.
+	Notices []Notice `json:"notices,omitempty"`
+
 	Version int64 `json:"version"` // counts the events applied; the store checks it when it saves
 }
 
@@ -68,6 +89,58 @@ type Part struct {
 	Want      int        `json:"want"`
 	Instances []Instance `json:"instances,omitempty"`
 	Hooked    bool       `json:"hooked,omitempty"` // its hook has run
+	Up        int        `json:"up,omitempty"`     // how many have been healthy at one time
+	// Before is what the release that served before is told to run.
+	Before Scale `json:"before"`
+}
+
+// Scale is what another release is told to run of a service.
+type Scale struct {
+	Instances int  `json:"instances"`
+	Told      bool `json:"told"`              // it was told, and it is so if Settled
+	Settled   bool `json:"settled,omitempty"` // see Task.Settled
+	Seq       int  `json:"seq,omitempty"`     // numbers what was asked: an answer to an earlier one is stale
+	Failures  int  `json:"failures,omitempty"`
+	// Retry is when it is told again after a failure.
+	Retry time.Time `json:"retry,omitzero"`
+}
+
+// LookKind says what a look is at.
+type LookKind string
+
+// The kinds of looks.
+const (
+	LookStart    LookKind = "start"    // whether it may start: confirm-rollout
+	LookAnalysis LookKind = "analysis" // whether the next step may be taken
+	LookTick     LookKind = "tick"     // one tick of Flagger's loop
+	LookWatch    LookKind = "watch"    // whether what serves is well
+	LookPost     LookKind = "post"     // post-rollout webhooks
+)
+
+// Look is one look at the checks: what it needs to know is asked (Next), and it is decided when all is answered.
+type Look struct {
+	N       int       `json:"n"`
+	Kind    LookKind  `json:"kind"`
+	At      time.Time `json:"at"`
+	Answers []Done    `json:"answers,omitempty"`
+}
+
+// Notice is an event that webhooks of type event are told of.
+type Notice struct {
+	N       int64     `json:"n"`    // Version of the release at the event
+	Hook    int       `json:"hook"` // index of the webhook
+	At      time.Time `json:"at"`
+	Text    string    `json:"text"`
+	Warning bool      `json:"warning,omitempty"`
+}
+
+// Flagger is the part of a Canary's status and of its routes that Release does not have, in Flagger's words.
+type Flagger struct {
+	Phase    string `json:"phase"`   // Initialized, Waiting, Progressing, WaitingPromotion, Promoting, Finalising, Succeeded, Failed
+	Weight   int    `json:"weight"`  // status.canaryWeight
+	Route    int    `json:"route"`   // the canary's weight in the routes
+	Primary  int    `json:"primary"` // the primary's
+	Mirrored bool   `json:"mirrored,omitempty"`
 }
 
 // Verdict is what a check says.

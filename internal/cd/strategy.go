@@ -118,6 +118,8 @@ type Metric struct {
 	// Server is the URL of the Prometheus that is asked; empty is the proxy's own metrics.
 	Server    string            `json:"server,omitempty"`
 	Variables map[string]string `json:"variables,omitempty"`
+	// Template says that Query comes from a MetricTemplate: Flagger asks those after the others.
+	Template bool `json:"template,omitempty"`
 }
 
 // Webhook is one of an analysis.
