@@ -132,7 +132,7 @@ func (i *instance) run(ctx context.Context) {
 			err = i.tend(ctx)
 		}
 		if err != nil && ctx.Err() == nil {
-			i.failed(ctx, err)
+			i.failed(ctx, w, err)
 		}
 	}
 }
@@ -145,15 +145,19 @@ func (i *instance) homeDir() string {
 }
 
 // failed tells why an instance could not be got going, and waits before it is tried again or something else is wanted.
-func (i *instance) failed(ctx context.Context, err error) {
+func (i *instance) failed(ctx context.Context, w *Wanted, err error) {
 	i.restarts++
 	i.tell(cd.Instance{State: cd.Exited, Restarts: i.restarts, Reason: clip(err.Error(), maxReason)})
-	wait := min(firstPause<<min(i.failures, 10), lastPause)
+	wait := time.After(min(firstPause<<min(i.failures, 10), lastPause))
 	i.failures++
-	select {
-	case <-ctx.Done():
-	case <-i.wake:
-	case <-time.After(wait):
+	for i.wanted() == w {
+		select {
+		case <-ctx.Done():
+			return
+		case <-i.wake:
+		case <-wait:
+			return
+		}
 	}
 }
 

@@ -109,7 +109,7 @@ func (h *Host) keepArchive(ctx context.Context, digest string) (string, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err
 	}
-	f, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := os.CreateTemp(dir, "new-")
 	if err != nil {
 		return "", err
 	}
@@ -117,9 +117,9 @@ func (h *Host) keepArchive(ctx context.Context, digest string) (string, error) {
 	defer files.Close()
 	_, err = io.Copy(f, files)
 	if err = errors.Join(err, f.Close()); err != nil {
-		return "", errors.Join(err, os.Remove(name+".new"))
+		return "", errors.Join(err, os.Remove(f.Name()))
 	}
-	return name, os.Rename(name+".new", name)
+	return name, os.Rename(f.Name(), name)
 }
 
 // dropArtifacts lets go of the artifacts that no revision has which is wanted.

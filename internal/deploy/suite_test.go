@@ -312,7 +312,7 @@ func suiteHealthy(t *testing.T, s suite) {
 	p.target.Ensure([]Wanted{wanted(1, appRevision("one"))})
 	i := p.wait(1, 0, cd.Healthy)
 	if i.Addr == "" || i.Restarts != 0 || i.Reason != "" || i.Since.IsZero() {
-		t.Errorf("told %+v", i)
+		t.Errorf("told %s", history(p.told))
 	}
 	if got := p.page(i, "/"); !strings.HasPrefix(got, "one ") {
 		t.Errorf("it answers %q", got)
