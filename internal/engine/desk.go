@@ -2,6 +2,7 @@ package engine
 
 import (
 	"container/heap"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,15 +41,20 @@ type file struct {
 	run        ci.RunID
 	version    int64
 	repository string
-	deadline   time.Time // when a Tick has something to do, zero for never
-	comes      time.Time // the deadline by the clock that only goes forward
-	ticked     time.Time // the deadline that had its Tick
+	deadlines  []deadline
 	holdings   map[ci.JobID]*holding
 	claims     []ci.Claim
 	trial      trial
 
 	due   time.Time // when to look at it
 	index int       // in timers, -1 if it is not there
+}
+
+// deadline is when a Tick has something to do.
+type deadline struct {
+	at     time.Time // as the run has it
+	comes  time.Time // by the clock that only goes forward, from when it was heard of
+	ticked bool
 }
 
 // holding is a lease on a job.
@@ -58,7 +64,7 @@ type holding struct {
 	attempt int
 	version int64 // of the run that last had it
 	signal  ci.Signal
-	until   time.Time     // when it is lost; by the clock that only goes forward, as are all times of the desk but deadline and ticked
+	until   time.Time     // when it is lost; by the clock that only goes forward, as are all times of the desk but deadline.at
 	renewed time.Time     // when its runner renewed it here last; zero if it never did
 	teller  string        // the server that told of it last, empty if it was this one
 	told    ci.Signal     // what its runner has heard
@@ -83,9 +89,7 @@ func (d *desk) put(f finding, now time.Time, period time.Duration) {
 		c = &file{run: f.run, repository: f.repository, index: -1, holdings: map[ci.JobID]*holding{}}
 		d.files[f.run] = c
 	}
-	if !f.deadline.Equal(c.deadline) {
-		c.deadline, c.comes = f.deadline, now.Add(f.deadline.Sub(now.Round(0)))
-	}
+	c.putDeadlines(f.deadlines, now)
 	if f.version != c.version {
 		c.version, c.trial = f.version, trial{}
 	}
@@ -94,6 +98,18 @@ func (d *desk) put(f finding, now time.Time, period time.Duration) {
 	d.schedule(c)
 	if f.completed && len(c.claims) == 0 && len(c.holdings) == 0 {
 		delete(d.files, f.run)
+	}
+}
+
+func (c *file) putDeadlines(all []time.Time, now time.Time) {
+	old := c.deadlines
+	c.deadlines = make([]deadline, 0, len(all))
+	for _, at := range all {
+		d := deadline{at: at, comes: now.Add(at.Sub(now.Round(0)))}
+		if i, known := slices.BinarySearchFunc(old, at, func(d deadline, at time.Time) int { return d.at.Compare(at) }); known {
+			d = old[i]
+		}
+		c.deadlines = append(c.deadlines, d)
 	}
 }
 
@@ -155,8 +171,10 @@ func (d *desk) schedule(c *file) {
 			due = t
 		}
 	}
-	if !c.deadline.IsZero() && !c.deadline.Equal(c.ticked) {
-		earlier(c.comes)
+	for _, d := range c.deadlines {
+		if !d.ticked {
+			earlier(d.comes)
+		}
 	}
 	for _, h := range c.holdings {
 		earlier(h.until)
@@ -208,9 +226,11 @@ func (d *desk) due(now time.Time, lost func(*holding, time.Time) ci.Input) (chor
 			}
 			h.until = now.Add(retryAfter) // it goes when the loss is stored
 		}
-		if !c.deadline.IsZero() && !c.comes.After(now) && !c.deadline.Equal(c.ticked) {
-			chores = append(chores, chore{c.run, ci.Tick{At: c.deadline}})
-			c.ticked = c.deadline
+		for i := range c.deadlines {
+			if d := &c.deadlines[i]; !d.ticked && !d.comes.After(now) {
+				chores = append(chores, chore{c.run, ci.Tick{At: d.at}})
+				d.ticked = true
+			}
 		}
 		c.trial.at = time.Time{}
 		d.schedule(c)
@@ -236,7 +256,9 @@ func (d *desk) failed(run ci.RunID, now time.Time) {
 	defer d.mu.Unlock()
 	if c := d.files[run]; c != nil {
 		c.trial = c.trial.after(now)
-		c.ticked = time.Time{}
+		for i := range c.deadlines {
+			c.deadlines[i].ticked = false
+		}
 		d.schedule(c)
 	}
 }
