@@ -82,7 +82,7 @@ const tokenLife = 7 * 24 * time.Hour
 // fetch their repository, through the listener in their machine. Tokens and URLs are good on each server with the keys.
 func newServerRuntime(s *Server) *Runtime {
 	rt := NewRuntime(s.Blobs, s.Artifacts, "", nil)
-	rt.server, rt.identity = s, s.identity()
+	rt.server, rt.identity, rt.now = s, s.identity(), s.Now
 	rt.keys = func() [][]byte { return s.Keys().Derive("tokens of jobs") }
 	return rt
 }
