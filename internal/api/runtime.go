@@ -141,7 +141,7 @@ func (rt *Runtime) Serve(l net.Listener, t *ci.Task) (job.ServiceAddress, func()
 		s = rt.begin(t)
 	}
 	origin := "http://" + l.Addr().String()
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+	server := NewHTTPServer(handler)
 	go func() { _ = server.Serve(l) }() // until it is closed
 	address := s.address(origin, rt.server != nil)
 	if rt.git != "" {

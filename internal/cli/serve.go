@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -311,10 +310,8 @@ type ready struct {
 // serve serves until ctx ends, which is no error. stop gives the signals that ended it back to the system: the next one
 // ends the process.
 func (s *server) serve(ctx context.Context, stop func(), f *serveFlags, stderr io.Writer) error {
-	web := &http.Server{
-		Handler: s.Server, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-		ErrorLog: slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
-	}
+	web := api.NewHTTPServer(s.Server)
+	web.ErrorLog = slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug)
 	ended := make(chan error, 2)
 	go func() { ended <- web.Serve(s.socket) }()
 	go func() {
