@@ -61,6 +61,7 @@ type deadline struct {
 type holding struct {
 	job     ci.JobID
 	id      ci.LeaseID
+	runner  string
 	attempt int
 	version int64 // of the run that last had it
 	signal  ci.Signal
@@ -120,7 +121,7 @@ func (c *file) putHoldings(f finding, until time.Time) {
 			if h != nil {
 				close(h.news)
 			}
-			h = &holding{job: j.ID, id: j.Lease, attempt: f.attempt, signal: ci.Signal(j.Stop), until: until, news: make(chan struct{})}
+			h = &holding{job: j.ID, id: j.Lease, runner: j.Runner, attempt: f.attempt, signal: ci.Signal(j.Stop), until: until, news: make(chan struct{})}
 			c.holdings[j.ID] = h
 		}
 		if h.signal != ci.Signal(j.Stop) {
@@ -347,14 +348,20 @@ func (d *desk) extend(until time.Time) {
 
 // attempt gives the run attempt of a lease, ok false if the lease has ended.
 func (d *desk) attempt(l ci.Lease) (attempt int, ok bool) {
+	attempt, _, ok = d.holder(l)
+	return attempt, ok
+}
+
+// holder gives the run attempt of a lease and its runner, ok false if the lease has ended.
+func (d *desk) holder(l ci.Lease) (attempt int, runner string, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if c := d.files[l.Run]; c != nil {
 		if h := c.holdings[l.Job]; h != nil && h.id == l.ID {
-			return h.attempt, true
+			return h.attempt, h.runner, true
 		}
 	}
-	return 0, false
+	return 0, "", false
 }
 
 // fileHeap has the file that is due first on top.
