@@ -29,23 +29,20 @@ func NewProxy(target *url.URL) *Proxy { return &Proxy{target} }
 func (p *Proxy) Serve(l net.Listener, t *ci.Task) (job.ServiceAddress, func() []string) {
 	s := newSession(t)
 	s.token = t.Token
-	server := &http.Server{
-		Handler: &httputil.ReverseProxy{
-			Rewrite: func(r *httputil.ProxyRequest) {
-				r.Out.URL.Scheme, r.Out.URL.Host = p.target.Scheme, p.target.Host
-				r.Out.Host = p.target.Host
-				r.Out.Header.Set(hostHeader, r.In.Host) // the answers' links lead back here: the machine may reach nothing else
-			},
-			FlushInterval: -1,
-			ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-				if r.Context().Err() == nil {
-					slog.Warn("the server could not be asked for a job", "path", r.URL.Path, "error", err)
-				}
-				w.WriteHeader(http.StatusBadGateway)
-			},
+	server := NewHTTPServer(&httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.Out.URL.Scheme, r.Out.URL.Host = p.target.Scheme, p.target.Host
+			r.Out.Host = p.target.Host
+			r.Out.Header.Set(hostHeader, r.In.Host) // the answers' links lead back here: the machine may reach nothing else
 		},
-		ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-	}
+		FlushInterval: -1,
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			if r.Context().Err() == nil {
+				slog.Warn("the server could not be asked for a job", "path", r.URL.Path, "error", err)
+			}
+			w.WriteHeader(http.StatusBadGateway)
+		},
+	})
 	go func() { _ = server.Serve(l) }() // until it is closed
 	return s.address("http://"+l.Addr().String(), true), func() []string {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -120,7 +121,7 @@ func (p *presence) note(id int64, now time.Time) map[int64]time.Time {
 
 func runnerOf(r *http.Request) store.Runner { return r.Context().Value(runnerKey{}).(store.Runner) }
 
-// join makes a runner of who has a registration token and gives it a token of its own.
+// join makes a runner of who has a registration token, known from then on by a token of its own making.
 func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 	var in runner.Joining
 	if !readTold(w, r, maxJoining, &in) {
@@ -130,13 +131,21 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 		s.refuseStranger(w, r, "The registration token is not valid, or has expired: they are good for an hour")
 		return
 	}
-	token := auth.NewToken()
+	token := in.Own
+	if auth.CheckToken(token) != nil {
+		refuse(w, http.StatusUnprocessableEntity, "A runner brings a token of its own making, to be known by: this is none")
+		return
+	}
 	added := &store.Runner{
 		Name: in.Name, OS: in.OS, Arch: in.Arch, Labels: in.Labels, Ephemeral: in.Ephemeral, Hash: auth.HashToken(token), Created: time.Now().UTC(), Seen: time.Now().UTC(),
 	}
 	err := s.Store.AddRunner(r.Context(), added)
 	switch {
 	case errors.Is(err, store.ErrExists):
+		if known, err := s.Store.RunnerByHash(r.Context(), added.Hash); err == nil && strings.EqualFold(known.Name, in.Name) {
+			writeJSON(w, http.StatusCreated, runner.Joined{ID: known.ID, Token: token}) // the answer did not reach it before
+			return
+		}
 		refuse(w, http.StatusConflict, "There is a runner of the name "+in.Name+": remove it, or take another name")
 		return
 	case errors.Is(err, store.ErrUnfit):
@@ -229,6 +238,18 @@ func (s *Server) takeBack(r *http.Request, t *ci.Task, why string) {
 // leaseIn says whether a request names a lease.
 func leaseIn(l ci.Lease) bool { return l.Run > 0 && l.Job != "" && l.ID != "" }
 
+const leaseEnded = "The lease on the job has ended"
+
+// its says that a lease that has not ended is the runner's that speaks of it; false after it was answered that it has ended, for this
+// one. (Of one that has ended the engine says so.)
+func (s *Server) its(w http.ResponseWriter, r *http.Request, l ci.Lease) bool {
+	if holder, ok := s.Engine.Holder(l); ok && holder != runnerOf(r).Name {
+		refuse(w, http.StatusConflict, leaseEnded)
+		return false
+	}
+	return true
+}
+
 // answerQueue answers what the engine said.
 func (s *Server) answerQueue(w http.ResponseWriter, r *http.Request, err error, out any) {
 	var gap *blob.GapError
@@ -236,7 +257,7 @@ func (s *Server) answerQueue(w http.ResponseWriter, r *http.Request, err error, 
 	case err == nil:
 		writeJSON(w, http.StatusOK, out)
 	case errors.Is(err, ci.ErrStale) || errors.Is(err, ci.ErrUnknownJob) || errors.Is(err, store.ErrNotFound):
-		refuse(w, http.StatusConflict, "The lease on the job has ended")
+		refuse(w, http.StatusConflict, leaseEnded)
 	case errors.As(err, &gap):
 		writeJSON(w, http.StatusRequestedRangeNotSatisfiable, runner.Gap{Size: gap.Size, Message: gap.Error()})
 	default:
@@ -249,6 +270,9 @@ func (s *Server) renew(w http.ResponseWriter, r *http.Request) {
 	if !readTold(w, r, maxJoining, &l) {
 		return
 	}
+	if !s.its(w, r, l) {
+		return
+	}
 	signal, err := s.Engine.Renew(r.Context(), l)
 	s.answerQueue(w, r, err, runner.Renewed{Signal: signal})
 }
@@ -256,6 +280,9 @@ func (s *Server) renew(w http.ResponseWriter, r *http.Request) {
 func (s *Server) report(w http.ResponseWriter, r *http.Request) {
 	var in runner.Reporting
 	if !readTold(w, r, maxReport, &in) {
+		return
+	}
+	if !s.its(w, r, in.Lease) {
 		return
 	}
 	if ok, err := s.beginOnce(r.Context(), runnerOf(r), in.Lease); !ok {
@@ -268,6 +295,9 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request) {
 func (s *Server) finish(w http.ResponseWriter, r *http.Request) {
 	var in runner.Finishing
 	if !readTold(w, r, maxReport, &in) {
+		return
+	}
+	if !s.its(w, r, in.Lease) {
 		return
 	}
 	err := s.Engine.Finish(r.Context(), in.Lease, in.Result)
@@ -301,7 +331,7 @@ func (s *Server) appendLog(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	data, ok := readPart(w, r, maxLogPart)
-	if !ok {
+	if !ok || !s.its(w, r, l) {
 		return
 	}
 	s.answerQueue(w, r, s.Engine.Append(r.Context(), l, offset, data), struct{}{})

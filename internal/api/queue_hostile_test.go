@@ -271,6 +271,58 @@ func TestQueueHostile(t *testing.T) {
 	}
 }
 
+// TestQueueLeaseOfAnother has a runner that knows another's lease do with it what only that may.
+func TestQueueLeaseOfAnother(t *testing.T) {
+	y := newYard(t)
+	run := y.trigger()
+	q, _ := y.far("far")
+	l := y.lease(q)
+	other, _ := y.far("other")
+	_, err := other.Renew(t.Context(), l)
+	for what, err := range map[string]error{
+		"renew": err, "report": other.Report(t.Context(), l, ci.Report{}), "log": other.Append(t.Context(), l, 0, []byte("x")),
+		"finish": other.Finish(t.Context(), l, ci.Result{Conclusion: ci.Success}),
+	} {
+		if !errors.Is(err, ci.ErrStale) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if err := q.Append(t.Context(), l, 0, []byte("its own")); err != nil {
+		t.Error(err)
+	}
+	if err := q.Finish(t.Context(), l, ci.Result{Conclusion: ci.Failure}); err != nil {
+		t.Error(err)
+	}
+	if j := y.job(run); j.Conclusion != ci.Failure || string(y.log(run)) != "its own" {
+		t.Errorf("the job is %s %s, its log %q", j.Status, j.Conclusion, y.log(run))
+	}
+}
+
+// TestQueueJoinUnanswered loses the answer to who joins: it asks again and is the runner that it was made.
+func TestQueueJoinUnanswered(t *testing.T) {
+	y := newYard(t)
+	var asked atomic.Int64
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if asked.Add(1) > 1 {
+			y.s.ServeHTTP(w, r)
+			return
+		}
+		y.s.ServeHTTP(httptest.NewRecorder(), r)
+		panic(http.ErrAbortHandler)
+	}))
+	defer web.Close()
+	joined, err := runner.Join(t.Context(), web.URL, runner.Joining{Token: y.keys.Grant(rest.RegisterRunner, time.Now().Add(time.Minute)), Name: "far", Labels: []string{"far"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := y.s.Store.Runners(t.Context(), 0, 10)
+	if err != nil || len(all) != 1 || all[0].ID != joined.ID || asked.Load() != 2 {
+		t.Errorf("after %d requests: %+v, %v", asked.Load(), all, err)
+	}
+	y.trigger()
+	y.lease(runner.NewRemote(y.url, joined.Token))
+}
+
 // letters is a text without an end.
 type letters struct{}
 

@@ -247,9 +247,11 @@ func TestQueueEphemeral(t *testing.T) {
 	if _, err := q.Lease(t.Context(), ci.Runner{}); !errors.Is(err, runner.ErrRemoved) || !strings.Contains(err.Error(), "has had its job") {
 		t.Errorf("a second Lease = %v, want ErrRemoved", err)
 	}
-	other, _ := y.far("other")
-	l2 := y.lease(other)
-	if err := q.Report(t.Context(), l2, ci.Report{}); !errors.Is(err, runner.ErrRemoved) {
+	two, err := y.s.Engine.Lease(t.Context(), ci.Runner{Name: "once", Labels: []string{"far"}}) // as if it had asked twice at once
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := q.Report(t.Context(), ci.Lease{Run: two.Run, Job: two.Job, ID: two.Lease}, ci.Report{}); !errors.Is(err, runner.ErrRemoved) {
 		t.Errorf("Report of another job = %v, want ErrRemoved", err)
 	}
 	for range 2 {

@@ -82,7 +82,7 @@ const tokenLife = 7 * 24 * time.Hour
 // fetch their repository, through the listener in their machine. Tokens and URLs are good on each server with the keys.
 func newServerRuntime(s *Server) *Runtime {
 	rt := NewRuntime(s.Blobs, s.Artifacts, "", nil)
-	rt.server, rt.identity = s, s.identity()
+	rt.server, rt.identity, rt.now = s, s.identity(), s.Now
 	rt.keys = func() [][]byte { return s.Keys().Derive("tokens of jobs") }
 	return rt
 }
@@ -141,7 +141,7 @@ func (rt *Runtime) Serve(l net.Listener, t *ci.Task) (job.ServiceAddress, func()
 		s = rt.begin(t)
 	}
 	origin := "http://" + l.Addr().String()
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+	server := NewHTTPServer(handler)
 	go func() { _ = server.Serve(l) }() // until it is closed
 	address := s.address(origin, rt.server != nil)
 	if rt.git != "" {

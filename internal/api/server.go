@@ -41,6 +41,8 @@ type ServerOptions struct {
 	// URL is where people and jobs reach the server, without a slash at its end.
 	URL string
 	Log *slog.Logger
+	// Now is the time on the wall, which may jump; nil for the system's.
+	Now func() time.Time
 	// Name tells the server from others that share its store; its own runner has it, too.
 	Name string
 	// Ended is told of each run that has ended while this server runs, by whichever server; it may be nil.
@@ -82,6 +84,9 @@ type Server struct {
 // NewServer opens the repositories, finds the work that is stored, and tells of pushes that a crash left untold.
 func NewServer(ctx context.Context, o ServerOptions) (*Server, error) {
 	s := &Server{ServerOptions: o, clock: make(chan struct{}, 1), heard: map[int64]listening{}, deploying: map[ci.RunID]bool{}}
+	if s.Now == nil {
+		s.Now = time.Now
+	}
 	var err error
 	if s.hosted, err = forge.OpenHosted(o.Repositories, forge.HostedOptions{Pushed: s.pushed}); err != nil {
 		return nil, err
@@ -94,7 +99,7 @@ func NewServer(ctx context.Context, o ServerOptions) (*Server, error) {
 	s.Releases = engine.NewReleases(o.Store, engine.ReleaseOptions{Name: o.Name, Keys: o.Keys, Log: o.Log})
 	s.page, s.web, s.text, s.runners = s.pages(), web.Handler(), s.textPages(), s.queue()
 	s.rest = rest.New(rest.Options{
-		Store: o.Store, Blobs: o.Blobs, Prefix: "/api/v3", Uploads: "/api/uploads", Now: time.Now, Repository: s.repository, Happened: s.happened,
+		Store: o.Store, Blobs: o.Blobs, Prefix: "/api/v3", Uploads: "/api/uploads", Now: s.Now, Repository: s.repository, Happened: s.happened,
 		Artifacts: o.Artifacts, Caches: s.Runtime.Caches(o.Caches),
 		Repositories: s.repositories, Create: s.createFor, Keys: o.Keys, Runs: &rest.Runs{Engine: s.Engine, Dispatch: s.dispatch},
 		Audit: func(ctx context.Context, by *rest.Caller, action, target string, details map[string]any) error {

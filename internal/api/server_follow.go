@@ -258,7 +258,8 @@ func (s *Server) deployed(ctx context.Context, repo store.Repository, run *ci.Ru
 	}
 	if _, err := s.Store.Environment(ctx, repo.ID, j.Environment); errors.Is(err, store.ErrNotFound) {
 		// As on GitHub, a job makes the environment that it names.
-		if _, err := s.Store.PutEnvironment(ctx, &store.Environment{Repository: repo.ID, Name: j.Environment, Updated: e.At}); err != nil {
+		asItIs := func(*store.Environment) error { return nil }
+		if _, _, err := s.Store.EditEnvironment(ctx, repo.ID, j.Environment, e.At, asItIs); err != nil {
 			return false, err
 		}
 	} else if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/penstock-ci/penstock/internal/forge"
@@ -19,6 +20,8 @@ const (
 	// lookAgain is how long the clock sleeps at most: another server may have changed the schedules, or the time of this
 	// machine may have been set.
 	lookAgain = time.Minute
+	// clocksDiffer is by how much the clocks of servers that share a store may.
+	clocksDiffer = 5 * time.Minute
 )
 
 // setSchedules takes over the schedules of the default branch. What is wrong with one is told.
@@ -36,7 +39,7 @@ func (s *Server) setSchedules(ctx context.Context, bare *forge.Bare, repo store.
 			continue
 		}
 		for _, c := range t.Schedules {
-			next, err := c.Next(time.Now())
+			next, err := c.Next(s.Now())
 			if err != nil {
 				notes = append(notes, fmt.Sprintf("%s (Line: %d): %v", w.Path, c.Line, err))
 				continue
@@ -63,16 +66,26 @@ func (s *Server) setSchedules(ctx context.Context, bare *forge.Bare, repo store.
 }
 
 // keepTime begins the runs of schedules when they are due, until ctx ends. However many ticks were missed while no server
-// ran, a schedule runs once for them.
+// ran, or while the clock was set forward, a schedule runs once for them. If it was set back, schedules go by it from then on.
 func (s *Server) keepTime(ctx context.Context) {
+	var looked time.Time
 	for ctx.Err() == nil {
 		sleep := lookAgain
+		if now := s.Now().Round(0); looked.IsZero() || now.Before(looked) {
+			if err := s.turnBack(ctx, now); err == nil {
+				looked = now
+			} else if ctx.Err() == nil {
+				s.Log.Error("the schedules could not be set to the time", "error", err)
+			}
+		} else {
+			looked = now
+		}
 		due, err := s.Store.Schedules(ctx, ticksAtOnce)
 		if err != nil && ctx.Err() == nil {
 			s.Log.Error("the schedules could not be read", "error", err)
 		}
 		for _, c := range due {
-			if left := time.Until(c.Next); left > 0 {
+			if left := c.Next.Sub(s.Now().Round(0)); left > 0 {
 				sleep = min(sleep, left)
 				break
 			}
@@ -91,14 +104,38 @@ func (s *Server) keepTime(ctx context.Context) {
 	}
 }
 
+// turnBack has schedules wait for their next ticks after a time, those that wait for later ones: the clock was ahead when they
+// ticked last.
+func (s *Server) turnBack(ctx context.Context, now time.Time) error {
+	all, err := s.Store.Schedules(ctx, math.MaxInt32)
+	if err != nil {
+		return err
+	}
+	for _, c := range all {
+		cron := workflow.Schedule{Cron: c.Cron, Timezone: c.Zone}
+		later, err := cron.Next(now.Add(clocksDiffer))
+		if err != nil || later.IsZero() || !later.Before(c.Next) {
+			continue // it is what it should be
+		}
+		next, err := cron.Next(now)
+		if err != nil {
+			return err
+		}
+		if err := s.Store.Tick(ctx, c, next); err != nil && !errors.Is(err, store.ErrConflict) {
+			return err
+		}
+	}
+	return nil
+}
+
 // tick moves a schedule on and begins its run, unless another server has done so.
 func (s *Server) tick(ctx context.Context, c store.Schedule) error {
-	next, err := workflow.Schedule{Cron: c.Cron, Timezone: c.Zone}.Next(time.Now())
+	next, err := workflow.Schedule{Cron: c.Cron, Timezone: c.Zone}.Next(s.Now())
 	if err != nil {
 		return err
 	}
 	if next.IsZero() {
-		next = time.Now().AddDate(100, 0, 0)
+		next = s.Now().AddDate(100, 0, 0)
 	}
 	if err := s.Store.Tick(ctx, c, next); errors.Is(err, store.ErrConflict) {
 		return nil

@@ -18,6 +18,12 @@ const (
 	writePiece = 256 << 10
 )
 
+// NewHTTPServer is a server for whoever may reach it: the head of a request must come soon and is small, and a connection on which
+// nothing is asked ends.
+func NewHTTPServer(h http.Handler) *http.Server {
+	return &http.Server{Handler: h, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+}
+
 // hurried gives a request and its answer ends that a client can not hold open by sending or reading next to nothing.
 func hurried(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, *http.Request) {
 	control := http.NewResponseController(w)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -66,10 +67,10 @@ func TestSlowClients(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				here, there := net.Pipe()
 				began, ended := time.Now(), make(chan error, 1)
-				web := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				web := NewHTTPServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					w, r = hurried(w, r)
 					ended <- c.serve(w, r)
-				})}
+				}))
 				l := &oneConn{conn: there, closed: make(chan struct{})}
 				var all sync.WaitGroup
 				all.Go(func() { _ = web.Serve(l) })
@@ -80,6 +81,46 @@ func TestSlowClients(t *testing.T) {
 				}
 				if cut := errors.Is(err, os.ErrDeadlineExceeded); cut != c.cut || !cut && err != nil {
 					t.Errorf("ended by %v", err)
+				}
+				_ = here.Close()
+				_ = web.Shutdown(context.Background())
+				all.Wait()
+			})
+		})
+	}
+}
+
+// TestSlowHeads: who sends the head of a request slowly, without an end, or none at all loses the connection.
+func TestSlowHeads(t *testing.T) {
+	for name, c := range map[string]struct {
+		text  string
+		every time.Duration
+	}{
+		"a byte a second":    {"GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("X-A: b\r\n", 100), time.Second},
+		"nothing":            {"", 0},
+		"a head without end": {"GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("X-A: b\r\n", 100_000), 0},
+		"nothing more":       {"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				here, there := net.Pipe()
+				began := time.Now()
+				web := NewHTTPServer(http.NotFoundHandler())
+				var all sync.WaitGroup
+				all.Go(func() { _ = web.Serve(&oneConn{conn: there, closed: make(chan struct{})}) })
+				all.Go(func() {
+					for i := range c.text {
+						if _, err := io.WriteString(here, c.text[i:i+1]); err != nil {
+							return
+						}
+						time.Sleep(c.every)
+					}
+				})
+				if _, err := io.Copy(io.Discard, here); err != nil {
+					t.Error(err)
+				}
+				if took := time.Since(began); took > 3*time.Minute {
+					t.Errorf("it took %v", took)
 				}
 				_ = here.Close()
 				_ = web.Shutdown(context.Background())

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,6 +37,7 @@ type team struct {
 	url   string
 	token string
 	dir   string
+	ahead atomic.Int64 // of the system's clock is the server's, a time.Duration
 }
 
 // nothing is a job that does nothing, and succeeds.
@@ -66,13 +68,14 @@ func newTeamOn(t *testing.T, database string) *team {
 	}
 	t.Cleanup(func() { blobs.Close() })
 	keys := auth.NewKeyring(time.Now())
+	tm := &team{t: t, dir: t.TempDir()}
 	var s *Server
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.ServeHTTP(w, r) }))
 	t.Cleanup(web.Close)
 	s, err = NewServer(t.Context(), ServerOptions{
 		Store: st, Blobs: blobs, Artifacts: native.OpenArtifacts(blobs), Keys: func() *auth.Keyring { return keys }, Repositories: filepath.Join(data, "repositories"),
 		Actions: &forge.ActionSource{CacheDir: filepath.Join(data, "actions"), URLTemplate: "file:///nowhere", Log: io.Discard}, URL: web.URL,
-		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: func() time.Time { return time.Now().Add(time.Duration(tm.ahead.Load())) },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -89,7 +92,7 @@ func newTeamOn(t *testing.T, database string) *team {
 		done <- struct{}{}
 	}()
 	t.Cleanup(func() { cancel(); <-done; <-done })
-	tm := &team{t: t, s: s, url: web.URL, token: token, dir: t.TempDir()}
+	tm.s, tm.url, tm.token = s, web.URL, token
 	tm.git("init", "-q", "-b", "main")
 	return tm
 }
@@ -228,6 +231,49 @@ on:
 	}
 	if got := m.runs(); len(got) != 2 || got[1] != "schedule night main" {
 		t.Errorf("got %q", got)
+	}
+}
+
+// TestServerClockJumps sets the server's clock an hour forward and back, and more: a schedule runs once for what was missed and goes on
+// by the new time, and who had a token before still has it.
+func TestServerClockJumps(t *testing.T) {
+	m := newTeam(t)
+	two := time.Until(time.Now().Truncate(5 * time.Minute).Add(2 * time.Minute)) // minutes past a tick, or the next could come by itself
+	m.ahead.Store(int64(two))
+	m.push("main", "-- .github/workflows/often.yml --\non:\n  schedule:\n    - cron: '*/5 * * * *'"+doesNothing+
+		"-- .github/workflows/ci.yml --\non: push\njobs:\n  a:\n    runs-on: elsewhere\n    steps: [run: 'true']\n")
+	task, err := m.s.Engine.Lease(t.Context(), ci.Runner{Name: "elsewhere", Labels: []string{"elsewhere"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := func() time.Duration { // how long the schedule still waits
+		kept, err := m.s.Store.Schedules(t.Context(), 10)
+		if err != nil || len(kept) != 1 {
+			t.Fatalf("got %v, %v", kept, err)
+		}
+		return kept[0].Next.Sub(m.s.Now())
+	}
+	begun := len(m.runs())
+	for _, jump := range []struct {
+		to   time.Duration
+		runs int
+	}{{time.Hour, 1}, {0, 0}, {-time.Hour, 0}, {0, 1}, {40 * time.Hour, 1}, {-4 * time.Hour, 0}} {
+		m.ahead.Store(int64(two + jump.to))
+		for range 3 { // the first wakes it, the second waits meanwhile, and the third comes when it has looked
+			m.s.clock <- struct{}{}
+		}
+		if wait := next(); wait <= 0 || wait > 5*time.Minute {
+			t.Errorf("%v ahead the schedule waits for %v", jump.to, wait)
+		}
+		begun += jump.runs
+		if got := len(m.runs()); got != begun {
+			t.Errorf("%v ahead there are %d runs, not %d: %q", jump.to, got, begun, m.runs())
+		}
+		for _, token := range []string{m.token, task.Token} {
+			if status, _ := m.askAs(token, "GET", "/repos/acme/shop", nil); status != 200 {
+				t.Errorf("%v ahead: %.4s... %d", jump.to, token, status)
+			}
+		}
 	}
 }
 

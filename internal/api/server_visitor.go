@@ -43,7 +43,7 @@ func (s *Server) visitor(r *http.Request, cookie bool) (v visitor, err error) {
 	if err != nil || user == nil {
 		return v, err
 	}
-	if now := time.Now(); now.Sub(t.Used) > touchEvery {
+	if now := s.Now(); now.Sub(t.Used) > touchEvery {
 		if err := s.Store.TouchToken(r.Context(), t.ID, now); err != nil && !errors.Is(err, store.ErrNotFound) {
 			return v, err
 		}
@@ -64,7 +64,7 @@ func (s *Server) userOf(r *http.Request, token string) (t store.Token, user *sto
 		return t, nil, nil
 	case err != nil:
 		return t, nil, err
-	case !t.Expires.IsZero() && time.Now().After(t.Expires):
+	case !t.Expires.IsZero() && s.Now().After(t.Expires):
 		return t, nil, nil
 	}
 	return t, &u, nil

@@ -80,7 +80,7 @@ func benchJob(b *testing.B, run *Run, id JobID, now time.Time) {
 		encode(b, run, events)
 		run.Ready()
 		run.Claims()
-		run.Deadline()
+		run.Deadlines()
 		if i == 0 {
 			if _, err := run.Task(id); err != nil {
 				b.Fatal(err)

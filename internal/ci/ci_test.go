@@ -229,8 +229,8 @@ func TestRenewBeforeStart(t *testing.T) {
 	if got := m.run.Job("a").Deadline; !got.Equal(until) {
 		t.Errorf("got %s, want %s", got, until)
 	}
-	if when, ok := m.run.Deadline(); ok {
-		t.Errorf("the end of a lease is told by Lost, the run has a deadline at %s", when)
+	if all := m.run.Deadlines(); len(all) > 0 {
+		t.Errorf("the end of a lease is told by Lost, the run has deadlines at %s", all)
 	}
 }
 

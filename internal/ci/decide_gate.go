@@ -140,7 +140,7 @@ func (in Tick) decide(d *decision) error {
 		d.now = in.At
 	}
 	for _, j := range slices.Clone(d.run.Jobs) {
-		if !j.timed() || in.At.Before(j.Deadline) {
+		if !j.timed() || !j.Deadline.Equal(in.At) {
 			continue
 		}
 		switch {

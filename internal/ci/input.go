@@ -59,7 +59,8 @@ type Reviewed struct {
 	Comment     string
 }
 
-// Tick says that the time At has come, whatever the clock says, which may have been set: see Run.Deadline.
+// Tick says that the deadline At has come, one of Run.Deadlines, and no other: whatever the clock says, which may have been
+// set since.
 type Tick struct{ At time.Time }
 
 // Cancel asks for the end of the run: jobs that do not run yet are cancelled, running ones get SignalCancel, and only jobs

@@ -225,12 +225,21 @@ func (m *machine) checkRun() {
 	if r.Status == Completed && (len(r.Ready()) > 0 || len(r.Claims()) > 0) {
 		t.Fatal("a completed run wants something")
 	}
-	if when, ok := r.Deadline(); ok && r.Status == Completed {
-		t.Fatalf("a completed run has a deadline at %s", when)
+	if all := r.Deadlines(); len(all) > 0 && r.Status == Completed {
+		t.Fatalf("a completed run has deadlines at %s", all)
 	}
 	if (r.Status == Pending || r.Status == Waiting) && r.Reason == "" && r.Stop == "" && !r.granted() {
 		t.Fatalf("run: %s without a reason", r.Status)
 	}
+}
+
+// due are the deadlines that have come, or the time itself, at which nothing is due.
+func (m *machine) due() []time.Time {
+	all := slices.DeleteFunc(m.run.Deadlines(), func(at time.Time) bool { return at.After(m.now) })
+	if len(all) == 0 {
+		return []time.Time{m.now}
+	}
+	return all
 }
 
 // lease leases a queued job.

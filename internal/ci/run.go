@@ -97,16 +97,17 @@ func (r *Run) place(id JobID) int {
 	return slices.IndexFunc(r.Jobs, func(j *Job) bool { return j.ID == id })
 }
 
-// Deadline is when the run next has something to do by itself, to be told by Tick; false if never. Leases are not among
-// it: whoever gives them says when they are Lost.
-func (r *Run) Deadline() (time.Time, bool) {
-	var next time.Time
+// Deadlines are when the run has something to do by itself, the next first, each to be told by a Tick. Leases are not among
+// them: whoever gives them says when they are Lost.
+func (r *Run) Deadlines() []time.Time {
+	var all []time.Time
 	for _, j := range r.Jobs {
-		if j.timed() && (next.IsZero() || j.Deadline.Before(next)) {
-			next = j.Deadline
+		if j.timed() {
+			all = append(all, j.Deadline)
 		}
 	}
-	return next, !next.IsZero()
+	slices.SortFunc(all, time.Time.Compare)
+	return slices.CompactFunc(all, time.Time.Equal)
 }
 
 // timed reports whether the job does something by itself at its deadline.

@@ -164,7 +164,9 @@ func (s *script) command(name string, args []string) {
 		}
 	case "tick":
 		m.now = m.now.Add(s.duration(arg(0)))
-		s.told(m.tell(Tick{m.now}))
+		for _, at := range m.due() {
+			s.told(m.tell(Tick{at}))
+		}
 	case "cancel":
 		s.told(m.tell(Cancel{By: "alice", Force: arg(0) == "force"}))
 	case "review":
@@ -356,8 +358,8 @@ func (s *script) show(name string, args []string) {
 			s.print("%s", text)
 		}
 	case "deadline":
-		if when, ok := r.Deadline(); ok {
-			s.print("%s", when.Sub(s.m.now))
+		if all := r.Deadlines(); len(all) > 0 {
+			s.print("%s", all[0].Sub(s.m.now))
 		}
 	case "notes":
 		for _, a := range r.Annotations {

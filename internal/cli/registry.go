@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -49,7 +48,7 @@ there for others. It asks nobody who they are: keep it on loopback, or in a netw
 
 // serveRegistry serves until ctx ends; that is no error.
 func serveRegistry(ctx context.Context, l net.Listener, g *api.Registry) error {
-	server := &http.Server{Handler: g, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+	server := api.NewHTTPServer(g)
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(l) }()
 	select {

@@ -10,7 +10,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
-	"net/http"
+	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -107,7 +107,6 @@ ends at once. Everything is below the data directory; penstock.yaml there holds 
 	f.DurationVar(&flags.drain, "drain", 30*time.Second, "how long jobs may go on when the server is stopped; what runs then is ended, and has failed with this as the reason")
 	f.BoolVar(&flags.asJSON, "json", false, "log JSON, one object a line")
 	c.MarkFlagsRequiredTogether("cert", "key")
-	c.MarkFlagsRequiredTogether("shared", "database")
 	return c
 }
 
@@ -160,10 +159,24 @@ type server struct {
 	work     sync.WaitGroup // all else
 }
 
+// check says what is wrong with the flags by themselves.
+func (f *serveFlags) check() error {
+	if f.parallel < 0 {
+		return withHint(fmt.Errorf("--runners %d: not a number of jobs", f.parallel), "0 runs none here, for servers with runners elsewhere")
+	}
+	if f.shared != "" && f.database == "" {
+		return withHint(errors.New("--shared without --database: servers that share have one database"), "name it: --database postgres://USER@HOST/NAME")
+	}
+	if u, err := url.Parse(f.url); f.url != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil) {
+		return withHint(fmt.Errorf("--url %s: no address of a server", f.url), "it is like https://ci.example.com")
+	}
+	return nil
+}
+
 // open makes everything ready that a server stands on.
 func (f *serveFlags) open(ctx context.Context, stderr io.Writer) (s *server, err error) {
-	if f.parallel < 0 {
-		return nil, withHint(fmt.Errorf("--runners %d: not a number of jobs", f.parallel), "0 runs none here, for servers with runners elsewhere")
+	if err := f.check(); err != nil {
+		return nil, err
 	}
 	opening := &server{}
 	defer func() {
@@ -333,10 +346,8 @@ type ready struct {
 // serve serves until ctx ends, which is no error. stop gives the signals that ended it back to the system: the next one
 // ends the process.
 func (s *server) serve(ctx context.Context, stop func(), f *serveFlags, stderr io.Writer) error {
-	web := &http.Server{
-		Handler: s.Server, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-		ErrorLog: slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
-	}
+	web := api.NewHTTPServer(s.Server)
+	web.ErrorLog = slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug)
 	ended := make(chan error, 2)
 	go func() { ended <- web.Serve(s.socket) }()
 	go func() {

@@ -16,7 +16,7 @@ type finding struct {
 	ready      []readyJob // may be leased
 	leased     []*ci.Job
 	claims     []ci.Claim
-	deadline   time.Time // zero: none
+	deadlines  []time.Time
 }
 
 // readyJob is a job that may be leased, and its place in the run.
@@ -29,10 +29,7 @@ type readyJob struct {
 func (e *Engine) derive(run *ci.Run) finding {
 	f := finding{
 		run: run.ID, version: run.Version, repository: run.Plan.Repository, attempt: run.Attempt,
-		completed: run.Status == ci.Completed, claims: run.Claims(),
-	}
-	if t, ok := run.Deadline(); ok {
-		f.deadline = t
+		completed: run.Status == ci.Completed, claims: run.Claims(), deadlines: run.Deadlines(),
 	}
 	ready := run.Ready()
 	f.ready = make([]readyJob, 0, len(ready))

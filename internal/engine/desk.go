@@ -2,6 +2,7 @@ package engine
 
 import (
 	"container/heap"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,9 +41,7 @@ type file struct {
 	run        ci.RunID
 	version    int64
 	repository string
-	deadline   time.Time // when a Tick has something to do, zero for never
-	comes      time.Time // the deadline by the clock that only goes forward
-	ticked     time.Time // the deadline that had its Tick
+	deadlines  []deadline
 	holdings   map[ci.JobID]*holding
 	claims     []ci.Claim
 	trial      trial
@@ -51,14 +50,22 @@ type file struct {
 	index int       // in timers, -1 if it is not there
 }
 
+// deadline is when a Tick has something to do.
+type deadline struct {
+	at     time.Time // as the run has it
+	comes  time.Time // by the clock that only goes forward, from when it was heard of
+	ticked bool
+}
+
 // holding is a lease on a job.
 type holding struct {
 	job     ci.JobID
 	id      ci.LeaseID
+	runner  string
 	attempt int
 	version int64 // of the run that last had it
 	signal  ci.Signal
-	until   time.Time     // when it is lost; by the clock that only goes forward, as are all times of the desk but deadline and ticked
+	until   time.Time     // when it is lost; by the clock that only goes forward, as are all times of the desk but deadline.at
 	renewed time.Time     // when its runner renewed it here last; zero if it never did
 	teller  string        // the server that told of it last, empty if it was this one
 	told    ci.Signal     // what its runner has heard
@@ -83,9 +90,7 @@ func (d *desk) put(f finding, now time.Time, period time.Duration) {
 		c = &file{run: f.run, repository: f.repository, index: -1, holdings: map[ci.JobID]*holding{}}
 		d.files[f.run] = c
 	}
-	if !f.deadline.Equal(c.deadline) {
-		c.deadline, c.comes = f.deadline, now.Add(f.deadline.Sub(now.Round(0)))
-	}
+	c.putDeadlines(f.deadlines, now)
 	if f.version != c.version {
 		c.version, c.trial = f.version, trial{}
 	}
@@ -97,6 +102,18 @@ func (d *desk) put(f finding, now time.Time, period time.Duration) {
 	}
 }
 
+func (c *file) putDeadlines(all []time.Time, now time.Time) {
+	old := c.deadlines
+	c.deadlines = make([]deadline, 0, len(all))
+	for _, at := range all {
+		d := deadline{at: at, comes: now.Add(at.Sub(now.Round(0)))}
+		if i, known := slices.BinarySearchFunc(old, at, func(d deadline, at time.Time) int { return d.at.Compare(at) }); known {
+			d = old[i]
+		}
+		c.deadlines = append(c.deadlines, d)
+	}
+}
+
 func (c *file) putHoldings(f finding, until time.Time) {
 	for _, j := range f.leased {
 		h := c.holdings[j.ID]
@@ -104,7 +121,7 @@ func (c *file) putHoldings(f finding, until time.Time) {
 			if h != nil {
 				close(h.news)
 			}
-			h = &holding{job: j.ID, id: j.Lease, attempt: f.attempt, signal: ci.Signal(j.Stop), until: until, news: make(chan struct{})}
+			h = &holding{job: j.ID, id: j.Lease, runner: j.Runner, attempt: f.attempt, signal: ci.Signal(j.Stop), until: until, news: make(chan struct{})}
 			c.holdings[j.ID] = h
 		}
 		if h.signal != ci.Signal(j.Stop) {
@@ -155,8 +172,10 @@ func (d *desk) schedule(c *file) {
 			due = t
 		}
 	}
-	if !c.deadline.IsZero() && !c.deadline.Equal(c.ticked) {
-		earlier(c.comes)
+	for _, d := range c.deadlines {
+		if !d.ticked {
+			earlier(d.comes)
+		}
 	}
 	for _, h := range c.holdings {
 		earlier(h.until)
@@ -208,9 +227,11 @@ func (d *desk) due(now time.Time, lost func(*holding, time.Time) ci.Input) (chor
 			}
 			h.until = now.Add(retryAfter) // it goes when the loss is stored
 		}
-		if !c.deadline.IsZero() && !c.comes.After(now) && !c.deadline.Equal(c.ticked) {
-			chores = append(chores, chore{c.run, ci.Tick{At: c.deadline}})
-			c.ticked = c.deadline
+		for i := range c.deadlines {
+			if d := &c.deadlines[i]; !d.ticked && !d.comes.After(now) {
+				chores = append(chores, chore{c.run, ci.Tick{At: d.at}})
+				d.ticked = true
+			}
 		}
 		c.trial.at = time.Time{}
 		d.schedule(c)
@@ -236,7 +257,9 @@ func (d *desk) failed(run ci.RunID, now time.Time) {
 	defer d.mu.Unlock()
 	if c := d.files[run]; c != nil {
 		c.trial = c.trial.after(now)
-		c.ticked = time.Time{}
+		for i := range c.deadlines {
+			c.deadlines[i].ticked = false
+		}
 		d.schedule(c)
 	}
 }
@@ -325,14 +348,20 @@ func (d *desk) extend(until time.Time) {
 
 // attempt gives the run attempt of a lease, ok false if the lease has ended.
 func (d *desk) attempt(l ci.Lease) (attempt int, ok bool) {
+	attempt, _, ok = d.holder(l)
+	return attempt, ok
+}
+
+// holder gives the run attempt of a lease and its runner, ok false if the lease has ended.
+func (d *desk) holder(l ci.Lease) (attempt int, runner string, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if c := d.files[l.Run]; c != nil {
 		if h := c.holdings[l.Job]; h != nil && h.id == l.ID {
-			return h.attempt, true
+			return h.attempt, h.runner, true
 		}
 	}
-	return 0, false
+	return 0, "", false
 }
 
 // fileHeap has the file that is due first on top.

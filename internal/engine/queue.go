@@ -98,6 +98,12 @@ func (e *Engine) Holds(l ci.Lease) bool {
 	return ok
 }
 
+// Holder gives the name of the runner that has a lease, false if the lease has ended.
+func (e *Engine) Holder(l ci.Lease) (runner string, ok bool) {
+	_, runner, ok = e.desk.holder(l)
+	return runner, ok
+}
+
 // refuse fails a job whose task could not be completed.
 func (e *Engine) refuse(ctx context.Context, t *ci.Task, why error) error {
 	res := ci.Result{Conclusion: ci.Failure, Reason: why.Error()}

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/penstock-ci/penstock/internal/auth"
 	"github.com/penstock-ci/penstock/internal/ci"
 )
 
@@ -21,9 +22,11 @@ const QueuePath = "/api/penstock/runner"
 
 // What runner and server tell one another.
 type (
-	// Joining is how a runner joins: by a registration token.
+	// Joining is how a runner joins: by a registration token. Own is what it is known by afterwards; it is made by Join, so that who
+	// has had no answer may ask again.
 	Joining struct {
 		Token     string   `json:"token"`
+		Own       string   `json:"own"`
 		Name      string   `json:"name"`
 		OS        string   `json:"os"`
 		Arch      string   `json:"arch"`
@@ -63,6 +66,8 @@ const (
 	otherPatience = 30 * time.Second
 	// awayPatience is how long a server may be away until a log that it does not take ends the job.
 	awayPatience = 5 * time.Minute
+	// joinTries is how often a runner asks to join that gets no answer.
+	joinTries = 3
 	// minPart is the least of a log that is sent at once if there is as much, bytes.
 	minPart = 16 << 10
 	// maxTask bounds a task, bytes.
@@ -103,12 +108,18 @@ func NewRemote(url, token string) *Remote {
 
 // Join makes a runner of this process at a server.
 func Join(ctx context.Context, url string, in Joining) (Joined, error) {
+	in.Own = auth.NewToken()
 	var out Joined
-	_, err := NewRemote(url, "").call(ctx, "/join", otherPatience, in, &out)
-	if err != nil {
-		return out, fmt.Errorf("join %s: %w", url, err)
+	for tries, pause := 1, firstPause; ; tries, pause = tries+1, 2*pause {
+		status, err := NewRemote(url, "").call(ctx, "/join", otherPatience, in, &out)
+		if err == nil {
+			return out, nil
+		}
+		if status >= 300 && status < 500 || tries == joinTries || ctx.Err() != nil {
+			return out, fmt.Errorf("join %s: %w", url, err)
+		}
+		sleep(ctx, about(pause))
 	}
-	return out, nil
 }
 
 // Leave takes the runner off the server's list.

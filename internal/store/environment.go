@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -17,42 +18,52 @@ type Environment struct {
 	Created, Updated time.Time
 }
 
-// PutEnvironment stores an environment, with its rules in place of those before; its name and time of creation stay. It
-// sets what it does not take from e. The error wraps ErrNotFound if there is no such repository, ErrUnfit if its name
-// can not be stored.
-func (s *Store) PutEnvironment(ctx context.Context, e *Environment) (created bool, err error) {
-	if err := fits("environment", e.Name); err != nil {
-		return false, err
+// EditEnvironment changes the rules of an environment, and makes it if there is none. change is given it as it is (without ID if there
+// is none) and sets its rules; an error of it is given back as it is, and changes nothing. It is called again if somebody else was
+// quicker: no change is lost. The error wraps ErrNotFound if there is no such repository, ErrUnfit if the name or the rules can not be
+// stored.
+func (s *Store) EditEnvironment(ctx context.Context, repository int64, name string, at time.Time, change func(*Environment) error) (e Environment, created bool, err error) {
+	if err := fits("environment", name); err != nil {
+		return e, false, err
 	}
+	for {
+		was, err := s.Environment(ctx, repository, name)
+		if errors.Is(err, ErrNotFound) {
+			was = Environment{Repository: repository, Name: name, Created: at}
+		} else if err != nil {
+			return e, false, err
+		}
+		e = was
+		if err := change(&e); err != nil {
+			return e, false, err
+		}
+		e.ID, e.Repository, e.Name, e.Created, e.Updated = was.ID, was.Repository, was.Name, was.Created, at
+		if err = s.replaceEnvironment(ctx, &e, was); !errors.Is(err, ErrConflict) && !errors.Is(err, ErrExists) {
+			return e, was.ID == 0, err
+		}
+	}
+}
+
+// replaceEnvironment stores an environment in place of what was there. The error wraps ErrConflict or ErrExists if that is not there any more.
+func (s *Store) replaceEnvironment(ctx context.Context, e *Environment, was Environment) error {
 	if e.Name == "" || len(e.Rules) > maxSnapshot || len(e.Rules) > 0 && !json.Valid(e.Rules) {
-		return false, fmt.Errorf("environment %q: %w: it needs a name, and rules that are JSON", e.Name, ErrUnfit)
+		return fmt.Errorf("environment %q: %w: it needs a name, and rules that are JSON", e.Name, ErrUnfit)
 	}
 	put := *e
-	type outcome struct {
-		id      int64
-		created bool
-	}
-	o, err := answer(ctx, s, func(b *batch) (o outcome, err error) {
-		id, known, err := get[int64](b, `SELECT id FROM environments WHERE repository = ? AND folded = ?`, put.Repository, lower(put.Name))
-		if err != nil {
-			return o, err
+	id, err := answer(ctx, s, func(b *batch) (int64, error) {
+		if was.ID != 0 {
+			return was.ID, b.must(ErrConflict, `UPDATE environments SET rules = ?, updated = ? WHERE id = ? AND rules = ?`,
+				string(put.Rules), nanos(put.Updated), was.ID, string(was.Rules))
 		}
-		if known {
-			_, err = b.do(`UPDATE environments SET rules = ?, updated = ? WHERE id = ?`, string(put.Rules), nanos(put.Updated), id)
-			return outcome{id, false}, err
-		}
-		id, err = b.insert("environment", `INSERT INTO environments (id, repository, name, folded, rules, created, updated)
+		return b.insert("environment", `INSERT INTO environments (id, repository, name, folded, rules, created, updated)
 			VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
 			put.Repository, put.Name, lower(put.Name), string(put.Rules), nanos(put.Updated), nanos(put.Updated))
-		return outcome{id, true}, err
 	})
-	if err == nil {
-		*e, err = one(ctx, s, scanEnvironment, `SELECT `+environmentColumns+` FROM environments WHERE id = ?`, o.id)
-	}
 	if err != nil {
-		return false, fmt.Errorf("store environment %s: %w", put.Name, err)
+		return fmt.Errorf("store environment %s: %w", put.Name, err)
 	}
-	return o.created, nil
+	e.ID = id
+	return nil
 }
 
 const environmentColumns = `id, repository, name, rules, created, updated`

@@ -115,6 +115,47 @@ func (s *Store) PutSecret(ctx context.Context, c Secret) (created bool, err erro
 	return created, nil
 }
 
+// SelectForSecret changes which repositories see a secret of an owner. change is given who sees it and gives the repositories; it is
+// called again if somebody else was quicker, and what it refuses is given back as it is. The error wraps ErrNotFound if there is no
+// such secret.
+func (s *Store) SelectForSecret(ctx context.Context, scope Scope, name string, at time.Time, change func(Access) ([]int64, error)) error {
+	return s.selectFor(ctx, "secrets", scope, name, at, change, func() (Access, error) {
+		c, err := s.Secret(ctx, scope, name)
+		return c.Access, err
+	})
+}
+
+// SelectForVariable is SelectForSecret for a variable.
+func (s *Store) SelectForVariable(ctx context.Context, scope Scope, name string, at time.Time, change func(Access) ([]int64, error)) error {
+	return s.selectFor(ctx, "variables", scope, name, at, change, func() (Access, error) {
+		v, err := s.Variable(ctx, scope, name)
+		return v.Access, err
+	})
+}
+
+func (s *Store) selectFor(ctx context.Context, table string, scope Scope, name string, at time.Time, change func(Access) ([]int64, error), read func() (Access, error)) error {
+	for {
+		was, err := read()
+		if err != nil {
+			return err
+		}
+		ids, err := change(was)
+		if err != nil {
+			return err
+		}
+		err = s.change(ctx, func(b *batch) error {
+			return b.must(ErrConflict, `UPDATE `+table+` SET selected = ?, updated = ? WHERE scope = ? AND name = ? AND visibility = ? AND selected = ?`,
+				list(ids), nanos(at), scope.String(), strings.ToUpper(name), was.Visibility, list(was.Selected))
+		})
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, ErrConflict) {
+			return fmt.Errorf("select repositories for %.255s: %w", name, err)
+		}
+	}
+}
+
 func checkSetting(scope Scope, name string, size int) (string, error) {
 	if err := scope.check(); err != nil {
 		return "", err

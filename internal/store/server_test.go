@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -245,6 +246,48 @@ func TestSecrets(t *testing.T) {
 	})
 }
 
+// TestSelectFor has many select repositories at once, while the value changes: nothing is lost.
+func TestSelectFor(t *testing.T) {
+	everyKind(t, func(t *testing.T, s *Store) {
+		ctx, scope := t.Context(), Scope{Owner: "octo"}
+		secret := Secret{Scope: scope, Name: "S", Value: []byte{1}, SealedBy: "k1", Access: Access{Visibility: "selected"}, Updated: noon}
+		must(s.PutSecret(ctx, secret))(t)
+		if err := s.AddVariable(ctx, Variable{Scope: scope, Name: "V", Access: Access{Visibility: "selected"}, Updated: noon}); err != nil {
+			t.Fatal(err)
+		}
+		var all sync.WaitGroup
+		for id := range int64(8) {
+			add := func(a Access) ([]int64, error) { return append(slices.Clone(a.Selected), id), nil }
+			all.Go(func() {
+				if err := errors.Join(s.SelectForSecret(ctx, scope, "s", noon, add), s.SelectForVariable(ctx, scope, "v", noon, add)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		for _, a := range []Access{must(s.Secret(ctx, scope, "S"))(t).Access, must(s.Variable(ctx, scope, "V"))(t).Access} {
+			slices.Sort(a.Selected)
+			want(t, "selected", a.Selected, []int64{0, 1, 2, 3, 4, 5, 6, 7})
+		}
+		// A value that is put while one selects is kept.
+		err := s.SelectForSecret(ctx, scope, "S", noon, func(a Access) ([]int64, error) {
+			if len(a.Selected) == 8 {
+				secret.Value, secret.Selected = []byte{2}, []int64{7}
+				must(s.PutSecret(ctx, secret))(t)
+			}
+			return append(slices.Clone(a.Selected), 9), nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := must(s.Secret(ctx, scope, "S"))(t)
+		want(t, "selected", got.Selected, []int64{7, 9})
+		want(t, "value", got.Value, []byte{2})
+		wantErr(t, "none", s.SelectForSecret(ctx, scope, "none", noon, nil), ErrNotFound)
+		wantErr(t, "what is refused", s.SelectForSecret(ctx, scope, "S", noon, func(Access) ([]int64, error) { return nil, ErrUnfit }), ErrUnfit)
+	})
+}
+
 func TestVariables(t *testing.T) {
 	everyKind(t, func(t *testing.T, s *Store) {
 		ctx := t.Context()
@@ -278,20 +321,60 @@ func TestEnvironments(t *testing.T) {
 	everyKind(t, func(t *testing.T, s *Store) {
 		ctx := t.Context()
 		r := addRepository(t, s, "octo", "hello")
-		e := Environment{Repository: r.ID, Name: "Production", Rules: json.RawMessage(`{"wait_timer":30}`), Updated: noon}
-		want(t, "created", must(s.PutEnvironment(ctx, &e))(t), true)
-		again := Environment{Repository: r.ID, Name: "production", Updated: noon.Add(time.Hour)}
-		want(t, "created again", must(s.PutEnvironment(ctx, &again))(t), false)
-		want(t, "environment", again, Environment{ID: e.ID, Repository: r.ID, Name: "Production", Created: noon, Updated: noon.Add(time.Hour)})
-		must(s.PutEnvironment(ctx, &Environment{Repository: r.ID, Name: "Beta"}))(t)
+		edit := func(repository int64, name string, hours int, rules string) (Environment, bool, error) {
+			return s.EditEnvironment(ctx, repository, name, noon.Add(time.Duration(hours)*time.Hour), func(e *Environment) error {
+				e.Rules = json.RawMessage(rules)
+				return nil
+			})
+		}
+		e, created, err := edit(r.ID, "Production", 0, `{"wait_timer":30}`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want(t, "created", created, true)
+		again, created, err := edit(r.ID, "production", 1, `{}`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want(t, "created again", created, false)
+		want(t, "environment", again, Environment{ID: e.ID, Repository: r.ID, Name: "Production", Rules: json.RawMessage(`{}`), Created: noon, Updated: noon.Add(time.Hour)})
+		want(t, "as it is stored", must(s.Environment(ctx, r.ID, "PRODUCTION"))(t), again)
+		if _, _, err := edit(r.ID, "Beta", 0, ""); err != nil {
+			t.Fatal(err)
+		}
+
+		// Many change and make it at once: nothing is lost.
+		var all sync.WaitGroup
+		for range 8 {
+			all.Go(func() {
+				_, _, err := s.EditEnvironment(ctx, r.ID, "counted", noon, func(e *Environment) error {
+					var n int
+					if len(e.Rules) > 0 {
+						if err := json.Unmarshal(e.Rules, &n); err != nil {
+							return err
+						}
+					}
+					e.Rules = json.RawMessage(fmt.Sprint(n + 1))
+					return nil
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		want(t, "changes", string(must(s.Environment(ctx, r.ID, "counted"))(t).Rules), "8")
+		if err := s.DeleteEnvironment(ctx, r.ID, "counted"); err != nil {
+			t.Fatal(err)
+		}
 		var names []string
 		for _, e := range must(s.Environments(ctx, r.ID))(t) {
 			names = append(names, e.Name)
 		}
 		want(t, "names", names, []string{"Beta", "Production"})
-		_, err := s.PutEnvironment(ctx, &Environment{Repository: 9, Name: "x"})
+		_, _, err = edit(9, "x", 0, "")
 		wantErr(t, "an environment of nothing", err, ErrNotFound)
-		_, err = s.PutEnvironment(ctx, &Environment{Repository: r.ID, Name: "x", Rules: json.RawMessage(`{`)})
+		_, _, err = edit(r.ID, "x", 0, "{")
 		wantErr(t, "rules that are no JSON", err, ErrUnfit)
 
 		scope := Scope{Repository: r.ID, Environment: "production"}

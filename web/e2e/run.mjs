@@ -177,6 +177,16 @@ await invited.getByRole('link', { name: 'acme/shop' }).click()
 await invited.getByRole('link', { name: 'A run to look at' }).waitFor()
 assert.equal(await invited.getByRole('link', { name: 'Audit' }).count(), 0)
 
+// What is markup elsewhere is text here: the message of a commit, a branch, the names of a workflow, a job and a step, an annotation.
+await page.goto(`${url}/acme/shop/actions/runs/4`)
+await page.getByRole('heading', { name: '<img src=x onerror=alert(5)>' }).waitFor()
+await page.getByText('<img/src=x/onerror=alert(4)>').first().waitFor()
+await page.getByText('<img src=x onerror=alert(10)>').first().waitFor()
+await page.getByRole('link', { name: /<img src=x onerror=alert\(7\)>/ }).first().click()
+await page.getByText('<img src=x onerror=alert(8)>').first().waitFor()
+assert.equal(await page.locator('img[src="x"]').count(), 0)
+await look(page, 'hostile')
+
 // A pull request.
 await page.goto(`${url}/acme/shop/pulls`)
 await page.getByRole('link', { name: /<b>Feature/ }).click()

@@ -56,6 +56,8 @@ const parts = [['actions', 'Runs'], ['pulls', 'Pull requests'], ['environments',
 
 export const useRepository = (name: string) => useQuery({ queryKey: ['repository', name], queryFn: () => github<Repository>(`/repos/${name}`) })
 
+const intoView = (link: HTMLElement | null) => link?.scrollIntoView({ block: 'nearest', inline: 'center' })
+
 /** The head of a repository's pages: where one is, and where one can go. */
 export function RepositoryHead({ owner, repo, tab, children }: { owner: string; repo: string; tab: (typeof parts)[number][0]; children?: ReactNode }) {
   useEffect(() => {
@@ -78,7 +80,7 @@ export function RepositoryHead({ owner, repo, tab, children }: { owner: string; 
       </Group>
       <nav className="parts" aria-label="Parts of the repository">
         {parts.map(([part, title]) => (
-          <Link key={part} to={`/${owner}/${repo}/${part}`} aria-current={part === tab ? 'page' : undefined}>
+          <Link key={part} to={`/${owner}/${repo}/${part}`} aria-current={part === tab ? 'page' : undefined} ref={part === tab ? intoView : undefined}>
             {title}
           </Link>
         ))}

@@ -205,28 +205,34 @@ func (c *call) putEnvironment() (any, error) {
 	if len(name) > 255 || strings.ContainsAny(name, "'\"`,;\\\n\r\t") {
 		return nil, unprocessable("The name of an environment has at most 255 characters, and none of ' \" ` , ; \\")
 	}
-	e, r, err := c.environment()
-	if errors.Is(err, store.ErrNotFound) {
-		e = store.Environment{Repository: c.repo.ID, Name: name}
-	} else if err != nil {
-		return nil, err
-	}
-	if err := c.readRules(&r); err != nil {
-		return nil, err
-	}
-	return c.saveEnvironment(e, r)
-}
-
-func (c *call) saveEnvironment(e store.Environment, r rules) (any, error) {
-	var err error
-	if e.Rules, err = json.Marshal(r); err != nil {
-		return nil, err
-	}
-	e.Updated = c.Now().UTC()
-	if _, err := c.Store.PutEnvironment(c.ctx, &e); err != nil {
+	e, _, err := c.Store.EditEnvironment(c.ctx, c.repo.ID, name, c.Now().UTC(), func(e *store.Environment) error { return edit(e, c.readRules) })
+	if err != nil {
 		return nil, err
 	}
 	return c.environmentObject(e)
+}
+
+// edit changes the rules of an environment.
+func edit(e *store.Environment, change func(*rules) error) error {
+	r, err := readRules(*e)
+	if err == nil {
+		err = change(&r)
+	}
+	if err == nil {
+		e.Rules, err = json.Marshal(r)
+	}
+	return err
+}
+
+// editPolicies changes the policies of an environment that is there.
+func (c *call) editPolicies(change func(*rules) error) error {
+	_, _, err := c.Store.EditEnvironment(c.ctx, c.repo.ID, c.part("environment"), c.Now().UTC(), func(e *store.Environment) error {
+		if e.ID == 0 {
+			return errNotFound
+		}
+		return edit(e, change)
+	})
+	return err
 }
 
 // readRules takes over what the request says; what it does not name is as if nothing protected the environment.
@@ -294,10 +300,6 @@ func (c *call) listPolicies() (any, error) {
 }
 
 func (c *call) addPolicy() (any, error) {
-	e, r, err := c.environment()
-	if err != nil {
-		return nil, err
-	}
 	name, err := c.required("DeploymentBranchPolicy", "name")
 	if err != nil {
 		return nil, err
@@ -306,43 +308,47 @@ func (c *call) addPolicy() (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !r.Custom {
-		return nil, errNotFound
-	}
-	if len(r.Policies) >= maxPolicies || len(name) > 255 {
-		return nil, unprocessable("There may be %d policies, with names of at most 255 characters", maxPolicies)
-	}
-	for _, p := range r.Policies {
-		if p.Name == name && p.Type == kind {
-			return c.policyObject(p), nil
+	var p policy
+	err = c.editPolicies(func(r *rules) error {
+		if !r.Custom {
+			return errNotFound
 		}
-	}
-	r.LastPolicy++
-	p := policy{r.LastPolicy, name, kind}
-	r.Policies = append(r.Policies, p)
-	if _, err := c.saveEnvironment(e, r); err != nil {
+		if at := slices.IndexFunc(r.Policies, func(p policy) bool { return p.Name == name && p.Type == kind }); at >= 0 {
+			p = r.Policies[at]
+			return nil
+		}
+		if len(r.Policies) >= maxPolicies || len(name) > 255 {
+			return unprocessable("There may be %d policies, with names of at most 255 characters", maxPolicies)
+		}
+		r.LastPolicy++
+		p = policy{r.LastPolicy, name, kind}
+		r.Policies = append(r.Policies, p)
+		return nil
+	})
+	if err != nil {
 		return nil, err
 	}
 	return c.policyObject(p), nil
 }
 
-// policy finds the policy of the path among the environment's.
-func (c *call) policy() (e store.Environment, r rules, at int, err error) {
-	if e, r, err = c.environment(); err != nil {
-		return e, r, 0, err
-	}
+// policyOf finds the policy of the path among an environment's.
+func (c *call) policyOf(r *rules) (at int, err error) {
 	id, err := c.number("id")
 	if err != nil {
-		return e, r, 0, err
+		return 0, err
 	}
 	if at = slices.IndexFunc(r.Policies, func(p policy) bool { return p.ID == id }); at < 0 {
 		err = errNotFound
 	}
-	return e, r, at, err
+	return at, err
 }
 
 func (c *call) getPolicy() (any, error) {
-	_, r, at, err := c.policy()
+	_, r, err := c.environment()
+	if err != nil {
+		return nil, err
+	}
+	at, err := c.policyOf(&r)
 	if err != nil {
 		return nil, err
 	}
@@ -350,10 +356,6 @@ func (c *call) getPolicy() (any, error) {
 }
 
 func (c *call) renamePolicy() (any, error) {
-	e, r, at, err := c.policy()
-	if err != nil {
-		return nil, err
-	}
 	name, err := c.required("DeploymentBranchPolicy", "name")
 	if err != nil {
 		return nil, err
@@ -361,21 +363,29 @@ func (c *call) renamePolicy() (any, error) {
 	if len(name) > 255 {
 		return nil, unprocessable("The name of a policy has at most 255 characters")
 	}
-	r.Policies[at].Name = name
-	if _, err := c.saveEnvironment(e, r); err != nil {
-		return nil, err
-	}
-	return c.policyObject(r.Policies[at]), nil
-}
-
-func (c *call) deletePolicy() (any, error) {
-	e, r, at, err := c.policy()
+	var p policy
+	err = c.editPolicies(func(r *rules) error {
+		at, err := c.policyOf(r)
+		if err == nil {
+			r.Policies[at].Name = name
+			p = r.Policies[at]
+		}
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	r.Policies = slices.Delete(r.Policies, at, at+1)
-	_, err = c.saveEnvironment(e, r)
-	return noContent, err
+	return c.policyObject(p), nil
+}
+
+func (c *call) deletePolicy() (any, error) {
+	return noContent, c.editPolicies(func(r *rules) error {
+		at, err := c.policyOf(r)
+		if err == nil {
+			r.Policies = slices.Delete(r.Policies, at, at+1)
+		}
+		return err
+	})
 }
 
 // pendingDeployments are the environments that jobs of a run wait for.

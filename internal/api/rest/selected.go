@@ -1,10 +1,12 @@
 package rest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/penstock-ci/penstock/internal/store"
 )
@@ -12,15 +14,26 @@ import (
 // maxSelected is how many repositories may be selected for one setting.
 const maxSelected = 1000
 
+// setting is a kind of setting of an owner: who sees one, and how to change for which repositories it is.
+type setting struct {
+	access    func(*store.Store, context.Context, store.Scope, string) (store.Access, error)
+	selectFor func(*store.Store, context.Context, store.Scope, string, time.Time, func(store.Access) ([]int64, error)) error
+}
+
 // selectedRoutes are about the repositories that see what an owner has.
 func selectedRoutes() (out []route) {
-	for _, kind := range []string{"secrets", "variables"} {
+	for kind, of := range map[string]setting{
+		"secrets": {func(s *store.Store, ctx context.Context, scope store.Scope, name string) (store.Access, error) {
+			c, err := s.Secret(ctx, scope, name)
+			return c.Access, err
+		}, (*store.Store).SelectForSecret},
+		"variables": {func(s *store.Store, ctx context.Context, scope store.Scope, name string) (store.Access, error) {
+			v, err := s.Variable(ctx, scope, name)
+			return v.Access, err
+		}, (*store.Store).SelectForVariable},
+	} {
 		path := "/orgs/{org}/actions/" + kind + "/{name}/repositories"
 		read, write, audit := needs("organization_secrets:read"), needs("organization_secrets:write"), "org_"+kind+".update_access"
-		of := (*call).secretAccess
-		if kind == "variables" {
-			of = (*call).variableAccess
-		}
 		out = append(out,
 			route{pattern: "GET " + path, scopes: read, handle: func(c *call) (any, error) { return c.listSelected(of) }},
 			route{pattern: "PUT " + path, scopes: write, audit: audit, handle: func(c *call) (any, error) { return c.setSelected(of) }},
@@ -31,45 +44,39 @@ func selectedRoutes() (out []route) {
 	return out
 }
 
-// setting is what the path names: who sees it, and how to store another answer to that.
-type setting func(*call) (store.Access, func([]int64) error, error)
-
-func (c *call) secretAccess() (store.Access, func([]int64) error, error) {
-	scope, err := c.scope()
-	if err != nil {
-		return store.Access{}, nil, err
+// selectedOf gives the repositories that are selected; an error if none can be.
+func selectedOf(a store.Access) ([]int64, error) {
+	if a.Visibility != "selected" {
+		return nil, &Error{Status: http.StatusConflict, Message: "Repositories can be selected only where the visibility is selected"}
 	}
-	s, err := c.Store.Secret(c.ctx, scope, c.part("name"))
-	return s.Access, func(ids []int64) error {
-		s.Selected, s.Updated = ids, c.Now().UTC()
-		_, err := c.Store.PutSecret(c.ctx, s)
-		return err
-	}, err
+	return a.Selected, nil
 }
 
-func (c *call) variableAccess() (store.Access, func([]int64) error, error) {
+// changeSelected changes which repositories are selected.
+func (c *call) changeSelected(of setting, change func(ids []int64) ([]int64, error)) (any, error) {
 	scope, err := c.scope()
 	if err != nil {
-		return store.Access{}, nil, err
+		return nil, err
 	}
-	v, err := c.Store.Variable(c.ctx, scope, c.part("name"))
-	return v.Access, func(ids []int64) error {
-		v.Selected, v.Updated = ids, c.Now().UTC()
-		return c.Store.SaveVariable(c.ctx, v.Name, v)
-	}, err
-}
-
-// selectable gives what setting does, if repositories are selected for it.
-func (c *call) selectable(of setting) ([]int64, func([]int64) error, error) {
-	access, save, err := of(c)
-	if err == nil && access.Visibility != "selected" {
-		err = &Error{Status: http.StatusConflict, Message: "Repositories can be selected only where the visibility is selected"}
-	}
-	return access.Selected, save, err
+	return noContent, of.selectFor(c.Store, c.ctx, scope, c.part("name"), c.Now().UTC(), func(a store.Access) ([]int64, error) {
+		ids, err := selectedOf(a)
+		if err != nil {
+			return nil, err
+		}
+		return change(ids)
+	})
 }
 
 func (c *call) listSelected(of setting) (any, error) {
-	ids, _, err := c.selectable(of)
+	scope, err := c.scope()
+	if err != nil {
+		return nil, err
+	}
+	access, err := of.access(c.Store, c.ctx, scope, c.part("name"))
+	if err != nil {
+		return nil, err
+	}
+	ids, err := selectedOf(access)
 	if err != nil {
 		return nil, err
 	}
@@ -113,23 +120,15 @@ func (c *call) selectedIDs() ([]int64, error) {
 }
 
 func (c *call) setSelected(of setting) (any, error) {
-	_, save, err := c.selectable(of)
-	if err != nil {
-		return nil, err
-	}
 	ids, err := c.selectedIDs()
 	if err != nil {
 		return nil, err
 	}
-	return noContent, save(ids)
+	return c.changeSelected(of, func([]int64) ([]int64, error) { return ids, nil })
 }
 
 // selectOne adds a repository, or takes it away.
 func (c *call) selectOne(of setting, add bool) (any, error) {
-	ids, save, err := c.selectable(of)
-	if err != nil {
-		return nil, err
-	}
 	id, err := c.number("id")
 	if err != nil {
 		return nil, err
@@ -137,12 +136,14 @@ func (c *call) selectOne(of setting, add bool) (any, error) {
 	if _, err := c.Store.Repository(c.ctx, id); err != nil {
 		return nil, err
 	}
-	ids = slices.DeleteFunc(slices.Clone(ids), func(n int64) bool { return n == id })
-	if add && len(ids) >= maxSelected {
-		return nil, unprocessable("There may be %d selected repositories", maxSelected)
-	}
-	if add {
-		ids = append(ids, id)
-	}
-	return noContent, save(ids)
+	return c.changeSelected(of, func(ids []int64) ([]int64, error) {
+		ids = slices.DeleteFunc(slices.Clone(ids), func(n int64) bool { return n == id })
+		if add && len(ids) >= maxSelected {
+			return nil, unprocessable("There may be %d selected repositories", maxSelected)
+		}
+		if add {
+			ids = append(ids, id)
+		}
+		return ids, nil
+	})
 }

@@ -3,9 +3,11 @@ package native
 import (
 	"archive/zip"
 	"bytes"
+	"compress/flate"
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"path/filepath"
 	"strings"
@@ -271,6 +273,44 @@ func TestDownloadKeepsHostileArchivesIn(t *testing.T) {
 		_, _, err = j.run("actions/download-artifact@v8", map[string]string{"name": "a", "path": "deep/out", "digest-mismatch": "ignore"})
 		if err == nil {
 			t.Errorf("%q is unpacked", name)
+		}
+	}
+}
+
+// TestDownloadBoundsBombs: a small archive that says it unpacks to more than any disk has, and one that says less than it holds.
+func TestDownloadBoundsBombs(t *testing.T) {
+	zeros := make([]byte, 1<<20)
+	var packed bytes.Buffer
+	d, err := flate.NewWriter(&packed, flate.BestCompression)
+	if err == nil {
+		_, err = d.Write(zeros)
+	}
+	if err := errors.Join(err, d.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for name, size := range map[string]uint64{"unpacks to more than": maxUnpacked + 1, "": 10} {
+		j := newJob(t, "none")
+		j.files(map[string]string{"a": "a"})
+		j.must("actions/upload-artifact@v4", map[string]string{"name": "a", "path": "a"})
+		var b bytes.Buffer
+		z := zip.NewWriter(&b)
+		for i := range 2 {
+			w, err := z.CreateRaw(&zip.FileHeader{
+				Name: fmt.Sprint(i), Method: zip.Deflate, CRC32: crc32.ChecksumIEEE(zeros), CompressedSize64: uint64(packed.Len()), UncompressedSize64: size,
+			})
+			if err == nil {
+				_, err = w.Write(packed.Bytes())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := z.Close(); err != nil {
+			t.Fatal(err)
+		}
+		j.forge("a", b.Bytes())
+		if _, _, err := j.run("actions/download-artifact@v8", map[string]string{"name": "a", "path": "out", "digest-mismatch": "ignore"}); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("an archive that says it unpacks to %d bytes: %v", size, err)
 		}
 	}
 }

@@ -133,7 +133,7 @@ export function Audit() {
       {list.error && <Problem error={list.error} />}
       {list.data && records.length === 0 && <Empty title="No such records">Filters are whole names: <Code>repo.create</Code>, a login, <Code>OWNER/NAME</Code>.</Empty>}
       {records.length > 0 && (
-        <WideTable width={700} label="Audit log">
+        <WideTable width={960} label="Audit log">
           <Table.Thead>
             <Table.Tr>
               <Table.Th>#</Table.Th>
@@ -141,7 +141,7 @@ export function Audit() {
               <Table.Th>Who</Table.Th>
               <Table.Th>What</Table.Th>
               <Table.Th>Of</Table.Th>
-              <Table.Th>Details</Table.Th>
+              <Table.Th miw={280}>Details</Table.Th>
             </Table.Tr>
           </Table.Thead>
           <Table.Tbody>
@@ -223,7 +223,7 @@ function Tokens({ login }: { login: string }) {
             {list.data.map((t) => (
               <Table.Tr key={t.id}>
                 <Table.Td fw={600}>{t.name}</Table.Td>
-                <Table.Td><Text size="sm" c="dimmed">{t.scopes.join(', ')}</Text></Table.Td>
+                <Table.Td><Text size="sm" c="dimmed">{t.scopes.length === scopes.length ? 'everything' : t.scopes.join(', ')}</Text></Table.Td>
                 <Table.Td><Text size="sm" c="dimmed">{t.used ? `used ${ago(t.used)}` : 'never used'}</Text></Table.Td>
                 <Table.Td><Text size="sm" c="dimmed">{t.expires ? `until ${t.expires.slice(0, 10)}` : 'does not expire'}</Text></Table.Td>
                 <Table.Td ta="right"><Button size="compact-xs" variant="subtle" color="red" aria-label={`Remove ${t.name}`} onClick={() => attempt(() => sendNative('DELETE', `${base}/${t.id}`))}>Remove</Button></Table.Td>
