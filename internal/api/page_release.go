@@ -174,6 +174,9 @@ func (s *Server) showRelease(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, v)
 }
 
+// tooFine are events that are kept, and say nothing to people: what they lead to is told.
+var tooFine = map[cd.EventType]bool{cd.EventLook: true, cd.EventAnswered: true, cd.EventDue: true, cd.EventWanted: true, cd.EventUp: true}
+
 // timeline is what happened to a release, the latest.
 func (s *Server) timeline(ctx context.Context, id cd.ReleaseID) ([]TimelineEntry, error) {
 	all := []TimelineEntry{}
@@ -184,7 +187,7 @@ func (s *Server) timeline(ctx context.Context, id cd.ReleaseID) ([]TimelineEntry
 		}
 		for _, rec := range records {
 			after = rec.Seq
-			if e := rec.Event; e.Text != "" {
+			if e := rec.Event; e.Text != "" && !tooFine[e.Type] {
 				all = append(all, TimelineEntry{At: e.At, Type: string(e.Type), Text: e.Text, Warning: e.Warning, By: e.By})
 			}
 		}

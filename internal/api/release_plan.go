@@ -210,8 +210,7 @@ func (s *Server) gateOf(ctx context.Context, repo store.Repository, environment,
 	}
 	rule, ok := rules[strings.ToLower(environment)]
 	if !ok {
-		_, err := s.Store.PutEnvironment(ctx, &store.Environment{Repository: repo.ID, Name: environment, Updated: s.now()})
-		return nil, err
+		return nil, s.makeEnvironment(ctx, repo, environment, s.now())
 	}
 	if strings.EqualFold(by.passed, environment) {
 		return nil, nil

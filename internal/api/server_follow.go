@@ -256,13 +256,7 @@ func (s *Server) deployed(ctx context.Context, repo store.Repository, run *ci.Ru
 	if j == nil || j.Environment == "" || j.Call {
 		return false, nil
 	}
-	if _, err := s.Store.Environment(ctx, repo.ID, j.Environment); errors.Is(err, store.ErrNotFound) {
-		// As on GitHub, a job makes the environment that it names.
-		asItIs := func(*store.Environment) error { return nil }
-		if _, _, err := s.Store.EditEnvironment(ctx, repo.ID, j.Environment, e.At, asItIs); err != nil {
-			return false, err
-		}
-	} else if err != nil {
+	if err := s.makeEnvironment(ctx, repo, j.Environment, e.At); err != nil {
 		return false, err
 	}
 	r, err := s.restRepository(repo)
@@ -274,6 +268,15 @@ func (s *Server) deployed(ctx context.Context, repo store.Repository, run *ci.Ru
 		Key: deploymentKey(run, j), Environment: j.Environment, Ref: github.Property("ref_name").Text(), SHA: github.Property("sha").Text(),
 		State: state, URL: e.EnvironmentURL, Log: fmt.Sprintf("%s/actions/runs/%d", r.Web, run.ID), Creator: github.Property("actor").Text(), At: e.At,
 	})
+}
+
+// makeEnvironment makes an environment that is not there yet: as on GitHub, whoever deploys to one makes it.
+func (s *Server) makeEnvironment(ctx context.Context, repo store.Repository, name string, at time.Time) error {
+	_, err := s.Store.Environment(ctx, repo.ID, name)
+	if errors.Is(err, store.ErrNotFound) {
+		_, _, err = s.Store.EditEnvironment(ctx, repo.ID, name, at, func(*store.Environment) error { return nil })
+	}
+	return err
 }
 
 // deploymentKey is the key of a job's deployment.

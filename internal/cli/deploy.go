@@ -28,6 +28,7 @@ type releaseFlags struct {
 	environment string
 	repository  string
 	asJSON      bool
+	back        bool // taking a release back is what was asked for
 }
 
 func (f *releaseFlags) add(c *cobra.Command) {
@@ -397,10 +398,10 @@ func historyCommand() *cobra.Command {
 
 // steerCommand is a command that asks something of the release that is under way.
 func steerCommand(use, short, long, example string, args cobra.PositionalArgs, fill func(c *cobra.Command, ask *api.ReleaseAction, args []string) error) *cobra.Command {
-	var f releaseFlags
+	name, _, _ := strings.Cut(use, " ")
+	f := releaseFlags{back: name == "abort"}
 	var wait bool
 	var ask api.ReleaseAction
-	name, _, _ := strings.Cut(use, " ")
 	c := &cobra.Command{
 		Use: use, Short: short, Long: long, Example: example, Args: args,
 		RunE: func(c *cobra.Command, args []string) error {
@@ -455,7 +456,7 @@ func steerCommands() []*cobra.Command {
 }
 
 func rollbackCommand() *cobra.Command {
-	var f releaseFlags
+	f := releaseFlags{back: true}
 	var ask api.RollbackRequest
 	var wait bool
 	c := &cobra.Command{

@@ -90,9 +90,13 @@ func (f *releaseFlags) ended(out io.Writer, r api.ReleaseView, p paint) error {
 			return err
 		}
 	}
-	if r.Outcome == "released" {
+	done := "released in " + took(r.Ended.Sub(r.Began))
+	if f.back && r.Outcome == "aborted" {
+		done = "taken back; what served before serves again"
+	}
+	if r.Outcome == "released" || f.back && r.Outcome == "aborted" {
 		if !f.asJSON {
-			fmt.Fprintf(out, "%s %s v%d: released in %s\n", p.green("✓"), f.environment, r.Number, took(r.Ended.Sub(r.Began)))
+			fmt.Fprintf(out, "%s %s v%d: %s\n", p.green("✓"), f.environment, r.Number, done)
 		}
 		return nil
 	}
