@@ -122,7 +122,9 @@ func (s *Server) releaseView(r store.Release) ReleaseView {
 		Release: r.Release, Number: r.Number, Waits: r.Waits(),
 		Page: fmt.Sprintf("%s/%s/environments/%s/%d", s.URL, r.Plan.Repository, url.PathEscape(r.Plan.Environment), r.Number),
 	}
-	v.Outcome = outcome(r.Release)
+	if v.Outcome = outcome(r.Release); v.Outcome == "released" && !s.Releases.InForce(r) {
+		v.Outcome = "" // not before its traffic goes there
+	}
 	return v
 }
 
@@ -387,8 +389,12 @@ func (s *Server) environmentView(r *http.Request, repo store.Repository, environ
 	for _, r := range active {
 		numbers[r.ID] = r.Number
 		view.Environment = r.Plan.Environment
-		view.Version += int64(r.ID)<<20 + r.Version // each of them only grows, and releases come anew
-		view.Releases = append(view.Releases, s.releaseView(r))
+		v := s.releaseView(r)
+		view.Releases = append(view.Releases, v)
+		view.Version += int64(r.ID)<<20 + 2*r.Version // each of them only grows, and releases come anew
+		if v.Outcome != "" {
+			view.Version++
+		}
 	}
 	for _, r := range active {
 		for _, share := range r.Shares() {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -44,7 +45,12 @@ func startServer(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(cmd.Start())
 	log.Close()
 	servers.Store(ts.Getenv("WORK"), cmd)
-	ts.Defer(func() { endServer(ts, syscall.SIGKILL) })
+	ts.Defer(func() {
+		endServer(ts, syscall.SIGKILL)
+		if err := stopReleased(context.Background(), dir); err != nil {
+			ts.Logf("what was released still runs: %v", err)
+		}
+	})
 	var told ready
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		text, err := os.ReadFile(file)
@@ -62,7 +68,7 @@ func startServer(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(filepath.Join(config, "config.yml"), fmt.Appendf(nil, "prompt: disabled\nhttp_unix_socket: %s\n", told.Socket), 0o600))
 	for name, value := range map[string]string{
 		"URL": told.URL, "TOKEN": told.Token, "URL_IN": strings.Replace(told.URL, "://", "://x:"+told.Token+"@", 1), "SOCKET": told.Socket,
-		"GH_CONFIG_DIR": config, "GH_HOST": "penstock.local", "GH_ENTERPRISE_TOKEN": told.Token, "GH_REPO": "penstock.local/acme/shop",
+		"PROXY": told.ProxyURL, "PENSTOCK_URL": told.URL, "PENSTOCK_TOKEN": told.Token, "GH_CONFIG_DIR": config, "GH_HOST": "penstock.local", "GH_ENTERPRISE_TOKEN": told.Token, "GH_REPO": "penstock.local/acme/shop",
 	} {
 		ts.Setenv(name, value)
 	}

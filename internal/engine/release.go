@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/penstock-ci/penstock/internal/auth"
@@ -40,6 +41,9 @@ type ReleaseOptions struct {
 type Releases struct {
 	store *store.Store
 	opt   ReleaseOptions
+
+	mu    sync.Mutex
+	force map[cd.ReleaseID]int64 // the versions that the carrier has acknowledged last
 }
 
 // NewReleases makes the shell round the releases of a store.
@@ -330,6 +334,27 @@ func (e *Releases) Timeline(ctx context.Context, id cd.ReleaseID, after int64, l
 // it ends.
 func (e *Releases) Tail(ctx context.Context, after int64) iter.Seq2[store.ReleaseRecord, error] {
 	return tail(ctx, after, e.store.ReleasesChanged, e.store.ReleaseRecords, func(r store.ReleaseRecord) int64 { return r.Seq })
+}
+
+// inForce notes that the carrier has acknowledged releases, and tells who waits for that.
+func (e *Releases) inForce(active []Active) {
+	force := make(map[cd.ReleaseID]int64, len(active))
+	for _, r := range active {
+		force[r.ID] = r.Version
+	}
+	e.mu.Lock()
+	e.force = force
+	e.mu.Unlock()
+	e.store.WakeReleases()
+}
+
+// InForce reports whether the carrier has acknowledged what a release wants: that its traffic goes where it says. Of one that
+// another server carries it is not known, and taken to be so.
+func (e *Releases) InForce(r store.Release) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	version, here := e.force[r.ID]
+	return !here || version >= r.Version
 }
 
 // Changed gives a channel that is closed when something of any release changes after the call: see store.Changed.

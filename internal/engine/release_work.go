@@ -186,6 +186,7 @@ func (w *releaseWork) carry(ctx context.Context) {
 		w.carried = told
 		w.ring()
 		w.mu.Unlock()
+		w.inForce(active)
 	}
 }
 

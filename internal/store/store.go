@@ -153,6 +153,9 @@ func (s *Store) Changed() <-chan struct{} { return s.changed.runs.wait() }
 // ReleasesChanged is Changed for the records of releases.
 func (s *Store) ReleasesChanged() <-chan struct{} { return s.changed.releases.wait() }
 
+// WakeReleases closes the channels of ReleasesChanged although no record was added: something else about releases has changed.
+func (s *Store) WakeReleases() { s.changed.releases.wake() }
+
 // Foreign is Changed for records that other servers add; now and then it closes for our own.
 func (s *Store) Foreign() <-chan struct{} { return s.foreign.wait() }
 
