@@ -138,6 +138,6 @@ no configuration.
 		return withHint(err, fmt.Sprintf("%s --help lists the flags", c.CommandPath()))
 	})
 	root.AddCommand(runCommand(), planCommand(), listCommand(), lintCommand(), evalCommand(),
-		runsCommand(), logsCommand(), shellCommand(), imageCommand(), registryCommand(), serveCommand(), demoCommand(), runnerCommand(), userCommand(), tokenCommand(), auditCommand(), keyCommand(), backupCommand(), restoreCommand(), versionCommand())
+		runsCommand(), logsCommand(), shellCommand(), imageCommand(), registryCommand(), serveCommand(), demoCommand(), runnerCommand(), userCommand(), tokenCommand(), auditCommand(), keyCommand(), backupCommand(), restoreCommand(), proxyCommand(), versionCommand())
 	return root
 }

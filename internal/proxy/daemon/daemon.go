@@ -248,6 +248,7 @@ func (d *daemon) watch(ctx context.Context) error {
 	defer record.Stop()
 	ask := time.NewTicker(pollOthers)
 	defer ask.Stop()
+	d.others.poll(ctx) // now, for this process may be replaced at once
 	d.record()
 	for {
 		select {
