@@ -477,7 +477,7 @@ func TestStop(t *testing.T) {
 	if _, err := net.Dial("tcp", s.Listeners["http"]); err == nil {
 		t.Error("a proxy that was stopped takes connections")
 	}
-	if _, err := c.statusNow(t.Context()); err == nil {
+	if _, err := c.Status(t.Context()); err == nil {
 		t.Error("a proxy that was stopped answers")
 	}
 }
