@@ -45,6 +45,7 @@ var cases = []struct {
 	{"artifact", measureArtifact},
 	{"server", measureServer},
 	{"streams", measureStreams},
+	{"proxy", measureProxy},
 	{"example", measureExample},
 }
 
@@ -80,6 +81,9 @@ func run(ctx context.Context) error {
 			return err
 		}
 		return measureMachinesHere(ctx, flag.Arg(1), runs)
+	}
+	if helper := proxyHelpers[flag.Arg(1)]; flag.Arg(0) == proxyHelper && helper != nil {
+		return helper(ctx, flag.Args()[2:])
 	}
 	pattern, err := regexp.Compile(*only)
 	if err != nil || flag.NArg() > 0 || *runs < 1 {

@@ -131,6 +131,19 @@ func showProxy(c *cobra.Command, s daemon.Status) error {
 		}
 		fmt.Fprintf(out, "draining  processes %s finish what is under way\n", strings.Join(pids, ", "))
 	}
+	for _, h := range s.TLS {
+		switch {
+		case h.Error != "":
+			fmt.Fprintf(out, "tls       %s: since %s: %s\n", h.Name, h.Since.Local().Format(time.DateTime), h.Error)
+		case h.NotAfter.IsZero():
+			fmt.Fprintf(out, "tls       %s (%s)\n", h.Name, h.Source)
+		default:
+			fmt.Fprintf(out, "tls       %s (%s), until %s\n", h.Name, h.Source, h.NotAfter.Local().Format(time.DateTime))
+		}
+	}
+	if s.Root != "" {
+		fmt.Fprintf(out, "root      %s vouches for local hosts, where it is trusted\n", s.Root)
+	}
 	for _, t := range s.Trouble {
 		fmt.Fprintf(out, "trouble   %s\n", t)
 	}

@@ -354,8 +354,12 @@ func (x *exchange) exchangeOver(b *backend, u *upstream, repeatable bool) (stale
 	}
 	if err != nil {
 		if send != nil {
-			if bodyErr := send.bodyErr(); bodyErr != nil {
-				x.badBody(bodyErr)
+			if x.r.Context().Err() != nil {
+				<-send.done // it reads nothing more; perhaps what it read last is why
+			}
+			if bodyErr := send.body.Load(); bodyErr != nil {
+				<-send.done
+				x.badBody(*bodyErr)
 				return false
 			}
 		}
@@ -383,7 +387,7 @@ func (x *exchange) exchangeOver(b *backend, u *upstream, repeatable bool) (stale
 		x.w.Header()["Connection"] = closeHeader // what is left of the body is not read
 	}
 	whole := x.answer(res, u.br)
-	keep = whole && !res.Close && x.head.upgrade == "" && (!x.streams || send != nil && send.finished() && send.err == nil)
+	keep = whole && !res.Close && x.head.upgrade == "" && (!x.streams || send != nil && send.finished() && send.broken == nil)
 	return false
 }
 
@@ -427,21 +431,14 @@ func (x *exchange) toldToContinue(u *upstream, timeout time.Duration) bool {
 
 // sender sends a body while the answer may be coming already.
 type sender struct {
-	done    chan struct{}
-	err     error // set before done is closed
-	reading bool  // err came of the client
-	head    atomic.Bool
-	u       *upstream
+	u      *upstream
+	done   chan struct{}
+	broken error                 // to the backend; set before done is closed
+	body   atomic.Pointer[error] // of the client; set before the connection to the backend is closed for it
+	head   atomic.Bool           // the answer has begun
 }
 
 func (s *sender) finished() bool { return isClosed(s.done) }
-
-func (s *sender) bodyErr() error {
-	if s.finished() && s.reading {
-		return s.err
-	}
-	return nil
-}
 
 // headSeen lifts the limit for the first byte of the answer, which the sender sets when the body has been sent.
 func (s *sender) headSeen() {
@@ -454,8 +451,10 @@ func (x *exchange) startSender(u *upstream, timeout time.Duration) *sender {
 	_ = u.SetReadDeadline(time.Time{})
 	go func() {
 		defer close(s.done)
-		s.reading, s.err = x.send(u, timeout)
-		if s.reading {
+		clients, err := x.send(u, timeout)
+		s.broken = err
+		if clients {
+			s.body.Store(&err)
 			_ = u.Close() // whoever waits for the answer need not
 			return
 		}
@@ -467,8 +466,8 @@ func (x *exchange) startSender(u *upstream, timeout time.Duration) *sender {
 	return s
 }
 
-// send copies the request's body to the backend. reading says that an error is the client's.
-func (x *exchange) send(u *upstream, timeout time.Duration) (reading bool, err error) {
+// send copies the request's body to the backend. clients says whose an error is.
+func (x *exchange) send(u *upstream, timeout time.Duration) (clients bool, err error) {
 	buf := buffers.Get().(*[32 << 10]byte)
 	defer buffers.Put(buf)
 	chunked := x.r.ContentLength < 0
@@ -477,6 +476,9 @@ func (x *exchange) send(u *upstream, timeout time.Duration) (reading bool, err e
 	for {
 		_ = x.rc.SetReadDeadline(time.Now().Add(x.p.o.StallTimeout))
 		n, err := x.r.Body.Read(buf[front : len(buf)-2])
+		if err != nil && err != io.EOF {
+			return true, err
+		}
 		if n > 0 {
 			if x.in += int64(n); x.in > limit {
 				return true, &http.MaxBytesError{Limit: limit}
@@ -498,9 +500,6 @@ func (x *exchange) send(u *upstream, timeout time.Duration) (reading bool, err e
 		}
 		if err == io.EOF {
 			break
-		}
-		if err != nil {
-			return true, err
 		}
 	}
 	_ = x.rc.SetReadDeadline(time.Time{})

@@ -246,7 +246,7 @@ func (p *Proxy) serve(ctx context.Context, l net.Listener, conf *tls.Config) err
 	p.mu.Lock()
 	if p.ending.Load() {
 		p.mu.Unlock()
-		return errors.Join(errors.New("serve: the proxy has been stopped"), l.Close())
+		return l.Close()
 	}
 	p.listeners[l] = struct{}{}
 	p.mu.Unlock()
@@ -261,7 +261,7 @@ func (p *Proxy) serve(ctx context.Context, l net.Listener, conf *tls.Config) err
 	p.mu.Lock()
 	delete(p.listeners, l)
 	p.mu.Unlock()
-	if errors.Is(err, net.ErrClosed) && (ctx.Err() != nil || p.ending.Load()) {
+	if (errors.Is(err, net.ErrClosed) || errors.Is(err, http.ErrServerClosed)) && (ctx.Err() != nil || p.ending.Load()) {
 		return nil
 	}
 	return err

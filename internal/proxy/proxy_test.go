@@ -3,11 +3,13 @@ package proxy
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -96,7 +98,7 @@ func ask(t *testing.T, method, url, body string, headers ...string) (*http.Respo
 	return res, string(text)
 }
 
-// raw sends bytes over a connection and gives what comes until its end, or until the time is over.
+// raw sends bytes over a connection and gives what comes until its end.
 func raw(t *testing.T, addr, text string) string {
 	t.Helper()
 	c, err := net.Dial("tcp", addr)
@@ -108,8 +110,10 @@ func raw(t *testing.T, addr, text string) string {
 	if _, err := io.WriteString(c, text); err != nil {
 		t.Fatal(err)
 	}
-	_ = c.(*net.TCPConn).CloseWrite()
-	got, _ := io.ReadAll(c)
+	got, err := io.ReadAll(c)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the connection stays open after %q", got)
+	}
 	return string(got)
 }
 

@@ -65,7 +65,11 @@ func (u *upstream) begin() {
 
 // readHead reads an answer up to its body, interim ones as well.
 func (u *upstream) readHead(r *http.Request) (*http.Response, error) {
-	return http.ReadResponse(u.br, r)
+	res, err := http.ReadResponse(u.br, r)
+	if err != nil && u.headLeft == 0 {
+		err = errHeadTooLarge // whatever the parser made of that
+	}
+	return res, err
 }
 
 // connect gives a connection for a request: an idle one if there is one that may be used. A request that may not be sent

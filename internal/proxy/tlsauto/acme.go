@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -138,6 +139,12 @@ func (a *acme) manage(hosts []string) {
 	a.hosts = hosts
 	a.mu.Unlock()
 	a.cache.RemoveManaged(gone)
+	// What is kept is there when manage returns: a process that takes over lacks no certificate that the one before had.
+	for _, h := range added {
+		if _, err := a.managed.CacheManagedCertificate(a.ctx, h); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			a.log.Error("a certificate that was kept can not be read", "host", h, "error", err)
+		}
+	}
 	if err := a.managed.ManageAsync(a.ctx, added); err != nil {
 		a.log.Error("certificates can not be asked for", "error", err)
 	}

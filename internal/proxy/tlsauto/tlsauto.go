@@ -5,7 +5,6 @@
 package tlsauto
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -231,21 +230,4 @@ func (m *Manager) Status() []Host {
 	out = append(out, m.files.troubles()...)
 	slices.SortFunc(out, func(a, b Host) int { return strings.Compare(a.Name, b.Name) })
 	return out
-}
-
-// Ready waits until each host that is not a wildcard has a certificate, or an error says why not, or ctx ends.
-func (m *Manager) ready(ctx context.Context) error {
-	for {
-		waiting := slices.ContainsFunc(m.Status(), func(h Host) bool {
-			return h.Source == FromACME && h.NotAfter.IsZero() && h.Error == "" && !strings.HasPrefix(h.Name, "*.")
-		})
-		if !waiting {
-			return nil
-		}
-		select {
-		case <-time.After(20 * time.Millisecond):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
 }
