@@ -5,6 +5,7 @@ package proxy
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"syscall"
@@ -17,7 +18,7 @@ func receive(c *net.UnixConn) (net.Conn, error) {
 	var text [256]byte
 	var rights [128]byte
 	n, nrights, flags, _, err := c.ReadMsgUnix(text[:], rights[:])
-	if err != nil {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
 	var fds []int

@@ -354,6 +354,9 @@ func (x *exchange) exchangeOver(b *backend, u *upstream, repeatable bool) (stale
 	}
 	if err != nil {
 		if send != nil {
+			if x.r.Context().Err() != nil {
+				<-send.done // it reads nothing more; perhaps what it read last is why
+			}
 			if bodyErr := send.body.Load(); bodyErr != nil {
 				<-send.done
 				x.badBody(*bodyErr)
@@ -473,6 +476,9 @@ func (x *exchange) send(u *upstream, timeout time.Duration) (clients bool, err e
 	for {
 		_ = x.rc.SetReadDeadline(time.Now().Add(x.p.o.StallTimeout))
 		n, err := x.r.Body.Read(buf[front : len(buf)-2])
+		if err != nil && err != io.EOF {
+			return true, err
+		}
 		if n > 0 {
 			if x.in += int64(n); x.in > limit {
 				return true, &http.MaxBytesError{Limit: limit}
@@ -494,9 +500,6 @@ func (x *exchange) send(u *upstream, timeout time.Duration) (clients bool, err e
 		}
 		if err == io.EOF {
 			break
-		}
-		if err != nil {
-			return true, err
 		}
 	}
 	_ = x.rc.SetReadDeadline(time.Time{})

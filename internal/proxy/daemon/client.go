@@ -71,7 +71,7 @@ func Ensure(ctx context.Context, conf Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	status, err := c.statusNow(ctx)
+	status, err := c.Status(ctx)
 	if err == nil && status.Build == build && status.Settings == conf.id() {
 		return c, nil
 	}
@@ -132,17 +132,14 @@ func (c *Client) Set(ctx context.Context, t proxy.Table) error {
 	return c.ask(ctx, http.MethodPut, "/table", t, nil)
 }
 
-// Status asks the process for itself.
+// Status asks the process for itself, if there is one now.
 func (c *Client) Status(ctx context.Context) (s Status, err error) {
-	err = c.ask(ctx, http.MethodGet, "/status", nil, &s)
-	return s, err
-}
-
-// statusNow is Status, without waiting for a process that is not there.
-func (c *Client) statusNow(ctx context.Context) (s Status, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	err = call(ctx, c.http, http.MethodGet, "/status", nil, &s)
+	if isGone(err) {
+		err = fmt.Errorf("no proxy runs in %s", c.conf.Dir)
+	}
 	return s, err
 }
 
@@ -214,7 +211,7 @@ func (c *Client) Restart(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	_, err = c.statusNow(ctx)
+	_, err = c.Status(ctx)
 	return c.conf.start(ctx, err == nil)
 }
 

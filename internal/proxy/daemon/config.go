@@ -15,7 +15,10 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
+
+	"github.com/penstock-ci/penstock/internal/proxy/tlsauto"
 )
 
 // The files of a directory.
@@ -29,6 +32,7 @@ const (
 	accessFile  = "access.log"
 	controlSock = "control.sock"
 	drainSocks  = "drain-*.sock"
+	tlsDir      = "tls"
 )
 
 // Config is how a proxy is to run. It is kept in the directory, so that who restarts it need not know.
@@ -37,6 +41,8 @@ type Config struct {
 	// Listen is where HTTP in the clear is taken, ListenTLS where HTTP with TLS is; one may be empty. host:port.
 	Listen    string `json:"listen,omitempty"`
 	ListenTLS string `json:"listen_tls,omitempty"`
+	// TLS says where the certificates of ListenTLS come from.
+	TLS tlsauto.Config `json:"tls,omitzero"`
 	// Trusted are the peers whose X-Forwarded-For is believed.
 	Trusted []netip.Prefix `json:"trusted,omitempty"`
 	Limits  Limits         `json:"limits,omitzero"`
@@ -102,6 +108,13 @@ func (c *Config) listeners() map[string]string {
 		all["https "+c.ListenTLS] = c.ListenTLS
 	}
 	return all
+}
+
+// tlsPort is the number of the port of ListenTLS.
+func (c *Config) tlsPort() int {
+	_, port, _ := net.SplitHostPort(c.ListenTLS)
+	n, _ := strconv.Atoi(port)
+	return n
 }
 
 // id tells settings from others.

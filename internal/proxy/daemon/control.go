@@ -16,6 +16,7 @@ import (
 
 	"github.com/penstock-ci/penstock/internal/proxy"
 	"github.com/penstock-ci/penstock/internal/proxy/series"
+	"github.com/penstock-ci/penstock/internal/proxy/tlsauto"
 )
 
 const (
@@ -37,6 +38,9 @@ type Status struct {
 	Listeners map[string]string `json:"listeners"` // http, https: the address
 	// Draining are processes that have given their place up and finish what is under way.
 	Draining []int `json:"draining,omitempty"`
+	// TLS tells of the hosts' certificates, Root is the file with the certificate of the own authority.
+	TLS  []tlsauto.Host `json:"tls,omitempty"`
+	Root string         `json:"root,omitempty"`
 	// Trouble is what is not as it should be.
 	Trouble []string `json:"trouble,omitempty"`
 }
@@ -159,9 +163,15 @@ func (d *daemon) controlHandler() http.Handler {
 }
 
 func (d *daemon) status() Status {
+	var hosts []tlsauto.Host
+	root := ""
+	if d.tls != nil {
+		hosts, root = d.tls.Status(), d.tls.Root()
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return Status{
+		TLS: hosts, Root: root,
 		PID: os.Getpid(), Version: d.version, Build: d.build, Settings: d.conf.id(), Began: d.began, Table: d.table.Version,
 		Routes: len(d.table.Routes), Listeners: d.addresses(), Draining: d.others.pids(), Trouble: d.trouble,
 	}

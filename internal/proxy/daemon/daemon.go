@@ -20,6 +20,7 @@ import (
 
 	"github.com/penstock-ci/penstock/internal/proxy"
 	"github.com/penstock-ci/penstock/internal/proxy/series"
+	"github.com/penstock-ci/penstock/internal/proxy/tlsauto"
 )
 
 // stopTime is how long what is under way may go on when the proxy is stopped, rather than replaced.
@@ -48,6 +49,7 @@ type daemon struct {
 	proxy   *proxy.Proxy
 	series  *series.Series
 	others  *others
+	tls     *tlsauto.Manager // nil without ListenTLS
 	stop    context.CancelFunc
 	handed  chan struct{} // closed when another process has taken over
 	failed  chan error    // of a listener; has room for all
@@ -117,6 +119,13 @@ func Run(ctx context.Context, start Start) (err error) {
 		listeners: map[string]*net.TCPListener{},
 	}
 	d.series = series.New(d.labelsOf)
+	if conf.ListenTLS != "" {
+		d.tls, err = tlsauto.New(tlsauto.Options{Config: conf.TLS, Dir: filepath.Join(conf.Dir, tlsDir), Port: conf.tlsPort(), Log: log})
+		if err != nil {
+			return fmt.Errorf("proxy: %w", err)
+		}
+		defer d.tls.Close()
+	}
 	if err := d.run(ctx, start, ready); err != nil {
 		log.Error("the proxy does not serve", "error", err)
 		_ = d.proxy.Stop(context.WithoutCancel(canceled(ctx)))
@@ -234,7 +243,12 @@ func (d *daemon) listen() error {
 func (d *daemon) serve() {
 	for name, l := range d.listeners {
 		go func() {
-			err := d.proxy.Serve(context.Background(), l)
+			var err error
+			if strings.HasPrefix(name, "https ") {
+				err = d.proxy.ServeTLS(context.Background(), l, d.tls.TLSConfig())
+			} else {
+				err = d.proxy.Serve(context.Background(), l)
+			}
 			if err != nil {
 				d.failed <- fmt.Errorf("proxy: serve %s: %w", name, err)
 			}
@@ -248,6 +262,7 @@ func (d *daemon) watch(ctx context.Context) error {
 	defer record.Stop()
 	ask := time.NewTicker(pollOthers)
 	defer ask.Stop()
+	d.others.poll(ctx) // now, for this process may be replaced at once
 	d.record()
 	for {
 		select {

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"debug/elf"
 	"errors"
 	"flag"
@@ -26,6 +28,7 @@ import (
 
 	"github.com/penstock-ci/penstock/internal/proxy"
 	"github.com/penstock-ci/penstock/internal/proxy/series"
+	"github.com/penstock-ci/penstock/internal/proxy/tlsauto"
 )
 
 // helper makes the test program a proxy's process.
@@ -172,6 +175,7 @@ func get(t *testing.T, addr string) string {
 // asker is a client with one connection that it keeps, and that never tries again what failed.
 type asker struct {
 	addr string
+	tls  *tls.Config // nil for HTTP in the clear
 	conn net.Conn
 	in   *bufio.Reader
 }
@@ -188,6 +192,9 @@ func (a *asker) ask() (string, error) {
 		c, err := net.Dial("tcp", a.addr)
 		if err != nil {
 			return "", err
+		}
+		if a.tls != nil {
+			c = tls.Client(c, a.tls)
 		}
 		a.conn, a.in = c, bufio.NewReader(c)
 	}
@@ -223,11 +230,11 @@ type load struct {
 	failures []error
 }
 
-func startLoad(addr string, connections int) *load {
+func startLoad(addr string, connections int, conf *tls.Config) *load {
 	l := &load{done: make(chan struct{})}
 	for range connections {
 		l.group.Go(func() {
-			a := &asker{addr: addr}
+			a := &asker{addr: addr, tls: conf}
 			defer a.close()
 			for {
 				select {
@@ -309,7 +316,7 @@ func TestNoRequestIsLost(t *testing.T) {
 	conf := newConfig(t)
 	c, first := ensure(t, conf)
 	set(t, c, tableOf(1, backend(t, "one"), backend(t, "two")))
-	l := startLoad(first.Listeners["http"], 64)
+	l := startLoad(first.Listeners["http"], 64, nil)
 	seen := map[int]bool{first.PID: true}
 	for range rounds {
 		if err := c.Restart(t.Context()); err != nil {
@@ -361,6 +368,36 @@ func TestNoRequestIsLost(t *testing.T) {
 	t.Logf("%d requests, none failed", answered)
 }
 
+// TestNoHandshakeIsLost: nor with TLS, where the certificates are those of the process before.
+func TestNoHandshakeIsLost(t *testing.T) {
+	conf := newConfig(t)
+	conf.Listen, conf.ListenTLS = "", "127.0.0.1:0"
+	c, s := ensure(t, conf)
+	table := tableOf(1, backend(t, "one"))
+	table.Routes[0].Hosts = []string{"web.localhost"}
+	set(t, c, table)
+	root, err := os.ReadFile(s.Root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(root)
+	l := startLoad(s.Listeners["https"], 16, &tls.Config{RootCAs: roots, ServerName: "web.localhost"})
+	for range 5 {
+		if err := c.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		l.more(t, 100)
+	}
+	answered := l.answered.Load()
+	if failures := l.stop(); len(failures) > 0 {
+		t.Fatalf("%d of %d requests failed, the first: %v", len(failures), answered, failures[0])
+	}
+	if s, err = c.Status(t.Context()); err != nil || len(s.TLS) != 1 || s.TLS[0].Source != tlsauto.FromLocal || s.TLS[0].NotAfter.IsZero() {
+		t.Errorf("status %+v, %v; want the local certificate of web.localhost", s.TLS, err)
+	}
+}
+
 func TestKilledProcessComesBack(t *testing.T) {
 	conf := newConfig(t)
 	c, s := ensure(t, conf)
@@ -406,7 +443,7 @@ func TestNewProcessDies(t *testing.T) {
 	conf := newConfig(t)
 	c, s := ensure(t, conf)
 	set(t, c, tableOf(1, backend(t, "one")))
-	l := startLoad(s.Listeners["http"], 8)
+	l := startLoad(s.Listeners["http"], 8, nil)
 	bad := conf
 	bad.Command = []string{os.Args[0], helper, "--crash"}
 	bad.Drain = time.Minute // other settings
@@ -477,7 +514,7 @@ func TestStop(t *testing.T) {
 	if _, err := net.Dial("tcp", s.Listeners["http"]); err == nil {
 		t.Error("a proxy that was stopped takes connections")
 	}
-	if _, err := c.statusNow(t.Context()); err == nil {
+	if _, err := c.Status(t.Context()); err == nil {
 		t.Error("a proxy that was stopped answers")
 	}
 }

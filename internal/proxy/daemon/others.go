@@ -25,7 +25,7 @@ const (
 	// pollOthers is how often those that drain are asked what they count.
 	pollOthers = time.Second
 	// lastWord is how long a process that has drained waits until its last counts are taken.
-	lastWord = 5 * time.Second
+	lastWord = time.Minute
 	// askTime bounds one question.
 	askTime = 5 * time.Second
 )

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -87,10 +86,18 @@ func (d *daemon) restore() error {
 // serves notes which table is in force.
 func (d *daemon) serves(t proxy.Table) {
 	labels := map[poolName]series.Labels{}
+	var hosts []string
 	for _, r := range t.Routes {
+		hosts = append(hosts, r.Hosts...)
+		if len(r.Hosts) == 0 {
+			hosts = append(hosts, "")
+		}
 		for _, p := range r.Pools {
 			labels[poolName{r.Name, p.Name}] = labelsFrom(r, p)
 		}
+	}
+	if d.tls != nil {
+		d.tls.SetHosts(hosts)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -100,8 +107,8 @@ func (d *daemon) serves(t proxy.Table) {
 // labelsFrom is what a table says of a pool: by its labels, or else by the names.
 func labelsFrom(r proxy.Route, p proxy.Pool) series.Labels {
 	l := series.Named(r.Name, p.Name)
-	for name := range maps.Keys(p.Labels) {
-		switch v := p.Labels[name]; name {
+	for name, v := range p.Labels {
+		switch name {
 		case "repository":
 			l.Repository = v
 		case "environment":
