@@ -35,7 +35,7 @@ const (
 	nativeStep       = 10
 	nativeMaxWeight  = 50 // of the steps that nobody said
 	nativeSuccess    = 99.0
-	nativeMinSample  = 50
+	nativeMinSample  = 20
 	nativeLeast      = time.Second
 	mostInterval     = 24 * time.Hour
 	mostCount        = 1_000_000
@@ -70,7 +70,7 @@ func (r *reader) canary(s *strategy, n *yaml.Node) {
 		field{"skipAnalysis", func(r *reader, n *yaml.Node) { a.SkipAnalysis = r.boolean(n) }},
 		field{"progressDeadlineSeconds", func(r *reader, n *yaml.Node) { a.ProgressDeadline = r.seconds(n) }},
 		field{"minSample", func(r *reader, n *yaml.Node) {
-			a.MinSample = r.integer(n, "a number of requests such as 50", 1, mostCount)
+			a.MinSample = r.integer(n, "a number of requests such as 20", 1, mostCount)
 		}},
 		field{"noData", func(r *reader, n *yaml.Node) {
 			a.NoData = cd.Verdict(r.word(n, string(cd.Inconclusive), string(cd.Pass), string(cd.Fail)))

@@ -54,7 +54,7 @@ const targetHost = "host"
 const (
 	defaultWatch     = 5 * time.Minute
 	defaultRestarts  = 3
-	defaultMinSample = 50
+	defaultMinSample = 20
 	defaultLook      = 5 * time.Second
 )
 
@@ -247,7 +247,7 @@ func (r *reader) watch(n *yaml.Node, w *cd.Watch) {
 		{"latency", func(r *reader, n *yaml.Node) { w.Latency = r.duration(n, time.Millisecond, time.Hour) }},
 		{"restarts", func(r *reader, n *yaml.Node) { w.Restarts = r.integer(n, "a number of restarts such as 3", 0, 10_000) }},
 		{"min-sample", func(r *reader, n *yaml.Node) {
-			w.MinSample = r.integer(n, "a number of requests such as 50", 1, 1_000_000_000)
+			w.MinSample = r.integer(n, "a number of requests such as 20", 1, 1_000_000_000)
 		}},
 	})
 }

@@ -396,7 +396,10 @@ func (r *reader) resolve(refs []templated, templates []metricTemplate) []cd.Metr
 			continue
 		}
 		m := ref.metric
-		m.Query, m.Server = templates[i].query, templates[i].server
+		m.Query, m.Server, m.Template = templates[i].query, templates[i].server, true
+		if m.Interval == 0 && strings.Contains(m.Query, "interval") {
+			r.at(ref.Pos, "MetricTemplate '%s' asks for the interval, and '%s' has none: write interval", ref.name, m.Name)
+		}
 		if _, err := RenderQuery(m.Query, Names{Interval: m.Interval, Variables: m.Variables}); err != nil {
 			r.at(ref.Pos, "MetricTemplate '%s': %v", ref.name, err)
 		}
