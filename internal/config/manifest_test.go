@@ -286,6 +286,8 @@ func TestManifestMistakes(t *testing.T) {
 		{"kind: Canary\n", "1:1: there is no apiVersion: write flagger.app/v1beta1"},
 		{"apiVersion: flagger.app/v1alpha3\nkind: Canary\n", "1:13: 'flagger.app/v1alpha3' is not what is read: write flagger.app/v1beta1"},
 		{"apiVersion: flagger.app/v1beta1\nkind: Cannary\n", "2:7: 'Cannary' is no kind of Flagger's; did you mean 'Canary'?"},
+		{canaryOf("{stepWeight: 5}", "") + "kind: x\n", "8:1: 'kind' is already defined"},
+		{canaryOf("{stepWeight: 5, interval: 25h}", ""), "7:39: '25h' is more than 24h"},
 		{"apiVersion: flagger.app/v1beta1\nkind: Canary\n", "1:1: the object has no name: write metadata.name\n1:1: there is no spec"},
 		{"apiVersion: flagger.app/v1beta1\nkind: Canary\nmetadata: {name: a}\nspec: {}\n", "1:1: spec has no targetRef: write it\n1:1: spec has no service: write it"},
 		{canaryOf("{}", ""), "7:13: neither stepWeight, stepWeights nor iterations is here: the release would never go on; write one, such as stepWeight: 10"},
