@@ -35,7 +35,7 @@ const (
 	nativeStep       = 10
 	nativeMaxWeight  = 50 // of the steps that nobody said
 	nativeSuccess    = 99.0
-	nativeMinSample  = 50
+	nativeMinSample  = 20
 	nativeLeast      = time.Second
 	mostInterval     = 24 * time.Hour
 	mostCount        = 1_000_000
@@ -46,9 +46,9 @@ const (
 
 // templated is a metric whose query is that of a MetricTemplate.
 type templated struct {
-	file
-	metric    cd.Metric
-	namespace string // empty is that of the canary
+	Pos
+	name, namespace string // namespace may be empty
+	metric          cd.Metric
 }
 
 // analysis reads what Flagger calls analysis, the fields that both modes have; Exact tells them apart.
@@ -70,7 +70,7 @@ func (r *reader) canary(s *strategy, n *yaml.Node) {
 		field{"skipAnalysis", func(r *reader, n *yaml.Node) { a.SkipAnalysis = r.boolean(n) }},
 		field{"progressDeadlineSeconds", func(r *reader, n *yaml.Node) { a.ProgressDeadline = r.seconds(n) }},
 		field{"minSample", func(r *reader, n *yaml.Node) {
-			a.MinSample = r.integer(n, "a number of requests such as 50", 1, mostCount)
+			a.MinSample = r.integer(n, "a number of requests such as 20", 1, mostCount)
 		}},
 		field{"noData", func(r *reader, n *yaml.Node) {
 			a.NoData = cd.Verdict(r.word(n, string(cd.Inconclusive), string(cd.Pass), string(cd.Fail)))
@@ -111,11 +111,11 @@ func (r *reader) canary(s *strategy, n *yaml.Node) {
 }
 
 // files reads the paths of YAML files of the repository.
-func (r *reader) files(n *yaml.Node, like string) []file {
-	var all []file
+func (r *reader) files(n *yaml.Node, like string) []namedFile {
+	var all []namedFile
 	for _, e := range r.list(n) {
 		if name := r.pathAt(e, like); name != "" {
-			all = append(all, file{place(e), name})
+			all = append(all, namedFile{place(e), name})
 		}
 	}
 	if len(all) == 0 && isNull(n) {
@@ -188,7 +188,9 @@ func (a *analysis) interval(r *reader, n *yaml.Node) time.Duration {
 	}
 	d, ok := r.flaggerTime(n)
 	switch {
-	case !ok || d > mostInterval:
+	case d > mostInterval:
+		r.mistake(n, "'%s' is more than %s", n.Value, durationText(mostInterval))
+	case !ok:
 		r.note(n, "Flagger takes '%.40s' for %s", n.Value, durationText(flaggerInterval))
 		return flaggerInterval
 	case d < flaggerLeastInterval:
@@ -426,7 +428,7 @@ func (r *reader) limits(n *yaml.Node) (least, most *float64) {
 }
 
 func (r *reader) templateRef(n *yaml.Node) *templated {
-	ref := templated{file: file{Pos: place(n)}}
+	ref := templated{Pos: place(n)}
 	at := r.section(n, []field{
 		{"name", func(r *reader, n *yaml.Node) { ref.name, _ = r.text(n); ref.Pos = place(n) }},
 		{"namespace", func(r *reader, n *yaml.Node) { ref.namespace, _ = r.text(n) }},

@@ -39,7 +39,6 @@ type hosts struct {
 
 // override is what an environment says of one service.
 type override struct {
-	Pos
 	service   string
 	env       map[string]string
 	instances int
@@ -54,7 +53,7 @@ const targetHost = "host"
 const (
 	defaultWatch     = 5 * time.Minute
 	defaultRestarts  = 3
-	defaultMinSample = 50
+	defaultMinSample = 20
 	defaultLook      = 5 * time.Second
 )
 
@@ -72,11 +71,13 @@ func (c *Config) Environment(name string) (*Environment, bool) {
 func (c *Config) ServicesOf(e *Environment) []Service {
 	var all []Service
 	for _, s := range c.Services {
-		var o *override
-		if i := slices.IndexFunc(e.overrides, func(o override) bool { return o.service == s.Name }); i >= 0 {
-			o = &e.overrides[i]
+		var over override
+		for _, o := range e.overrides {
+			if o.service == s.Name {
+				over = o
+			}
 		}
-		merged := s.merge(e, o)
+		merged := s.merge(e, over)
 		for _, h := range e.hosts {
 			if h.service == s.Name {
 				merged.Hosts = slices.Clone(h.names)
@@ -170,7 +171,7 @@ func (r *reader) hosts(n *yaml.Node, services []Service) []hosts {
 		}
 		return all
 	}
-	r.ofServices(n, services, func(name string, key, value *yaml.Node) {
+	r.ofServices(n, services, func(name string, value *yaml.Node) {
 		all = append(all, hosts{name, r.hostNames(value)})
 	})
 	return all
@@ -194,7 +195,7 @@ func (r *reader) hostNames(n *yaml.Node) []string {
 }
 
 // ofServices visits a mapping whose keys are services.
-func (r *reader) ofServices(n *yaml.Node, services []Service, visit func(name string, key, value *yaml.Node)) {
+func (r *reader) ofServices(n *yaml.Node, services []Service, visit func(name string, value *yaml.Node)) {
 	var known []string
 	for _, s := range services {
 		known = append(known, s.Name)
@@ -204,14 +205,14 @@ func (r *reader) ofServices(n *yaml.Node, services []Service, visit func(name st
 			r.mistake(key, "'%s' is no service of this file%s", key.Value, suggest(key.Value, known))
 			return
 		}
-		visit(key.Value, key, value)
+		visit(key.Value, value)
 	})
 }
 
 func (r *reader) overrides(n *yaml.Node, services []Service) []override {
 	var all []override
-	r.ofServices(n, services, func(name string, key, value *yaml.Node) {
-		o := override{Pos: place(key), service: name}
+	r.ofServices(n, services, func(name string, value *yaml.Node) {
+		o := override{service: name}
 		r.section(value, []field{
 			{"instances", func(r *reader, n *yaml.Node) { o.instances = r.instances(n) }},
 			{"env", func(r *reader, n *yaml.Node) { o.env = r.variables(n) }},
@@ -230,7 +231,8 @@ func (r *reader) globs(n *yaml.Node) []string {
 		if !ok {
 			continue
 		}
-		if len(text) > 255 || !doublestar.ValidatePattern(text) || path.IsAbs(text) {
+		// Of alternatives in braces, each of which doubles the time of a match, GitHub's patterns have none.
+		if len(text) > 255 || !doublestar.ValidatePattern(text) || path.IsAbs(text) || strings.Contains(text, "{") {
 			r.mistake(e, "'%.40s' is no pattern of branches: write one such as main or release/*", text)
 			continue
 		}
@@ -247,7 +249,7 @@ func (r *reader) watch(n *yaml.Node, w *cd.Watch) {
 		{"latency", func(r *reader, n *yaml.Node) { w.Latency = r.duration(n, time.Millisecond, time.Hour) }},
 		{"restarts", func(r *reader, n *yaml.Node) { w.Restarts = r.integer(n, "a number of restarts such as 3", 0, 10_000) }},
 		{"min-sample", func(r *reader, n *yaml.Node) {
-			w.MinSample = r.integer(n, "a number of requests such as 50", 1, 1_000_000_000)
+			w.MinSample = r.integer(n, "a number of requests such as 20", 1, 1_000_000_000)
 		}},
 	})
 }

@@ -131,17 +131,18 @@ func (r *reader) documents(data []byte) []*yaml.Node {
 
 // kind is that of an object, empty with a mistake if it is none of a kind that is known.
 func (r *reader) kind(root *yaml.Node) string {
-	var kind, version *yaml.Node
-	r.mapping(root, func(key, value *yaml.Node) {
-		switch key.Value {
-		case "kind":
-			kind = value
-		case "apiVersion":
-			version = value
-		}
-	})
 	if root.Kind != yaml.MappingNode {
+		r.mistake(root, "A mapping was expected")
 		return ""
+	}
+	var kind, version *yaml.Node
+	for i := 0; i+1 < len(root.Content); i += 2 { // what is wrong with the keys is told by who reads the object
+		switch value := follow(root.Content[i+1]); root.Content[i].Value {
+		case "kind":
+			kind = cmp.Or(kind, value)
+		case "apiVersion":
+			version = cmp.Or(version, value)
+		}
 	}
 	if kind == nil || kind.Kind != yaml.ScalarNode || kind.Value == "" {
 		r.mistake(root, "this is no object of Kubernetes': it has no kind")
@@ -164,10 +165,10 @@ func (r *reader) kind(root *yaml.Node) string {
 
 // object reads what all of Kubernetes' objects have, and spec.
 func (r *reader) object(root *yaml.Node, spec func(r *reader, n *yaml.Node)) (name, namespace string) {
-	any := func(*reader, *yaml.Node) {}
+	known := func(*reader, *yaml.Node) {}
 	var metadata *yaml.Node
 	at := r.section(root, []field{
-		{"apiVersion", any}, {"kind", any}, {"status", any},
+		{"apiVersion", known}, {"kind", known}, {"status", known},
 		{"metadata", func(r *reader, n *yaml.Node) {
 			r.mapping(n, func(key, value *yaml.Node) { // labels and the like are nobody's business here
 				switch key.Value {
@@ -197,7 +198,8 @@ func (r *reader) manifest(root *yaml.Node, templates []metricTemplate) *Manifest
 		Exact: true, Interval: flaggerInterval, Threshold: 1, MaxWeight: flaggerMaxWeight,
 		ProgressDeadline: flaggerDeadline, PrimaryReadyThreshold: flaggerReady, CanaryReadyThreshold: flaggerReady,
 	}}
-	var spec, older, at map[string]*yaml.Node
+	var spec, at map[string]*yaml.Node
+	var older *yaml.Node
 	noEffect := func(key, why string) field {
 		return field{key, func(r *reader, n *yaml.Node) { r.note(n, "%s has no effect: %s", key, why) }}
 	}
@@ -207,7 +209,7 @@ func (r *reader) manifest(root *yaml.Node, templates []metricTemplate) *Manifest
 			{"targetRef", func(r *reader, n *yaml.Node) { m.Target = r.targetRef(n) }},
 			{"service", func(r *reader, n *yaml.Node) { r.kubernetesService(n, m) }},
 			{"analysis", func(r *reader, n *yaml.Node) { at = r.section(n, a.fields()) }},
-			{"canaryAnalysis", func(r *reader, n *yaml.Node) { older = map[string]*yaml.Node{"canaryAnalysis": n} }},
+			{"canaryAnalysis", func(r *reader, n *yaml.Node) { older = n }},
 			{"progressDeadlineSeconds", func(r *reader, n *yaml.Node) { a.ProgressDeadline = r.seconds(n) }},
 			{"skipAnalysis", func(r *reader, n *yaml.Node) { a.SkipAnalysis = r.boolean(n) }},
 			{"suspend", func(r *reader, n *yaml.Node) { a.Suspend = r.boolean(n) }},
@@ -230,21 +232,20 @@ func (r *reader) manifest(root *yaml.Node, templates []metricTemplate) *Manifest
 			noEffect("revertOnDeletion", "nothing is changed that could be put back"),
 		})
 	})
-	if node := older["canaryAnalysis"]; node != nil {
-		if spec["analysis"] != nil {
-			r.note(node, "analysis counts: canaryAnalysis has no effect beside it")
-		} else {
-			at = r.section(node, a.fields())
-			spec["analysis"] = node
-		}
-	}
-	for _, key := range []string{"targetRef", "service"} {
-		if spec != nil && spec[key] == nil {
-			r.mistake(root, "spec has no %s: write it", key)
-		}
+	switch {
+	case older != nil && spec["analysis"] != nil:
+		r.note(older, "analysis counts: canaryAnalysis has no effect beside it")
+	case older != nil:
+		at = r.section(older, a.fields())
+		spec["analysis"] = older
 	}
 	if spec == nil {
 		return m
+	}
+	for _, key := range []string{"targetRef", "service"} {
+		if spec[key] == nil {
+			r.mistake(root, "spec has no %s: write it", key)
+		}
 	}
 	if spec["analysis"] == nil || isNull(spec["analysis"]) {
 		a.SkipAnalysis = true
@@ -396,7 +397,10 @@ func (r *reader) resolve(refs []templated, templates []metricTemplate) []cd.Metr
 			continue
 		}
 		m := ref.metric
-		m.Query, m.Server = templates[i].query, templates[i].server
+		m.Query, m.Server, m.Template = templates[i].query, templates[i].server, true
+		if m.Interval == 0 && strings.Contains(m.Query, "interval") {
+			r.at(ref.Pos, "MetricTemplate '%s' asks for the interval, and '%s' has none: write interval", ref.name, m.Name)
+		}
 		if _, err := RenderQuery(m.Query, Names{Interval: m.Interval, Variables: m.Variables}); err != nil {
 			r.at(ref.Pos, "MetricTemplate '%s': %v", ref.name, err)
 		}

@@ -112,6 +112,7 @@ spec:
       threshold: 500
     - name: own
       templateRef: {name: own}
+      interval: 30s
       thresholdRange: {min: 1, max: 2.5}
     - name: inline
       query: sum(rate(y[{{ interval }}]))
@@ -167,9 +168,9 @@ func TestManifestWithEverything(t *testing.T) {
 		Metrics: []cd.Metric{ // those built in and with queries of their own, then those of templates
 			{Name: "request-duration", Interval: minute, Threshold: 500},
 			{Name: "inline", Interval: minute, Threshold: 2, Query: "sum(rate(y[1m]))", Server: "https://prometheus.example"},
-			{Name: "not-found", Interval: 90 * time.Second, Max: number(5), Variables: map[string]string{"zone": "a"}, Server: "http://prometheus.test:9090",
+			{Name: "not-found", Interval: 90 * time.Second, Template: true, Max: number(5), Variables: map[string]string{"zone": "a"}, Server: "http://prometheus.test:9090",
 				Query: "100 - sum(rate(http_requests_total{namespace=\"test\", app=\"podinfo\", status!=\"404\",\nzone=\"a\"}[1m30s])) * 100"},
-			{Name: "own", Min: number(1), Max: number(2.5), Query: `sum(rate(x{service="{{ service }}"}[{{ interval }}]))`},
+			{Name: "own", Interval: 30 * time.Second, Template: true, Min: number(1), Max: number(2.5), Query: `sum(rate(x{service="{{ service }}"}[{{ interval }}]))`},
 		},
 		Webhooks: []cd.Webhook{
 			{Name: "gate", Type: "confirm-promotion", URL: "https://gate.test/", Timeout: 10 * time.Second, Retries: 3, DisableTLS: true, MuteAlert: true},
@@ -200,8 +201,8 @@ func TestManifestWithEverything(t *testing.T) {
 		"39:12: service.match has no effect: penstock.yaml says how traffic comes to a service",
 		"41:15: Flagger takes '5s' for 10s, the least there is",
 		"53:21: sourceLabels are of traffic within a mesh, which there is none of: the rule has no effect",
-		"71:13: alerts go to nobody yet: a release tells of itself in its log, on its page and by the commit's status",
-		"72:72: secure of the cookie is the proxy's business: it has no effect",
+		"72:13: alerts go to nobody yet: a release tells of itself in its log, on its page and by the commit's status",
+		"73:72: secure of the cookie is the proxy's business: it has no effect",
 	}
 	if got, want := strings.Join(notes, "\n"), strings.Join(wantNotes, "\n"); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
@@ -285,6 +286,8 @@ func TestManifestMistakes(t *testing.T) {
 		{"kind: Canary\n", "1:1: there is no apiVersion: write flagger.app/v1beta1"},
 		{"apiVersion: flagger.app/v1alpha3\nkind: Canary\n", "1:13: 'flagger.app/v1alpha3' is not what is read: write flagger.app/v1beta1"},
 		{"apiVersion: flagger.app/v1beta1\nkind: Cannary\n", "2:7: 'Cannary' is no kind of Flagger's; did you mean 'Canary'?"},
+		{canaryOf("{stepWeight: 5}", "") + "kind: x\n", "8:1: 'kind' is already defined"},
+		{canaryOf("{stepWeight: 5, interval: 25h}", ""), "7:39: '25h' is more than 24h"},
 		{"apiVersion: flagger.app/v1beta1\nkind: Canary\n", "1:1: the object has no name: write metadata.name\n1:1: there is no spec"},
 		{"apiVersion: flagger.app/v1beta1\nkind: Canary\nmetadata: {name: a}\nspec: {}\n", "1:1: spec has no targetRef: write it\n1:1: spec has no service: write it"},
 		{canaryOf("{}", ""), "7:13: neither stepWeight, stepWeights nor iterations is here: the release would never go on; write one, such as stepWeight: 10"},
@@ -305,6 +308,7 @@ func TestManifestMistakes(t *testing.T) {
 		{template("{provider: {type: prometheus}, query: '{{ unknown }}'}"), `12:83: MetricTemplate 't': the query can not be read: query:1: function "unknown" not defined`},
 		{template("{provider: {type: prometheus}, query: '{{ printf \"%1000000d\" 1 }}'}"), "12:83: MetricTemplate 't': a query can not call printf: there are name, namespace, target, service, ingress, route, interval, variables, index, and, or, not, eq, ne, lt, le, gt, ge, len"},
 		{template("{provider: {type: prometheus}, query: '{{ define \"a\" }}{{ end }}b'}"), "12:83: MetricTemplate 't': the query defines a template: write it out"},
+		{template("{provider: {type: prometheus}, query: 'x[{{ interval }}]'}"), "12:83: MetricTemplate 't' asks for the interval, and 'm' has none: write interval"},
 		{template("{provider: {type: datadog}, query: q}"), "4:25: 'datadog' can not be asked: there is only prometheus"},
 		{template("{provider: {type: prometheus, secretRef: {name: s}, insecureSkipVerify: true}, query: q}"),
 			"4:48: a Prometheus is asked without credentials and its certificate is checked: secretRef can not be had\n4:79: a Prometheus is asked without credentials and its certificate is checked: insecureSkipVerify can not be had"},
@@ -340,7 +344,7 @@ func TestManifestOfAnEnvironment(t *testing.T) {
 	least := 99.0
 	native := cd.Analysis{
 		Interval: time.Minute, Threshold: 3, MaxWeight: 50, StepWeight: 10, ProgressDeadline: 600 * time.Second,
-		PrimaryReadyThreshold: 100, CanaryReadyThreshold: 100, MinSample: 50, NoData: cd.Inconclusive,
+		PrimaryReadyThreshold: 100, CanaryReadyThreshold: 100, MinSample: 20, NoData: cd.Inconclusive,
 		Metrics: []cd.Metric{{Name: "request-success-rate", Interval: time.Minute, Min: &least}},
 	}
 	with := func(change func(a *cd.Analysis)) *cd.Analysis {
@@ -367,7 +371,7 @@ func TestManifestOfAnEnvironment(t *testing.T) {
 		}), ""},
 		{"{canary: {skipAnalysis: true}}", with(func(a *cd.Analysis) { a.SkipAnalysis, a.StepWeight, a.MaxWeight, a.Metrics = true, 0, 100, nil }), ""},
 		{"{canary: {templates: k8s/metrics.yaml, metrics: [{name: m, templateRef: {name: own}, threshold: 1}]}}", with(func(a *cd.Analysis) {
-			a.Metrics = []cd.Metric{{Name: "m", Interval: time.Minute, Threshold: 1, Query: `sum(rate(x{service="{{ service }}"}[{{ interval }}]))`}}
+			a.Metrics = []cd.Metric{{Name: "m", Interval: time.Minute, Template: true, Threshold: 1, Query: `sum(rate(x{service="{{ service }}"}[{{ interval }}]))`}}
 		}), ""},
 		{"{canary: {templates: k8s/metrics.yaml, metrics: [{name: m, templateRef: {name: oen}, threshold: 1}]}}", nil,
 			"penstock.yaml (Line: 2, Col: 109): there is no MetricTemplate 'oen'; did you mean 'own'?"},

@@ -180,7 +180,7 @@ func TestServices(t *testing.T) {
 	}
 }
 
-// TestServicesOfNothing: a secret of the environment takes the place of a service's plain variable.
+// A secret of the environment takes the place of a service's plain variable.
 func TestSecretsOfAnEnvironment(t *testing.T) {
 	c, err := Parse(Name, []byte("services: {w: {command: a, port: 1, env: {A: x}}}\nenvironments: {p: {secrets: A}}\n"))
 	if err != nil {
@@ -332,8 +332,8 @@ var releaseCases = []mistake{
 		"2:28: 'http://x' is no host: write one such as shop.example.com or *.example.com, lower case, without scheme, port or path\n2:40: 'X.example' is no host: write one such as shop.example.com or *.example.com, lower case, without scheme, port or path\n2:51: 'x:80' is no host: write one such as shop.example.com or *.example.com, lower case, without scheme, port or path\n2:62: 'y' is already defined", ""},
 	{"services: {a: {command: a, port: 1}}\nenvironments: {p: {target: kubernetes}, 'a b': {}, P: {}}\n",
 		"2:28: 'kubernetes' is no target: there is only host, the machine that the server or a runner is on\n2:41: 'a b' is no name of an environment: write letters, digits, -, _ and ., at most 100\n2:52: 'P' is already defined", ""},
-	{"services: {a: {command: a, port: 1}}\nenvironments: {p: {branch: ['[', '', /x], variables: {A: 1}, secrets: A, services: {a: {env: {A: 2}}}}}\n",
-		"2:29: '[' is no pattern of branches: write one such as main or release/*\n2:34: Text was expected\n2:38: '/x' is no pattern of branches: write one such as main or release/*\n2:71: 'A' is a secret and a plain variable: write it once\n2:71: 'A' is a secret and a plain variable: write it once", ""},
+	{"services: {a: {command: a, port: 1}}\nenvironments: {p: {branch: ['[', '', '{a,b}'], variables: {A: 1}, secrets: A, services: {a: {env: {A: 2}}}}}\n",
+		"2:29: '[' is no pattern of branches: write one such as main or release/*\n2:34: Text was expected\n2:38: '{a,b}' is no pattern of branches: write one such as main or release/*\n2:76: 'A' is a secret and a plain variable: write it once\n2:76: 'A' is a secret and a plain variable: write it once", ""},
 	{"services: {a: {command: a, port: 1}}\nenvironments: {p: {watch: {for: 5m, errors: 101, restart: 1, minSample: 2}}}\n",
 		"2:45: '101' is not between 0 and 100\n2:50: Unexpected value 'restart'; did you mean 'restarts'?\n2:62: Unexpected value 'minSample'; did you mean 'min-sample'?", ""},
 	{of("bluegreen"), "2:30: 'bluegreen' is none of recreate, rolling, blue-green, canary; did you mean 'blue-green'?", ""},

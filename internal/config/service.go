@@ -119,28 +119,25 @@ func (r *reader) service(key, n *yaml.Node) Service {
 		Grace:  defaultGrace,
 	}
 	at := r.section(n, serviceFields(&s))
-	sources := 0
-	for _, k := range []string{"image", "build"} {
-		if at[k] != nil {
-			sources++
-		}
+	if n.Kind != yaml.MappingNode && !isNull(n) {
+		return s
 	}
+	image := at["image"] != nil || at["build"] != nil
 	switch {
-	case n.Kind != yaml.MappingNode && !isNull(n):
-	case sources == 2:
+	case at["image"] != nil && at["build"] != nil:
 		r.mistake(at["build"], "the service has an image already: write one of image and build")
-	case sources == 0 && at["command"] == nil:
+	case !image && at["command"] == nil:
 		r.mistake(key, "'%s' has nothing to run: write image, build or command", s.Name)
 	}
-	if s.Files.Artifact != "" && at["files"] != nil {
+	if at["artifact"] != nil && at["files"] != nil {
 		r.mistake(at["files"], "the command has the files of an artifact already: write one of artifact and files")
 	}
 	for _, k := range []string{"artifact", "files"} {
-		if at[k] != nil && sources > 0 {
+		if at[k] != nil && image {
 			r.mistake(at[k], "an image brings its own files: %s is for a command without one", k)
 		}
 	}
-	if at["port"] == nil && (n.Kind == yaml.MappingNode || isNull(n)) {
+	if at["port"] == nil {
 		r.mistake(key, "'%s' has no port: write the one that it listens on, such as port: 8000; it is told by PORT", s.Name)
 	}
 	if at["strip-path"] != nil && at["path"] == nil {
@@ -418,23 +415,18 @@ func (r *reader) token(n *yaml.Node) string {
 	return text
 }
 
-// merge gives s as the environment has it.
-func (s Service) merge(e *Environment, o *override) Service {
-	s.Env = maps.Clone(s.Env)
-	if s.Env == nil {
-		s.Env = map[string]string{}
+// merge gives s as the environment has it. What it says in the clear is none of a service's secrets there, and the reverse.
+func (s Service) merge(e *Environment, o override) Service {
+	env := map[string]string{}
+	for _, more := range []map[string]string{s.Env, e.Variables, o.env} {
+		maps.Copy(env, more)
 	}
-	s.Secrets, s.Required = union(s.Secrets, e.Secrets), union(s.Required, e.Required)
-	maps.Copy(s.Env, e.Variables)
-	if o != nil {
-		maps.Copy(s.Env, o.env)
-		s.Instances, s.Memory, s.CPUs = cmp.Or(o.instances, s.Instances), cmp.Or(o.memory, s.Memory), cmp.Or(o.cpus, s.CPUs)
-	}
-	// What an environment says in the clear is none of its secrets, and the reverse.
-	s.Secrets = slices.DeleteFunc(s.Secrets, func(name string) bool { _, ok := s.Env[name]; return ok && !slices.Contains(e.Secrets, name) })
 	for _, name := range e.Secrets {
-		delete(s.Env, name)
+		delete(env, name)
 	}
+	s.Env, s.Required = env, union(s.Required, e.Required)
+	s.Secrets = slices.DeleteFunc(union(s.Secrets, e.Secrets), func(name string) bool { _, plain := env[name]; return plain })
+	s.Instances, s.Memory, s.CPUs = cmp.Or(o.instances, s.Instances), cmp.Or(o.memory, s.Memory), cmp.Or(o.cpus, s.CPUs)
 	return s
 }
 

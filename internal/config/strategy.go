@@ -19,13 +19,13 @@ import (
 type strategy struct {
 	cd.Strategy
 	path      string
-	manifest  []file // a Flagger manifest that says all; then Analysis is nil
-	templates []file // of templated
+	manifest  []namedFile // a Flagger manifest that says all; then Analysis is nil
+	templates []namedFile // of templated
 	templated []templated
 }
 
-// file is one that penstock.yaml names: slash-separated, within the repository.
-type file struct {
+// namedFile is one that penstock.yaml names: slash-separated, within the repository.
+type namedFile struct {
 	Pos
 	name string
 }

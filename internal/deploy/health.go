@@ -129,6 +129,11 @@ func wellAnswered(resp *http.Response, what string) error {
 	if resp.StatusCode >= 200 && resp.StatusCode < 400 {
 		return nil
 	}
+	return answered(resp, what)
+}
+
+// answered says what came instead.
+func answered(resp *http.Response, what string) error {
 	line, _ := bufio.NewReader(io.LimitReader(resp.Body, maxAnswer)).ReadString('\n')
 	text := fmt.Sprintf("GET %s answered %d", what, resp.StatusCode)
 	if line = clip(strings.TrimSpace(strings.ToValidUTF8(line, "?")), 300); line != "" {

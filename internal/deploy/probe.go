@@ -6,13 +6,14 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 )
 
 // Probe asks a URL until it is well: GET answered by 2xx, or by 3xx, which is not followed. It asks at most retries times,
 // interval apart, each for at most timeout, and gives the last error, which says what came instead. progress, if not nil,
-// is told of each failed try but the last: which it was, of how many, and why.
-func Probe(ctx context.Context, address string, interval, timeout time.Duration, retries int, progress func(try, of int, err error)) error {
+// is told of each failed try but the last: which it was, of how many, and why. With statuses in expect, only they are well.
+func Probe(ctx context.Context, address string, interval, timeout time.Duration, retries int, progress func(try, of int, err error), expect ...int) error {
 	u, err := url.Parse(address)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return fmt.Errorf("%q is no URL to ask: write it as https://example.com/health", address)
@@ -28,7 +29,7 @@ func Probe(ctx context.Context, address string, interval, timeout time.Duration,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	for try := 1; ; try++ {
-		err := probeOnce(ctx, client, u, timeout)
+		err := probeOnce(ctx, client, u, timeout, expect)
 		if err == nil {
 			return nil
 		}
@@ -54,7 +55,7 @@ func tries(n int) string {
 	return "tries"
 }
 
-func probeOnce(ctx context.Context, client *http.Client, u *url.URL, timeout time.Duration) error {
+func probeOnce(ctx context.Context, client *http.Client, u *url.URL, timeout time.Duration, expect []int) error {
 	asking, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(asking, http.MethodGet, u.String(), nil)
@@ -70,5 +71,11 @@ func probeOnce(ctx context.Context, client *http.Client, u *url.URL, timeout tim
 		return fmt.Errorf("GET %s: %w", u.Redacted(), cause(err))
 	}
 	defer resp.Body.Close()
-	return wellAnswered(resp, u.Redacted())
+	switch {
+	case len(expect) == 0:
+		return wellAnswered(resp, u.Redacted())
+	case !slices.Contains(expect, resp.StatusCode):
+		return answered(resp, u.Redacted())
+	}
+	return nil
 }
