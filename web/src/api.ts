@@ -12,10 +12,10 @@ export const queries = new QueryClient({
   defaultOptions: { queries: { retry: (n, e) => !(e instanceof APIError) && n < 2, refetchOnWindowFocus: false, staleTime: 2000 } },
 })
 
-async function request<T>(method: string, path: string, body?: unknown): Promise<T> {
+async function request<T>(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<T> {
   const headers: Record<string, string> = { 'X-Penstock': '1' }
   if (body !== undefined) headers['Content-Type'] = 'application/json'
-  const res = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body), cache: 'no-store' })
+  const res = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body), cache: 'no-store', signal })
   const text = await res.text()
   let data: unknown
   try {
@@ -33,7 +33,7 @@ async function request<T>(method: string, path: string, body?: unknown): Promise
 
 export const github = <T>(path: string) => request<T>('GET', '/api/v3' + path)
 export const send = <T = unknown>(method: string, path: string, body: unknown = {}) => request<T>(method, '/api/v3' + path, body)
-export const native = <T>(path: string) => request<T>('GET', '/api/penstock' + path)
+export const native = <T>(path: string, signal?: AbortSignal) => request<T>('GET', '/api/penstock' + path, undefined, signal)
 export const sendNative = <T = unknown>(method: string, path: string, body: unknown = {}) => request<T>(method, '/api/penstock' + path, body)
 
 export interface Me {

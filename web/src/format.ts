@@ -7,6 +7,32 @@ export function duration(from?: string, to?: string, now = Date.now()): string {
   return `${Math.floor(seconds / 3600)}h ${Math.floor((seconds % 3600) / 60)}m`
 }
 
+/** A length of time as the server keeps it, in nanoseconds: 30s, 5m, 1h 30m. */
+export function span(nanoseconds: number): string {
+  const seconds = nanoseconds / 1e9
+  if (seconds < 1) return `${Math.round(seconds * 1000)}ms`
+  const whole = Math.round(seconds)
+  const parts = [[Math.floor(whole / 3600), 'h'], [Math.floor((whole % 3600) / 60), 'm'], [whole % 60, 's']] as const
+  return parts.filter(([n]) => n > 0).map(([n, unit]) => `${n}${unit}`).join(' ')
+}
+
+/** A time of day as it is where the reader is, with the day if that is another one. */
+export function clock(at: string | number, now = Date.now()): string {
+  const date = new Date(at)
+  const time = date.toLocaleTimeString([], { hour: '2-digit', minute: '2-digit', second: '2-digit' })
+  return date.toDateString() === new Date(now).toDateString() ? time : `${date.toLocaleDateString()} ${time}`
+}
+
+/** A sentence of the server with the times in it as they are where the reader is. */
+export const localTimes = (text: string, now = Date.now()) => text.replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)/g, (at) => clock(at, now))
+
+/** A measured number, short. */
+export function short(n: number | null | undefined): string {
+  if (n === null || n === undefined) return '–'
+  const size = Math.abs(n)
+  return n.toLocaleString('en', { maximumFractionDigits: size >= 100 ? 0 : size >= 10 ? 1 : 2 })
+}
+
 /** How long ago something was. */
 export function ago(at?: string, now = Date.now()): string {
   if (!at) return ''

@@ -7,8 +7,10 @@ import { StrictMode } from 'react'
 import { createRoot } from 'react-dom/client'
 import { APIError, github, queries, sendNative, type Me } from './api'
 import { Caches } from './pages/Caches'
+import { EnvironmentPage } from './pages/Environment'
 import { Environments } from './pages/Environments'
 import { PullPage, Pulls } from './pages/Pulls'
+import { ReleasePage } from './pages/Release'
 import { Repositories } from './pages/Repositories'
 import { RunPage } from './pages/Run'
 import { Runs } from './pages/Runs'
@@ -92,6 +94,8 @@ const router = createRouter({
     page('/$owner/$repo/pulls', Pulls),
     page('/$owner/$repo/pull/$number', PullPage),
     page('/$owner/$repo/environments', Environments),
+    page('/$owner/$repo/environments/$environment', EnvironmentPage),
+    page('/$owner/$repo/environments/$environment/$number', ReleasePage),
     page('/$owner/$repo/caches', Caches),
     page('/$owner/$repo/settings', Settings),
   ]),

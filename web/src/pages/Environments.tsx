@@ -4,6 +4,7 @@ import { Link, useParams } from '@tanstack/react-router'
 import { github } from '../api'
 import { ago } from '../format'
 import { Branch, Empty, Problem, RepositoryHead, State, Waiting } from '../parts'
+import { ServesNow } from './Environment'
 
 interface Environment {
   id: number
@@ -55,9 +56,10 @@ function Card({ base, environment: e }: { base: string; environment: Environment
   return (
     <Paper withBorder p="md" component="section" aria-label={e.name}>
       <Group justify="space-between" mb="xs">
-        <Title order={2} size="h4">{e.name}</Title>
+        <Title order={2} size="h4"><Anchor component={Link} to={`${base.replace('/repos', '')}/environments/${encodeURIComponent(e.name)}`} inherit>{e.name}</Anchor></Title>
         <Group gap="xs">{rules.map((r) => <Badge key={r} variant="light" color="gray" tt="none">{r}</Badge>)}</Group>
       </Group>
+      <ServesNow base={base} environment={e.name} />
       {deployments.data?.length === 0 && <Text size="sm" c="dimmed">Nothing was deployed yet.</Text>}
       {deployments.data && deployments.data.length > 0 && (
         <Table aria-label={`Deployments to ${e.name}`}>
