@@ -9,11 +9,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/spf13/cobra"
 
+	"github.com/penstock-ci/penstock/internal/api"
 	"github.com/penstock-ci/penstock/internal/auth"
 	"github.com/penstock-ci/penstock/internal/store"
 )
@@ -60,7 +62,7 @@ func restoreCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return restore(dir, args[0], keys)
+			return restore(c.Context(), dir, args[0], keys)
 		},
 	}
 	c.Flags().StringVar(&data, "data", "", "an empty `DIR`, or one that is not there (default: as for penstock serve)")
@@ -162,8 +164,28 @@ func packFile(w *tar.Writer, path, name string) error {
 	return err
 }
 
+// opens says whether the keys of a directory open what its database has sealed; name is what they are called.
+func opens(ctx context.Context, dir, name string) error {
+	keys, err := auth.ReadKeyring(filepath.Join(dir, keysName))
+	if err != nil {
+		return err
+	}
+	st, err := store.Open(ctx, "sqlite:"+filepath.Join(dir, databaseName)+"?mode=ro")
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	sealed, err := api.SealedBy(ctx, st, keys)
+	for id, n := range sealed {
+		if !slices.ContainsFunc(keys.Keys(), func(k auth.KeyInfo) bool { return k.ID == id }) {
+			err = withHint(fmt.Errorf("%s has not the key %s, which has sealed %d of the backup", name, id, n), "it must be keys.json as the server had it at the time of the backup, or later")
+		}
+	}
+	return err
+}
+
 // restore makes the directory aside and puts it in place whole.
-func restore(dir, from, keys string) error {
+func restore(ctx context.Context, dir, from, keys string) error {
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
 		return withHint(fmt.Errorf("%s is not empty", dir), "restore into a new directory, and put it in place by hand")
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -195,7 +217,7 @@ func restore(dir, from, keys string) error {
 	if err := os.WriteFile(filepath.Join(temp, keysName), text, 0o600); err != nil {
 		return err
 	}
-	if _, err := auth.ReadKeyring(filepath.Join(temp, keysName)); err != nil {
+	if err := opens(ctx, temp, keys); err != nil {
 		return err
 	}
 	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {

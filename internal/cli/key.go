@@ -66,7 +66,7 @@ func (f *keyFlags) open(c *cobra.Command) (path string, keys *auth.Keyring, seal
 	}
 	st, err := store.Open(c.Context(), database)
 	if err != nil {
-		return "", nil, nil, err
+		return "", nil, nil, withHint(err, "name the server's database with --database if it is PostgreSQL")
 	}
 	defer st.Close()
 	sealed, err = api.SealedBy(c.Context(), st, keys)

@@ -180,7 +180,7 @@ func tokenCommand() *cobra.Command {
 		Use: "create LOGIN NAME", Short: "Make a token for a user and print it: it is not shown again", Args: cobra.ExactArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
 			in := map[string]any{"name": args[1], "scopes": scopes}
-			if expires > 0 {
+			if c.Flags().Changed("expires") {
 				in["expires"] = time.Now().Add(expires).UTC()
 			}
 			var made struct{ Token string }

@@ -119,6 +119,10 @@ func (f *serveFlags) run(c *cobra.Command) error {
 			return err
 		}
 	}
+	var err error
+	if f.data, err = filepath.Abs(f.data); err != nil { // it is told to others, with the socket in it
+		return err
+	}
 	s, err := f.open(ctx, c.ErrOrStderr())
 	if err != nil {
 		return err
