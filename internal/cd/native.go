@@ -3,6 +3,7 @@ package cd
 import (
 	"fmt"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -322,7 +323,7 @@ func (d *decision) analysed() {
 	switch {
 	case j.alarm != "":
 		c.FailedChecks++
-		d.conclude(c, next, true, "%s", j.alarm)
+		d.conclude(c, next, true, "Does not pass at weight %d", r.Weight)
 		d.fault("%s", j.alarm)
 	case j.verdict == Fail:
 		c.FailedChecks, c.Undecided = c.FailedChecks+1, time.Time{}
@@ -346,7 +347,7 @@ func (d *decision) analysed() {
 // passed takes the next step, if nothing holds it.
 func (d *decision) passed(j *judging) {
 	r := d.r
-	if r.idle() && !r.Prepared {
+	if r.idle() && !r.Prepared && r.asksHooks(hookPre) {
 		d.emit(Event{Type: EventPrepared, Text: "Pre-rollout webhooks have passed"})
 	}
 	if r.Paused {
@@ -491,7 +492,7 @@ func (l *watchingLook) service(e Evidence) bool {
 		case outside && binomialTail(e.New.Requests, bad, share) > 0.01:
 			c.Verdict, c.Reason, decided = Inconclusive, "beyond the limit, by too few requests to tell", false
 		case outside:
-			c.Verdict, c.Reason = Fail, fmt.Sprintf("%s of %s is %.4g, beyond its limit: %s", c.Name, e.Service, value, c.Limit)
+			c.Verdict, c.Reason = Fail, fmt.Sprintf("%s of %s: %.4g, the limit is %s", c.Name, e.Service, value, c.Limit)
 			if l.bad == "" {
 				l.bad = c.Reason
 			}
@@ -517,10 +518,13 @@ func (d *decision) watched() {
 		c.Checks = l.checks
 	}
 	text := "What is measured is within its limits"
-	if l.bad != "" {
-		text = l.bad
-	} else if len(l.checks) == 0 {
+	switch {
+	case l.bad != "":
+		text = "What is measured is beyond its limits"
+	case len(l.checks) == 0:
 		text = "Nothing was measured"
+	case slices.ContainsFunc(l.checks, func(c Check) bool { return c.Verdict == Inconclusive }):
+		text = "Too few requests were measured to tell"
 	}
 	d.conclude(c, time.Time{}, l.bad != "", "%s", text)
 	if l.bad != "" {
