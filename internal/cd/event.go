@@ -246,9 +246,9 @@ func observed(have []Instance, in Instance) []Instance {
 // maxNotices bounds what waits to be told to webhooks of type event: they get no more than the latest.
 const maxNotices = 100
 
-// notify notes what webhooks of type event are to hear of.
+// notify notes what webhooks of type event are to hear of: of one that behaves like Flagger, Flagger's events.
 func (r *Release) notify(e Event) {
-	if r.Plan == nil || r.Plan.Strategy.Analysis == nil || !e.told() {
+	if r.Plan.Strategy.Analysis == nil || !e.told() || r.Flagger != nil && e.Type != EventNote {
 		return
 	}
 	for i, w := range r.Plan.Strategy.Analysis.Webhooks {

@@ -60,7 +60,7 @@ func (r *Release) analyse() *judging {
 		if _, _, last := r.next(); last {
 			kind = hookConfirmPromotion
 		}
-		if kind == hookConfirmPromotion || !r.Mirrored {
+		if r.Phase == Shifting && (kind == hookConfirmPromotion || !r.Mirrored) {
 			j.all(kind, flaggerProgressing)
 		}
 	}
@@ -370,12 +370,16 @@ func (d *decision) passed(j *judging) {
 // next is the step after the one that is taken: last is promotion.
 func (r *Release) next() (weight int, mirrored, last bool) {
 	a := r.analysis()
-	if a.Iterations > 0 {
+	if a.Iterations > 0 && r.Phase != Promoting {
 		weight = 0
 		if r.matching() {
 			weight = 100
 		}
 		return weight, a.Mirror && !r.matching(), r.Iterations >= a.Iterations
+	}
+	if r.Phase == Promoting {
+		weight = min(r.Weight+a.StepWeightPromotion, 100)
+		return weight, false, weight == 100
 	}
 	if r.Weight >= a.maxWeight() {
 		return 0, false, true
@@ -418,11 +422,12 @@ func (d *decision) advance() {
 	a := r.analysis()
 	weight, mirrored, last := r.next()
 	switch {
-	case last && a.StepWeightPromotion > 0 && r.Weight > 0 && r.Weight < 100:
+	case last && r.Phase == Shifting && a.StepWeightPromotion > 0 && r.Weight > 0 && r.Weight < 100:
 		d.move(Promoting, "Promotes by steps of %d", a.StepWeightPromotion)
+		d.advance()
 	case last:
 		d.promoted()
-	case a.Iterations > 0:
+	case a.Iterations > 0 && r.Phase == Shifting:
 		e := Event{Type: EventTraffic, Weight: weight, Mirrored: mirrored, Step: r.Step + 1, Iterations: r.Iterations + 1}
 		e.Text = fmt.Sprintf("Iteration %d of %d", e.Iterations, a.Iterations)
 		d.emit(e)
@@ -435,7 +440,7 @@ func (d *decision) advance() {
 
 // undecidedDeadline is when a person is asked because checks have said neither yes nor no for long.
 func (r *Release) undecidedDeadline() time.Time {
-	if wait := r.analysis().InconclusiveWait; wait > 0 && r.Phase == Shifting && !r.Undecided.IsZero() && r.Gate == nil && !r.Paused {
+	if wait := r.analysis().InconclusiveWait; wait > 0 && (r.Phase == Shifting || r.Phase == Promoting) && !r.exact() && !r.Undecided.IsZero() && r.Gate == nil && !r.Paused {
 		return r.Undecided.Add(wait)
 	}
 	return time.Time{}
