@@ -123,10 +123,8 @@ func (d *decision) step() {
 		d.launch()
 	case Ready:
 		d.ready()
-	case Shifting:
+	case Shifting, Promoting:
 		d.shift()
-	case Promoting:
-		d.promoting()
 	case Watching:
 		d.watching()
 	case Live:
@@ -317,7 +315,7 @@ func (d *decision) opened(by, text string) {
 func (d *decision) promote(in Promote) error {
 	r := d.r
 	switch r.Phase {
-	case Ready, Shifting:
+	case Ready, Shifting, Promoting:
 	case Watching, Live:
 		return refused("it is promoted")
 	default:

@@ -103,7 +103,7 @@ func (d *decision) takeBack(outcome Phase, by, format string, args ...any) {
 // cold reports whether something that served before has been scaled away, so that it has to start again.
 func (r *Release) cold() bool {
 	for i, p := range r.Parts {
-		if s := r.Plan.Services[i]; s.Before != 0 && (p.Before.Instances < s.BeforeInstances || p.Before.Settled && !p.Before.Told) {
+		if s := r.Plan.Services[i]; s.Before != 0 && p.Before.Running < s.BeforeInstances {
 			return true
 		}
 	}
@@ -237,8 +237,9 @@ func (d *decision) scaled(in Scaled) error {
 	case r.Phase != Live && r.Phase != Retired:
 		return ErrStale
 	}
-	if p = r.part(in.Service); p.Want == in.Instances || in.By < p.ScaledBy {
-		return nil // a later release has said otherwise
+	// An earlier release may still be giving the place back that a later one has taken: it is not listened to.
+	if p = r.part(in.Service); in.By < p.ScaledBy || in.By == p.ScaledBy && p.Want == in.Instances {
+		return nil
 	}
 	d.emit(Event{Type: EventWanted, Service: in.Service, Instances: in.Instances, Release: in.By,
 		Text: fmt.Sprintf("Release %d asks for %s of %s", in.By, plural(in.Instances, "instance"), in.Service)})
@@ -290,7 +291,11 @@ func (d *decision) promoted() {
 		return
 	}
 	if window := r.window(); window > 0 {
-		d.move(Watching, "Promoted: watched for %s, the revision before stays as it is", window)
+		stays := ", the revision before stays as it is"
+		if r.cold() {
+			stays = ""
+		}
+		d.move(Watching, "Promoted: watched for %s%s", window, stays)
 	} else if r.keepsAlive() {
 		d.move(Watching, "Promoted: the revision before stays until the next release")
 	} else {

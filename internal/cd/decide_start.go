@@ -261,11 +261,10 @@ func (d *decision) shift() {
 	r := d.r
 	switch r.Plan.Strategy.Kind {
 	case Canary:
-		if r.exact() {
-			return
+		if !r.exact() { // there the ticks do it
+			d.undecided()
+			d.looks(LookAnalysis)
 		}
-		d.undecided()
-		d.looks(LookAnalysis)
 	case Rolling:
 		d.roll()
 	default:
@@ -331,16 +330,13 @@ func (r *Release) stepDue() time.Time {
 	if r.Paused || r.Gate != nil || !r.Ill.IsZero() {
 		return time.Time{}
 	}
-	switch {
-	case r.Phase == Promoting && !r.exact():
-		return r.Stepped.Add(r.analysis().interval())
-	case r.Phase == Shifting && r.Plan.Strategy.Kind == BlueGreen:
-		if r.Weight == 0 {
-			return r.Since
-		}
-		return r.Stepped.Add(r.fleets().Traffic.Interval)
+	if r.Phase != Shifting || r.Plan.Strategy.Kind != BlueGreen {
+		return time.Time{}
 	}
-	return time.Time{}
+	if r.Weight == 0 {
+		return r.Since
+	}
+	return r.Stepped.Add(r.fleets().Traffic.Interval)
 }
 
 // weight is the one after a weight.
@@ -353,17 +349,4 @@ func (t Traffic) weight(now int) int {
 		return min(now+percent, 100)
 	}
 	return 100
-}
-
-// promoting moves what is left of the traffic by steps.
-func (d *decision) promoting() {
-	r := d.r
-	if due := r.stepDue(); !due.IsZero() && !due.After(d.now) {
-		weight := min(r.Weight+max(r.analysis().StepWeightPromotion, 1), 100)
-		if weight == 100 {
-			d.promoted()
-			return
-		}
-		d.traffic(weight, false, r.Step+1, fmt.Sprintf("Weight %d", weight))
-	}
 }

@@ -256,10 +256,9 @@ func (r *Release) Shares() []Share {
 	return out
 }
 
-// warm reports whether what served before a part is still there: not if it has to start again first.
+// warm reports whether what served before a part is still there, if not all of it.
 func (r *Release) warm(i int) bool {
-	b := r.Parts[i].Before
-	return r.Plan.Services[i].Before != 0 && b.Instances > 0 && (b.Told || !b.Settled)
+	return r.Plan.Services[i].Before != 0 && r.Parts[i].Before.Running > 0
 }
 
 // shareByRules adds what is not told by a weight.
@@ -321,7 +320,11 @@ func (r *Release) Waits() string {
 		return ""
 	}
 	text := what + ", since " + since.UTC().Format(time.RFC3339)
-	if due := r.Deadline(); !due.IsZero() {
+	due := r.Deadline()
+	if r.Gate != nil {
+		due = r.gateDeadline()
+	}
+	if !due.IsZero() {
 		text += ", until " + due.UTC().Format(time.RFC3339)
 	}
 	return text + "; " + who
@@ -363,6 +366,9 @@ func (r *Release) waits() (what string, since time.Time, who string) {
 	case Watching:
 		if r.keepsAlive() {
 			return "Serves; the revision before stays until the next release", r.Promoted, "rollback takes it back at once"
+		}
+		if r.cold() {
+			return "Serves and is watched", r.Promoted, "rollback starts the revision before again and takes it back"
 		}
 		return "Serves and is watched; the revision before is warm", r.Promoted, "rollback takes it back at once"
 	case Reverting:

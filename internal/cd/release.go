@@ -99,6 +99,7 @@ type Part struct {
 // Scale is what another release is told to run of a service.
 type Scale struct {
 	Instances int  `json:"instances"`
+	Running   int  `json:"running"`           // how many of them run for sure: those that are still to start do not count
 	Told      bool `json:"told"`              // it was told, and it is so if Settled
 	Settled   bool `json:"settled,omitempty"` // see Task.Settled
 	Seq       int  `json:"seq,omitempty"`     // numbers what was asked: an answer to an earlier one is stale

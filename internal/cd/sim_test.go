@@ -101,6 +101,9 @@ func (w *world) fail(format string, args ...any) {
 	for _, l := range w.log[max(0, len(w.log)-60):] {
 		text += l + "\n"
 	}
+	for _, r := range w.releases {
+		text += fmt.Sprintf("release %d, %s, %s: %s, %v\n", r.ID, r.Plan.Strategy.Kind, r.behaviour, r.Phase, mustJSON(w.t, r.Parts))
+	}
 	w.t.Errorf("%s: %s\n%s", w.now.Format(time.TimeOnly), fmt.Sprintf(format, args...), text)
 }
 
