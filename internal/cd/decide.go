@@ -2,6 +2,7 @@ package cd
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -122,16 +123,17 @@ func (d *decision) step() {
 		d.launch()
 	case Ready:
 		d.ready()
-	case Shifting:
+	case Shifting, Promoting:
 		d.shift()
-	case Promoting:
-		d.promoting()
 	case Watching:
 		d.watching()
 	case Live:
 		d.serve()
 	case Reverting:
 		d.reverting()
+	}
+	if len(d.events) == before {
+		d.ticks()
 	}
 }
 
@@ -210,7 +212,13 @@ func (d *decision) done(in Done) error {
 	if at < 0 {
 		return ErrStale
 	}
-	in.Error, in.Message = tail(in.Error), tail(in.Message)
+	in.Error, in.Message, in.Query = tail(in.Error), tail(in.Message), tail(in.Query)
+	switch {
+	case in.Value != nil && math.IsNaN(*in.Value):
+		in.Value = nil
+	case in.Value != nil && math.IsInf(*in.Value, 0):
+		in.Value, in.Error = nil, "the value is infinite"
+	}
 	switch t := tasks[at]; {
 	case t.Kind == TaskHook:
 		d.hooked(t.Service, in)
@@ -224,7 +232,7 @@ func (d *decision) done(in Done) error {
 		}
 		d.emit(Event{Type: EventNotified, Notice: &n, Text: text})
 	default:
-		if !t.bounds(&in) {
+		if !in.sound() {
 			in.Samples = nil
 			in.Error = "the measurement is malformed"
 		}
@@ -307,7 +315,7 @@ func (d *decision) opened(by, text string) {
 func (d *decision) promote(in Promote) error {
 	r := d.r
 	switch r.Phase {
-	case Ready, Shifting:
+	case Ready, Shifting, Promoting:
 	case Watching, Live:
 		return refused("it is promoted")
 	default:

@@ -103,7 +103,7 @@ func (d *decision) takeBack(outcome Phase, by, format string, args ...any) {
 // cold reports whether something that served before has been scaled away, so that it has to start again.
 func (r *Release) cold() bool {
 	for i, p := range r.Parts {
-		if s := r.Plan.Services[i]; s.Before != 0 && (p.Before.Instances < s.BeforeInstances || p.Before.Settled && !p.Before.Told) {
+		if s := r.Plan.Services[i]; s.Before != 0 && p.Before.Running < s.BeforeInstances {
 			return true
 		}
 	}
@@ -137,7 +137,7 @@ func (d *decision) reverting() {
 }
 
 func (d *decision) ended() {
-	d.emit(Event{Type: EventMoved, Phase: d.r.Outcome, Text: d.r.Reason})
+	d.emit(Event{Type: EventMoved, Phase: d.r.Outcome, Text: "Nothing of it runs any more"})
 }
 
 // want makes all parts want a number of instances and reports whether they did already.
@@ -237,7 +237,8 @@ func (d *decision) scaled(in Scaled) error {
 	case r.Phase != Live && r.Phase != Retired:
 		return ErrStale
 	}
-	if p = r.part(in.Service); p.Want == in.Instances {
+	// An earlier release may still be giving the place back that a later one has taken: it is not listened to.
+	if p = r.part(in.Service); in.By < p.ScaledBy || in.By == p.ScaledBy && p.Want == in.Instances {
 		return nil
 	}
 	d.emit(Event{Type: EventWanted, Service: in.Service, Instances: in.Instances, Release: in.By,
@@ -290,7 +291,11 @@ func (d *decision) promoted() {
 		return
 	}
 	if window := r.window(); window > 0 {
-		d.move(Watching, "Promoted: watched for %s, the revision before stays as it is", window)
+		stays := ", the revision before stays as it is"
+		if r.cold() {
+			stays = ""
+		}
+		d.move(Watching, "Promoted: watched for %s%s", window, stays)
 	} else if r.keepsAlive() {
 		d.move(Watching, "Promoted: the revision before stays until the next release")
 	} else {
@@ -315,15 +320,8 @@ func (d *decision) serve() {
 		d.decideLook()
 		return
 	}
-	d.ups()
-}
-
-// ups notes parts that are up.
-func (d *decision) ups() {
-	for i, p := range d.r.Parts {
-		if healthy, _ := d.r.healthyOf(i); p.Up < p.Want && healthy >= d.r.needOf(p.Want) {
-			d.emit(Event{Type: EventUp, Service: p.Service, Text: fmt.Sprintf("%s of %s healthy", isAre(p.Want), p.Service)})
-		}
+	for i := range d.r.Parts {
+		d.up(i)
 	}
 }
 
@@ -349,7 +347,7 @@ func (r *Release) keepsAlive() bool {
 
 // watchEnds is when the one before is let go.
 func (r *Release) watchEnds() time.Time {
-	if r.Phase != Watching || r.Paused || r.keepsAlive() {
+	if r.Phase != Watching || r.Paused || !r.Ill.IsZero() || r.keepsAlive() || r.Look != nil && r.Look.Kind == LookPost {
 		return time.Time{}
 	}
 	return r.Promoted.Add(r.window())
@@ -357,8 +355,7 @@ func (r *Release) watchEnds() time.Time {
 
 func (d *decision) watching() {
 	r := d.r
-	if r.Look != nil {
-		d.decideLook()
+	if d.looked() {
 		return
 	}
 	if due := r.watchEnds(); !due.IsZero() && !due.After(d.now) {
@@ -373,6 +370,9 @@ func (d *decision) watchLooks(until time.Time) {
 	r := d.r
 	w := r.Plan.Watch
 	if w.Errors <= 0 && w.Latency <= 0 {
+		return
+	}
+	if r.Look != nil {
 		return
 	}
 	if r.Due.IsZero() {

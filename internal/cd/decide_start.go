@@ -11,8 +11,7 @@ func (d *decision) gated() {
 	r := d.r
 	switch {
 	case r.Gate != nil && r.Gate.Kind == gateReview, r.Paused:
-	case r.exact():
-		d.looks(LookTick)
+	case r.exact(): // the first tick says when
 	case r.asksHooks(hookConfirmRollout):
 		d.looks(LookStart)
 	default:
@@ -41,9 +40,6 @@ func (d *decision) looks(kind LookKind) {
 // prepare runs hooks, one after the other. A release that restores has none to run: they have been run for its revision.
 func (d *decision) prepare() {
 	r := d.r
-	if d.ticks() {
-		return
-	}
 	at := r.hook()
 	if at < 0 {
 		d.move(Launching, "Starts %s", r.Plan.names())
@@ -54,14 +50,22 @@ func (d *decision) prepare() {
 	}
 }
 
-// ticks looks at the checks if the release behaves like Flagger, whatever its phase, and reports whether it decided something.
-func (d *decision) ticks() bool {
-	if !d.r.exact() || d.r.Paused {
-		return false
+// ticks looks at the checks of a release that behaves like Flagger, after all that follows from its instances.
+func (d *decision) ticks() {
+	r := d.r
+	if !r.exact() || r.Paused {
+		return
 	}
-	before := len(d.events)
+	switch r.Phase {
+	case Gated:
+		if r.Gate != nil && r.Gate.Kind == gateReview {
+			return
+		}
+	case Preparing, Launching, Shifting, Promoting:
+	default:
+		return
+	}
 	d.looks(LookTick)
-	return len(d.events) > before
 }
 
 // hook is the part whose hook is to run next, -1 for none.
@@ -105,9 +109,6 @@ func (d *decision) hooked(service string, in Done) {
 // launch starts the services, each when the one before is healthy.
 func (d *decision) launch() {
 	r := d.r
-	if d.ticks() {
-		return
-	}
 	if r.recreates() && !d.scaleBefore(0, 1, true) {
 		return
 	}
@@ -133,11 +134,10 @@ func (d *decision) bringUp(step int) bool {
 			return false
 		}
 		p := r.Parts[i]
-		if p.Up >= p.Want {
+		if r.isUp(i) {
 			continue
 		}
-		if healthy, _ := r.healthyOf(i); healthy >= r.needOf(p.Want) {
-			d.emit(Event{Type: EventUp, Service: p.Service, Text: fmt.Sprintf("%s of %s healthy", isAre(p.Want), p.Service)})
+		if d.up(i) {
 			return false
 		}
 		if r.exact() {
@@ -153,11 +153,22 @@ func (d *decision) bringUp(step int) bool {
 	return true
 }
 
-func isAre(n int) string {
-	if n == 1 {
-		return "1 instance is"
+// isUp reports whether a part has come up. While the release starts, it has to be so still: nothing of it serves yet.
+func (r *Release) isUp(i int) bool {
+	p := r.Parts[i]
+	healthy, _ := r.healthyOf(i)
+	return p.Want > 0 && p.Up >= p.Want && (r.Phase != Launching || healthy >= r.needOf(p.Want))
+}
+
+// up notes that a part has come up, if it has.
+func (d *decision) up(i int) bool {
+	p := d.r.Parts[i]
+	healthy, _ := d.r.healthyOf(i)
+	if p.Up >= p.Want || healthy < d.r.needOf(p.Want) {
+		return false
 	}
-	return fmt.Sprintf("All %d instances are", n)
+	d.emit(Event{Type: EventUp, Service: p.Service, Text: fmt.Sprintf("%s is up: %d of %s healthy", p.Service, healthy, plural(p.Want, "instance"))})
+	return true
 }
 
 // wanted is how many instances of a part a step of rolling asks for; other strategies have one step.
@@ -171,7 +182,7 @@ func (r *Release) wanted(i, step int) int {
 
 // starting is the part that is being started, -1 for none.
 func (r *Release) starting() int {
-	if r.Phase != Launching && !(r.Phase == Shifting && r.rolls()) {
+	if r.Phase != Launching && !(r.Phase == Shifting && r.rolls() && !r.Paused) {
 		return -1
 	}
 	if r.recreates() {
@@ -181,8 +192,8 @@ func (r *Release) starting() int {
 			}
 		}
 	}
-	for i, p := range r.Parts {
-		if p.Up < p.Want || p.Want == 0 {
+	for i := range r.Parts {
+		if !r.isUp(i) {
 			return i
 		}
 	}
@@ -250,12 +261,10 @@ func (d *decision) shift() {
 	r := d.r
 	switch r.Plan.Strategy.Kind {
 	case Canary:
-		if r.exact() {
-			d.ticks()
-			return
+		if !r.exact() { // there the ticks do it
+			d.undecided()
+			d.looks(LookAnalysis)
 		}
-		d.undecided()
-		d.looks(LookAnalysis)
 	case Rolling:
 		d.roll()
 	default:
@@ -266,8 +275,7 @@ func (d *decision) shift() {
 // roll takes the next batch: it starts beside what serves, takes its part of the traffic, then as many of the old stop.
 func (d *decision) roll() {
 	r := d.r
-	if r.Look != nil {
-		d.decideLook()
+	if d.looked() {
 		return
 	}
 	steps := r.batches()
@@ -302,8 +310,7 @@ func (r *Release) batch() int {
 // shiftByTime moves traffic as CodeDeploy does: at once, in two steps, or by equal steps.
 func (d *decision) shiftByTime() {
 	r := d.r
-	if r.Look != nil {
-		d.decideLook()
+	if d.looked() {
 		return
 	}
 	if due := r.stepDue(); !due.IsZero() && !due.After(d.now) {
@@ -323,16 +330,13 @@ func (r *Release) stepDue() time.Time {
 	if r.Paused || r.Gate != nil || !r.Ill.IsZero() {
 		return time.Time{}
 	}
-	switch {
-	case r.Phase == Promoting && !r.exact():
-		return r.Stepped.Add(r.analysis().interval())
-	case r.Phase == Shifting && r.Plan.Strategy.Kind == BlueGreen:
-		if r.Weight == 0 {
-			return r.Since
-		}
-		return r.Stepped.Add(r.fleets().Traffic.Interval)
+	if r.Phase != Shifting || r.Plan.Strategy.Kind != BlueGreen {
+		return time.Time{}
 	}
-	return time.Time{}
+	if r.Weight == 0 {
+		return r.Since
+	}
+	return r.Stepped.Add(r.fleets().Traffic.Interval)
 }
 
 // weight is the one after a weight.
@@ -345,21 +349,4 @@ func (t Traffic) weight(now int) int {
 		return min(now+percent, 100)
 	}
 	return 100
-}
-
-// promoting moves what is left of the traffic by steps.
-func (d *decision) promoting() {
-	r := d.r
-	if r.exact() {
-		d.ticks()
-		return
-	}
-	if due := r.stepDue(); !due.IsZero() && !due.After(d.now) {
-		weight := min(r.Weight+max(r.analysis().StepWeightPromotion, 1), 100)
-		if weight == 100 {
-			d.promoted()
-			return
-		}
-		d.traffic(weight, false, r.Step+1, fmt.Sprintf("Weight %d", weight))
-	}
 }

@@ -15,6 +15,18 @@ func (p *Plan) names() string {
 	return strings.Join(names, ", ")
 }
 
+// Before gives the release in whose place the next release of a service comes, of the releases of an environment, oldest
+// first, and how many instances it runs when it serves alone: Service.Before and BeforeInstances; zero if none served yet. It
+// is the last that was promoted and not taken back, also where one that is being taken back has still to give it the place.
+func Before(releases []*Release, service string) (ReleaseID, int) {
+	for _, r := range slices.Backward(releases) {
+		if s := r.service(service); s != nil && (r.Phase == Live || r.Phase == Watching || r.Phase == Retired) {
+			return r.ID, s.instances()
+		}
+	}
+	return 0, 0
+}
+
 func (s Service) instances() int { return max(s.Instances, 1) }
 
 // name is what Flagger's events call the release: the first of its services.
@@ -30,6 +42,9 @@ func (r *Release) part(service string) *Part {
 }
 
 func (r *Release) service(name string) *Service {
+	if r.Plan == nil {
+		return nil
+	}
 	for i := range r.Plan.Services {
 		if r.Plan.Services[i].Name == name {
 			return &r.Plan.Services[i]
@@ -241,9 +256,9 @@ func (r *Release) Shares() []Share {
 	return out
 }
 
-// warm reports whether what served before a part is still there.
+// warm reports whether what served before a part is still there, if not all of it.
 func (r *Release) warm(i int) bool {
-	return r.Plan.Services[i].Before != 0 && r.Parts[i].Before.Instances > 0
+	return r.Plan.Services[i].Before != 0 && r.Parts[i].Before.Running > 0
 }
 
 // shareByRules adds what is not told by a weight.
@@ -305,7 +320,11 @@ func (r *Release) Waits() string {
 		return ""
 	}
 	text := what + ", since " + since.UTC().Format(time.RFC3339)
-	if due := r.Deadline(); !due.IsZero() {
+	due := r.Deadline()
+	if r.Gate != nil {
+		due = r.gateDeadline()
+	}
+	if !due.IsZero() {
 		text += ", until " + due.UTC().Format(time.RFC3339)
 	}
 	return text + "; " + who
@@ -347,6 +366,9 @@ func (r *Release) waits() (what string, since time.Time, who string) {
 	case Watching:
 		if r.keepsAlive() {
 			return "Serves; the revision before stays until the next release", r.Promoted, "rollback takes it back at once"
+		}
+		if r.cold() {
+			return "Serves and is watched", r.Promoted, "rollback starts the revision before again and takes it back"
 		}
 		return "Serves and is watched; the revision before is warm", r.Promoted, "rollback takes it back at once"
 	case Reverting:

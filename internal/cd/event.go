@@ -13,7 +13,7 @@ const (
 	EventBegan    EventType = "began"    // Release, Plan
 	EventMoved    EventType = "moved"    // Phase, Outcome, By
 	EventObserved EventType = "observed" // Service, Instance
-	EventWanted   EventType = "wanted"   // Service, Instances
+	EventWanted   EventType = "wanted"   // Service, Instances; Release if it is another one that asks
 	EventUp       EventType = "up"       // Service
 	EventIll      EventType = "ill"      // too few instances are healthy
 	EventWell     EventType = "well"     // enough are again
@@ -92,6 +92,7 @@ func (r *Release) Apply(e Event) {
 	case EventTraffic:
 		r.Weight, r.Mirrored, r.Step, r.Stepped, r.Confirmed = e.Weight, e.Mirrored, e.Step, e.At, nil
 		r.Iterations, r.Evidence = e.Iterations, stepped(r.Evidence)
+		r.tells(e)
 	case EventGate:
 		r.Gate, r.Reason = e.Gate, e.Gate.Reason
 	case EventOpened:
@@ -127,7 +128,7 @@ func (r *Release) begin(e Event) {
 	r.ID, r.Plan, r.Phase, r.Since, r.Began, r.Progress = e.Release, e.Plan, Gated, e.At, e.At, e.At
 	r.Parts = make([]Part, len(e.Plan.Services))
 	for i, s := range e.Plan.Services {
-		r.Parts[i] = Part{Service: s.Name, Before: Scale{Instances: s.BeforeInstances, Told: true}}
+		r.Parts[i] = Part{Service: s.Name, Before: Scale{Instances: s.BeforeInstances, Running: s.BeforeInstances, Told: true}}
 	}
 	if r.exact() {
 		r.Flagger = &Flagger{Phase: flaggerInitialized, Primary: 100}
@@ -135,7 +136,10 @@ func (r *Release) begin(e Event) {
 }
 
 func (r *Release) move(e Event) {
-	r.Phase, r.Reason, r.Since, r.Progress = e.Phase, e.Text, e.At, e.At
+	r.Phase, r.Since, r.Progress = e.Phase, e.At, e.At
+	if r.Outcome != e.Phase {
+		r.Reason = e.Text
+	}
 	if e.By != "" {
 		r.By = e.By
 	}
@@ -145,7 +149,7 @@ func (r *Release) move(e Event) {
 			r.Promoted, r.Ended, r.Restarts = e.At, e.At, r.restarts()
 			r.Sampled, r.Evidence = e.At, nil
 		}
-		r.Gate, r.Due, r.Look = nil, time.Time{}, nil
+		r.Gate, r.Paused, r.Due, r.Look = nil, false, time.Time{}, nil
 		r.flagger(flaggerSucceeded)
 	case Reverting:
 		r.flagger(flaggerFailed)
@@ -181,6 +185,14 @@ func (r *Release) check(e Event) {
 	r.Iterations, r.FailedChecks, r.Errors, r.NoData = c.Iterations, c.FailedChecks, c.Errors, c.NoData
 	r.Checks, r.Evidence, r.Sampled, r.Undecided, r.Flagger = c.Checks, c.Evidence, c.Sampled, c.Undecided, c.Flagger
 	r.Look, r.Due = nil, e.Until
+	r.tells(e)
+}
+
+// tells makes an event the reason why the release is where it is, while traffic moves and nobody is waited for.
+func (r *Release) tells(e Event) {
+	if r.Gate == nil && (r.Phase == Shifting || r.Phase == Promoting) {
+		r.Reason = e.Text
+	}
 }
 
 // applyToPart changes one part of the release, never in place.
@@ -196,12 +208,13 @@ func (r *Release) applyToPart(e Event) {
 		p.Instances = observed(p.Instances, *e.Instance)
 	case EventWanted:
 		p.Want, p.Up, r.Progress = e.Instances, min(p.Up, e.Instances), e.At
+		p.ScaledBy = max(p.ScaledBy, e.Release)
 	case EventUp:
 		p.Up, r.Progress = p.Want, e.At
 	case EventHooked:
 		p.Hooked, r.Progress = true, e.At
 	case EventScaling:
-		p.Before = Scale{Instances: e.Instances, Settled: e.Settled, Seq: p.Before.Seq + 1}
+		p.Before = Scale{Instances: e.Instances, Running: min(p.Before.Running, e.Instances), Settled: e.Settled, Seq: p.Before.Seq + 1}
 	case EventScaled:
 		p.Before.Retry = e.Until
 		switch {
@@ -209,7 +222,7 @@ func (r *Release) applyToPart(e Event) {
 			p.Before.Failures++
 			p.Before.Seq++
 		case e.Settled:
-			p.Before.Told, p.Before.Failures = true, 0
+			p.Before.Told, p.Before.Running, p.Before.Failures = true, p.Before.Instances, 0
 		}
 	}
 }
@@ -233,9 +246,9 @@ func observed(have []Instance, in Instance) []Instance {
 // maxNotices bounds what waits to be told to webhooks of type event: they get no more than the latest.
 const maxNotices = 100
 
-// notify notes what webhooks of type event are to hear of.
+// notify notes what webhooks of type event are to hear of: of one that behaves like Flagger, Flagger's events.
 func (r *Release) notify(e Event) {
-	if r.Plan == nil || r.Plan.Strategy.Analysis == nil || !e.told() {
+	if r.Plan.Strategy.Analysis == nil || !e.told() || r.Flagger != nil && e.Type != EventNote {
 		return
 	}
 	for i, w := range r.Plan.Strategy.Analysis.Webhooks {

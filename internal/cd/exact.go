@@ -2,7 +2,6 @@ package cd
 
 import (
 	"fmt"
-	"math"
 	"time"
 )
 
@@ -273,8 +272,12 @@ func (t *ticking) analysis() bool {
 	// resolved into queries, after them.
 	for _, template := range []bool{false, true} {
 		for i, m := range t.r.analysis().Metrics {
-			if m.Template != template {
+			if late := m.Template || m.Query == "" && m.Name != metricSuccess && m.Name != metricDuration; late != template {
 				continue
+			}
+			if !m.Template && template {
+				t.warn("Metric query failed for no usable metrics template and query were configured")
+				return false
 			}
 			for _, s := range t.r.Plan.Services {
 				if s.Before != 0 && !t.metric(i, m, s) {
@@ -297,8 +300,7 @@ func (t *ticking) metric(i int, m Metric, s Service) bool {
 	switch {
 	case in.Error != "":
 		t.queryFailed(m, in.Error)
-	case in.Value == nil || math.IsNaN(*in.Value):
-		c.Value = nil
+	case in.Value == nil:
 		t.noValues(m, s)
 	case m.Name == metricSuccess && m.Query == "":
 		t.compare(m, "success rate", fmt.Sprintf("%.2f%%", *in.Value), "%", *in.Value)

@@ -126,8 +126,8 @@ type Task struct {
 	Payload   map[string]any // of a webhook
 	Metric    *Metric
 	From      time.Time
-	// Settled, of a scale, says when it is done: not when the release was told, but when it is so. What is too many has
-	// ended and been forgotten, what was missing is healthy.
+	// Settled, of a scale, says when it is done: not when the release was told, but when it has brought about what it wants.
+	// What is too many has ended and been forgotten, what was missing is healthy.
 	Settled bool
 }
 

@@ -11,6 +11,10 @@ const (
 	// alarmAt is the e-value at which errors are told from chance: by Ville's inequality a healthy revision reaches it with a
 	// probability of at most 1/alarmAt, however often one looks.
 	alarmAt = 20
+	// steadyStep bounds what one look adds to steady evidence, as a logarithm: a burst of errors alone is no alarm.
+	steadyStep = 2
+	// maxBurst is how large bursts of errors may be for which nothing is known yet about how they scatter.
+	maxBurst = 5
 	// minErrors is how many errors the new revision has to have before they alarm.
 	minErrors = 5
 	// slowerAlpha is the chance of calling a revision slower that is not, in all looks together.
@@ -33,8 +37,10 @@ type Evidence struct {
 	// Requests and Errors are all that were counted, of new and old.
 	Requests [2]int64 `json:"requests"`
 	Errors   [2]int64 `json:"errors"`
-	// Log is how much likelier the errors are at each of the ratios than if both failed alike, as a logarithm.
-	Log [len(ratios)]float64 `json:"log"`
+	// Log is how much likelier the errors are at each of the ratios than if both failed alike, as a logarithm. In Steady no
+	// look counts for more than steadyStep, so that it takes several.
+	Log    [len(ratios)]float64 `json:"log"`
+	Steady [len(ratios)]float64 `json:"steady"`
 	// Chi and Freedom measure how much more the errors scatter from look to look than independent ones would.
 	Chi     float64 `json:"chi,omitempty"`
 	Freedom int     `json:"freedom,omitempty"`
@@ -87,7 +93,9 @@ func (e *Evidence) compareErrors(now, old Traffics) {
 	x, y := float64(now.Errors), float64(old.Errors)
 	for i, ratio := range ratios {
 		both := math.Log((n + o) / (ratio*n + o))
-		e.Log[i] += x*(both+math.Log(ratio)) + y*both
+		more := x*(both+math.Log(ratio)) + y*both
+		e.Log[i] += more
+		e.Steady[i] += min(more, steadyStep)
 	}
 	// How the errors scatter round the share that they had until now: bursts that hit one side alone make it more than one.
 	if total := float64(before.Errors[0] + before.Errors[1]); total > 0 && before.Requests[0] > 0 && before.Requests[1] > 0 {
@@ -109,13 +117,19 @@ func (e Evidence) dispersion() float64 {
 const priorFreedom = 2
 
 // eValue is how much likelier the errors are if the new revision fails more often than if both fail alike, averaged over
-// the ratios. Errors that come in bursts count for less.
+// the ratios. Errors that come in bursts count for less. It is reached by steady evidence, or by so much of it that bursts
+// of maxBurst errors would not explain it.
 func (e Evidence) eValue() float64 {
+	d := e.dispersion()
+	return max(mixture(e.Steady, d), mixture(e.Log, max(d, maxBurst)))
+}
+
+func mixture(logs [len(ratios)]float64, dispersion float64) float64 {
 	sum := 0.0
-	for _, l := range e.Log {
-		sum += math.Exp(min(l/e.dispersion(), 700))
+	for _, l := range logs {
+		sum += math.Exp(min(l/dispersion, 700))
 	}
-	return sum / float64(len(e.Log))
+	return sum / float64(len(logs))
 }
 
 // alarms reports whether the new revision fails more than the old one.
@@ -297,9 +311,9 @@ func (m Metric) outside(v float64, unit string) string {
 	return ""
 }
 
-// bounds reports whether what was measured is within what can be: counts that are not negative, histograms of a size, times
+// sound reports whether what was measured is within what can be: counts that are not negative, histograms of a size, times
 // in order.
-func (t Task) bounds(in *Done) bool {
+func (in Done) sound() bool {
 	if len(in.Samples) > 1000 {
 		return false
 	}
@@ -308,7 +322,7 @@ func (t Task) bounds(in *Done) bool {
 			return false
 		}
 	}
-	return in.Value == nil || !math.IsInf(*in.Value, 0) && !math.IsNaN(*in.Value)
+	return true
 }
 
 // maxCount bounds counts, so that sums of them do not overflow.

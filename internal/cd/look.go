@@ -128,6 +128,16 @@ func (r *Release) lookAsks() []Task {
 	return nil
 }
 
+// looked decides what the look under way has come to, and reports whether it has come to something. One that is not answered
+// holds up nothing else.
+func (d *decision) looked() bool {
+	before := len(d.events)
+	if d.r.Look != nil {
+		d.decideLook()
+	}
+	return len(d.events) > before
+}
+
 // decideLook decides what the look under way has come to, if all is answered.
 func (d *decision) decideLook() {
 	if len(d.r.lookAsks()) > 0 {

@@ -3,6 +3,7 @@ package cd
 import (
 	"fmt"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -59,7 +60,7 @@ func (r *Release) analyse() *judging {
 		if _, _, last := r.next(); last {
 			kind = hookConfirmPromotion
 		}
-		if kind == hookConfirmPromotion || !r.Mirrored {
+		if r.Phase == Shifting && (kind == hookConfirmPromotion || !r.Mirrored) {
 			j.all(kind, flaggerProgressing)
 		}
 	}
@@ -251,8 +252,7 @@ func (j *judging) query(s Service, m Metric, in Done) {
 	case in.Error != "":
 		j.errors++
 		c.Verdict, c.Reason = Inconclusive, "could not be asked: "+in.Error
-	case in.Value == nil || math.IsNaN(*in.Value):
-		c.Value = nil
+	case in.Value == nil:
 		j.without(&c, "no value")
 	default:
 		if c.Reason = m.outside(*in.Value, ""); c.Reason != "" {
@@ -323,7 +323,7 @@ func (d *decision) analysed() {
 	switch {
 	case j.alarm != "":
 		c.FailedChecks++
-		d.conclude(c, next, true, "%s", j.alarm)
+		d.conclude(c, next, true, "Does not pass at weight %d", r.Weight)
 		d.fault("%s", j.alarm)
 	case j.verdict == Fail:
 		c.FailedChecks, c.Undecided = c.FailedChecks+1, time.Time{}
@@ -347,7 +347,7 @@ func (d *decision) analysed() {
 // passed takes the next step, if nothing holds it.
 func (d *decision) passed(j *judging) {
 	r := d.r
-	if r.idle() && !r.Prepared {
+	if r.idle() && !r.Prepared && r.asksHooks(hookPre) {
 		d.emit(Event{Type: EventPrepared, Text: "Pre-rollout webhooks have passed"})
 	}
 	if r.Paused {
@@ -364,20 +364,22 @@ func (d *decision) passed(j *judging) {
 	if r.Gate != nil {
 		d.emit(Event{Type: EventOpened, Gate: r.Gate, Text: "The checks pass: goes on"})
 	}
-	if r.Ill.IsZero() {
-		d.advance()
-	}
+	d.advance()
 }
 
 // next is the step after the one that is taken: last is promotion.
 func (r *Release) next() (weight int, mirrored, last bool) {
 	a := r.analysis()
-	if a.Iterations > 0 {
+	if a.Iterations > 0 && r.Phase != Promoting {
 		weight = 0
 		if r.matching() {
 			weight = 100
 		}
 		return weight, a.Mirror && !r.matching(), r.Iterations >= a.Iterations
+	}
+	if r.Phase == Promoting {
+		weight = min(r.Weight+a.StepWeightPromotion, 100)
+		return weight, false, weight == 100
 	}
 	if r.Weight >= a.maxWeight() {
 		return 0, false, true
@@ -414,14 +416,18 @@ func (a Analysis) weightAfter(now int) int {
 // advance takes the next step.
 func (d *decision) advance() {
 	r := d.r
+	if !r.Ill.IsZero() {
+		return
+	}
 	a := r.analysis()
 	weight, mirrored, last := r.next()
 	switch {
-	case last && a.StepWeightPromotion > 0 && r.Weight > 0 && r.Weight < 100:
+	case last && r.Phase == Shifting && a.StepWeightPromotion > 0 && r.Weight > 0 && r.Weight < 100:
 		d.move(Promoting, "Promotes by steps of %d", a.StepWeightPromotion)
+		d.advance()
 	case last:
 		d.promoted()
-	case a.Iterations > 0:
+	case a.Iterations > 0 && r.Phase == Shifting:
 		e := Event{Type: EventTraffic, Weight: weight, Mirrored: mirrored, Step: r.Step + 1, Iterations: r.Iterations + 1}
 		e.Text = fmt.Sprintf("Iteration %d of %d", e.Iterations, a.Iterations)
 		d.emit(e)
@@ -434,7 +440,7 @@ func (d *decision) advance() {
 
 // undecidedDeadline is when a person is asked because checks have said neither yes nor no for long.
 func (r *Release) undecidedDeadline() time.Time {
-	if wait := r.analysis().InconclusiveWait; wait > 0 && r.Phase == Shifting && !r.Undecided.IsZero() && r.Gate == nil && !r.Paused {
+	if wait := r.analysis().InconclusiveWait; wait > 0 && (r.Phase == Shifting || r.Phase == Promoting) && !r.exact() && !r.Undecided.IsZero() && r.Gate == nil && !r.Paused {
 		return r.Undecided.Add(wait)
 	}
 	return time.Time{}
@@ -491,7 +497,7 @@ func (l *watchingLook) service(e Evidence) bool {
 		case outside && binomialTail(e.New.Requests, bad, share) > 0.01:
 			c.Verdict, c.Reason, decided = Inconclusive, "beyond the limit, by too few requests to tell", false
 		case outside:
-			c.Verdict, c.Reason = Fail, fmt.Sprintf("%s of %s is %.4g, beyond its limit: %s", c.Name, e.Service, value, c.Limit)
+			c.Verdict, c.Reason = Fail, fmt.Sprintf("%s of %s: %.4g, the limit is %s", c.Name, e.Service, value, c.Limit)
 			if l.bad == "" {
 				l.bad = c.Reason
 			}
@@ -517,10 +523,13 @@ func (d *decision) watched() {
 		c.Checks = l.checks
 	}
 	text := "What is measured is within its limits"
-	if l.bad != "" {
-		text = l.bad
-	} else if len(l.checks) == 0 {
+	switch {
+	case l.bad != "":
+		text = "What is measured is beyond its limits"
+	case len(l.checks) == 0:
 		text = "Nothing was measured"
+	case slices.ContainsFunc(l.checks, func(c Check) bool { return c.Verdict == Inconclusive }):
+		text = "Too few requests were measured to tell"
 	}
 	d.conclude(c, time.Time{}, l.bad != "", "%s", text)
 	if l.bad != "" {

@@ -90,6 +90,8 @@ type Part struct {
 	Instances []Instance `json:"instances,omitempty"`
 	Hooked    bool       `json:"hooked,omitempty"` // its hook has run
 	Up        int        `json:"up,omitempty"`     // how many have been healthy at one time
+	// ScaledBy is the latest release that asked this one for instances: an earlier one is not listened to any more.
+	ScaledBy ReleaseID `json:"scaled_by,omitempty"`
 	// Before is what the release that served before is told to run.
 	Before Scale `json:"before"`
 }
@@ -97,6 +99,7 @@ type Part struct {
 // Scale is what another release is told to run of a service.
 type Scale struct {
 	Instances int  `json:"instances"`
+	Running   int  `json:"running"`           // how many of them run for sure: those that are still to start do not count
 	Told      bool `json:"told"`              // it was told, and it is so if Settled
 	Settled   bool `json:"settled,omitempty"` // see Task.Settled
 	Seq       int  `json:"seq,omitempty"`     // numbers what was asked: an answer to an earlier one is stale
