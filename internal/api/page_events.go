@@ -17,6 +17,8 @@ import (
 const (
 	// keepAlive is how often a silent stream says that it is there, before proxies take it for dead.
 	keepAlive = 20 * time.Second
+	// streamLife is how long a stream lasts: who resumes it is looked at anew, and may have lost what it takes.
+	streamLife = 5 * time.Minute
 	// maxBehind is how many records a stream that resumes is given; who is further behind reads anew.
 	maxBehind = 10_000
 )
@@ -55,6 +57,8 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	}
 	alive := time.NewTicker(keepAlive)
 	defer alive.Stop()
+	over := time.NewTimer(streamLife)
+	defer over.Stop()
 	for ctx := r.Context(); ; {
 		records, ok, news := s.hub.after(after)
 		if !ok {
@@ -77,6 +81,8 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		}
 		select {
 		case <-news:
+		case <-over.C:
+			return
 		case <-alive.C:
 			if stream.send(": still here\n\n") != nil {
 				return

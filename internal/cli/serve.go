@@ -54,7 +54,7 @@ type serveFlags struct {
 	readyFile  string
 	actionsURL string
 	labels     []string
-	proxy      string
+	proxy      proxyFlags
 	allowLocal []string
 	drain      time.Duration
 	asJSON     bool
@@ -102,7 +102,7 @@ ends at once. Everything is below the data directory; penstock.yaml there holds 
 	f.StringVar(&flags.readyFile, "ready-file", "", "write JSON with url, token, socket and proxy_url to this `FILE` when the server is ready, for scripts")
 	f.StringVar(&flags.actionsURL, "actions-url", forge.DefaultActionsURL, "where actions are fetched from: a base `URL`, or a file:// template with {owner} and {repo}")
 	f.StringSliceVar(&flags.labels, "labels", nil, "`LABELS` of this server's own runner besides self-hosted, ubuntu-latest and what this machine and penstock.yaml give it")
-	f.StringVar(&flags.proxy, "proxy", "", "carry traffic to what is released at this `HOST:PORT`, by the hosts of penstock.yaml; port 0 takes a free one")
+	flags.proxy.add(c)
 	f.StringSliceVar(&flags.allowLocal, "allow-local", nil, "`ADDRESSES` of this machine (HOST:PORT) that webhooks and metric queries of repositories may reach")
 	f.DurationVar(&flags.drain, "drain", 30*time.Second, "how long jobs may go on when the server is stopped; what runs then is ended, and has failed with this as the reason")
 	f.BoolVar(&flags.asJSON, "json", false, "log JSON, one object a line")
@@ -237,7 +237,7 @@ func (f *serveFlags) open(ctx context.Context, stderr io.Writer) (s *server, err
 	if s.traces, err = api.OpenTraces(ctx); err != nil {
 		return nil, err
 	}
-	client, proxyURL, err := f.openProxy(ctx)
+	client, proxyURL, err := f.proxy.open(ctx, filepath.Join(f.data, proxyDir))
 	if err != nil {
 		return nil, err
 	}
@@ -366,6 +366,9 @@ func (s *server) serve(ctx context.Context, stop func(), f *serveFlags, stderr i
 	s.work.Go(func() { s.Server.Work(work) })
 	s.work.Go(func() { s.tidy(work) })
 	s.work.Go(func() { _ = s.Releases.Work(work, carrier{s.Carrier}) })
+	if s.Carrier.Proxy != nil {
+		s.work.Go(func() { _ = s.Carrier.Proxy.Keep(work, s.Log) })
+	}
 	now, endJobs := context.WithCancel(work)
 	defer endJobs()
 	if f.parallel > 0 {

@@ -10,6 +10,9 @@ import (
 	"net/url"
 	"path/filepath"
 	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
 
 	"github.com/penstock-ci/penstock/internal/cd"
 	"github.com/penstock-ci/penstock/internal/container"
@@ -17,6 +20,7 @@ import (
 	"github.com/penstock-ci/penstock/internal/engine"
 	"github.com/penstock-ci/penstock/internal/image"
 	"github.com/penstock-ci/penstock/internal/proxy/daemon"
+	"github.com/penstock-ci/penstock/internal/proxy/tlsauto"
 )
 
 // Directories below a server's own.
@@ -25,22 +29,71 @@ const (
 	proxyDir     = "proxy"
 )
 
-// openProxy starts the proxy, or finds the one that runs, and gives where it is found.
-func (f *serveFlags) openProxy(ctx context.Context) (*daemon.Client, string, error) {
-	if f.proxy == "" {
+// proxyFlags say how the proxy of what is released is reached.
+type proxyFlags struct {
+	listen, listenTLS string
+	cert, key         string
+	acme              tlsauto.ACME
+	acmeDNS           string
+}
+
+func (f *proxyFlags) add(c *cobra.Command) {
+	set := c.Flags()
+	set.StringVar(&f.listen, "proxy", "", "carry traffic to what is released at this `HOST:PORT`, by the hosts of penstock.yaml; port 0 takes a free one")
+	set.StringVar(&f.listenTLS, "proxy-tls", "", "do so by https at this `HOST:PORT`, too: with certificates of --acme, of files, or of an authority of its own for localhost and the like")
+	set.StringVar(&f.cert, "proxy-cert", "", "certificate `FILE` of the hosts that it names; needs --proxy-key")
+	set.StringVar(&f.key, "proxy-key", "", "private key `FILE` of --proxy-cert")
+	set.StringVar(&f.acme.Email, "acme", "", "get certificates from Let's Encrypt, to whose terms you agree by it; it warns this `EMAIL`")
+	set.StringVar(&f.acme.Directory, "acme-directory", "", "`URL` of another authority that speaks ACME")
+	set.StringVar(&f.acme.Root, "acme-root", "", "PEM `FILE` that vouches for --acme-directory")
+	set.StringVar(&f.acmeDNS, "acme-dns", "", "`COMMAND` that proves hosts by DNS, for wildcards: COMMAND set NAME VALUE, COMMAND clear NAME VALUE")
+	c.MarkFlagsRequiredTogether("proxy-cert", "proxy-key")
+}
+
+// config is the settings of the proxy's process in a directory.
+func (f *proxyFlags) config(dir string) (daemon.Config, error) {
+	conf := daemon.Config{Dir: dir, Listen: f.listen, ListenTLS: f.listenTLS}
+	for _, file := range []*string{&f.cert, &f.key, &f.acme.Root} {
+		if *file == "" {
+			continue
+		}
+		abs, err := filepath.Abs(*file)
+		if err != nil {
+			return conf, err
+		}
+		*file = abs
+	}
+	if f.cert != "" {
+		conf.TLS.Files = []tlsauto.Pair{{Certificate: f.cert, Key: f.key}}
+	}
+	if f.acme.Email != "" || f.acme.Directory != "" {
+		f.acme.DNS = strings.Fields(f.acmeDNS)
+		conf.TLS.ACME = &f.acme
+	}
+	return conf, nil
+}
+
+// open starts the proxy, or finds the one that runs, and gives where it is found. Without an address there is none.
+func (f *proxyFlags) open(ctx context.Context, dir string) (client *daemon.Client, at string, err error) {
+	if f.listen == "" && f.listenTLS == "" {
 		return nil, "", nil
 	}
-	dir, err := filepath.Abs(filepath.Join(f.data, proxyDir))
+	if dir, err = filepath.Abs(dir); err != nil {
+		return nil, "", err
+	}
+	conf, err := f.config(dir)
 	if err != nil {
 		return nil, "", err
 	}
-	client, err := daemon.Ensure(ctx, daemon.Config{Dir: dir, Listen: f.proxy})
-	if err != nil {
-		return nil, "", err
+	if client, err = daemon.Ensure(ctx, conf); err != nil {
+		return nil, "", withHint(err, "--proxy HOST:PORT takes a free port with 0; penstock proxy stop --dir "+dir+" ends one that runs")
 	}
 	status, err := client.Status(ctx)
 	if err != nil {
 		return nil, "", err
+	}
+	if f.listen == "" {
+		return client, "https://" + reachable(status.Listeners["https"]), nil
 	}
 	return client, "http://" + reachable(status.Listeners["http"]), nil
 }
