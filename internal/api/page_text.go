@@ -37,6 +37,8 @@ func (s *Server) textPages() http.Handler {
 	mux.Get("/{owner}/{repo}/pulls", s.listText(pullsText))
 	mux.Get("/{owner}/{repo}/pull/{number}", s.pullText)
 	mux.Get("/{owner}/{repo}/environments", s.listText(environmentsText))
+	mux.Get("/{owner}/{repo}/environments/{environment}", s.environmentText)
+	mux.Get("/{owner}/{repo}/environments/{environment}/{number}", s.versionText)
 	mux.Get("/{owner}/{repo}/caches", s.listText(cachesText))
 	mux.Get("/{owner}/{repo}/settings", s.settingsText)
 	return mux
