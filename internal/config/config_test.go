@@ -16,6 +16,8 @@ import (
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"go.yaml.in/yaml/v4"
+
+	"github.com/penstock-ci/penstock/internal/cd"
 )
 
 const full = `# what GitHub has no word for
@@ -298,6 +300,7 @@ func TestRead(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(full))
+	f.Add([]byte(fullRelease))
 	for _, c := range cases {
 		if len(c.text) < 1000 {
 			f.Add([]byte(c.text))
@@ -311,6 +314,19 @@ func FuzzParse(f *testing.F) {
 		var found Errors
 		if err != nil && (!errors.As(err, &found) || len(found) == 0) {
 			t.Fatalf("%v is not a list of findings", err)
+		}
+		if err == nil {
+			for i := range c.Environments {
+				e := &c.Environments[i]
+				if got := c.ServicesOf(e); len(got) != len(c.Services) {
+					t.Errorf("%d of %d services", len(got), len(c.Services))
+				}
+				e.Deploys("release/1.0")
+				s, _, err := e.Strategy(func(string) ([]byte, error) { return []byte(guide), nil })
+				if a := s.Analysis; err == nil && s.Kind == cd.Canary && !a.SkipAnalysis && a.Iterations+a.StepWeight+len(a.StepWeights) == 0 {
+					t.Errorf("the release would never go on: %+v", a)
+				}
+			}
 		}
 		lines := 2
 		for _, c := range string(data) {

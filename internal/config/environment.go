@@ -129,6 +129,9 @@ func (r *reader) environment(key, n *yaml.Node, services []Service, taken map[st
 	for _, o := range e.overrides {
 		r.disjoint(at["secrets"], e.Secrets, o.env)
 	}
+	if e.strategy.Kind == cd.Canary && len(e.hosts) == 0 {
+		r.note(at["strategy"], "the environment has no hosts: without traffic nothing is judged, and no release gets through")
+	}
 	for _, h := range e.hosts {
 		i := slices.IndexFunc(services, func(s Service) bool { return s.Name == h.service })
 		take := func(n *yaml.Node, names []string) {

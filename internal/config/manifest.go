@@ -25,7 +25,7 @@ type Manifest struct {
 	Name, Namespace string
 	Target          string // name of what is released there; which service it is, penstock.yaml says
 	Service         string // name of Kubernetes' service
-	Port            int
+	Port            int    // 0 without a service
 	Ingress         string
 	// Analysis is Exact, with Flagger's defaults and limits.
 	Analysis cd.Analysis
@@ -242,10 +242,8 @@ func (r *reader) manifest(root *yaml.Node, templates []metricTemplate) *Manifest
 	if spec == nil {
 		return m
 	}
-	for _, key := range []string{"targetRef", "service"} {
-		if spec[key] == nil {
-			r.mistake(root, "spec has no %s: write it", key)
-		}
+	if spec["targetRef"] == nil {
+		r.mistake(root, "spec has no targetRef: write it")
 	}
 	if spec["analysis"] == nil || isNull(spec["analysis"]) {
 		a.SkipAnalysis = true

@@ -289,7 +289,7 @@ func TestManifestMistakes(t *testing.T) {
 		{canaryOf("{stepWeight: 5}", "") + "kind: x\n", "8:1: 'kind' is already defined"},
 		{canaryOf("{stepWeight: 5, interval: 25h}", ""), "7:39: '25h' is more than 24h"},
 		{"apiVersion: flagger.app/v1beta1\nkind: Canary\n", "1:1: the object has no name: write metadata.name\n1:1: there is no spec"},
-		{"apiVersion: flagger.app/v1beta1\nkind: Canary\nmetadata: {name: a}\nspec: {}\n", "1:1: spec has no targetRef: write it\n1:1: spec has no service: write it"},
+		{"apiVersion: flagger.app/v1beta1\nkind: Canary\nmetadata: {name: a}\nspec: {}\n", "1:1: spec has no targetRef: write it"},
 		{canaryOf("{}", ""), "7:13: neither stepWeight, stepWeights nor iterations is here: the release would never go on; write one, such as stepWeight: 10"},
 		{canaryOf("{stepWeight: 5, match: [{headers: {a: {exact: b}}}]}", ""), "7:36: a test of what matches needs iterations, how often it is checked, such as iterations: 10"},
 		{canaryOf("{iterations: 5, match: [{sourceLabels: {a: b}}]}", ""), "7:36: no rule of match is left: the test would have no users"},

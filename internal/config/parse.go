@@ -23,7 +23,7 @@ func Parse(name string, data []byte) (*Config, error) {
 		at := r.section(n, sections(c))
 		if environments := at["environments"]; environments != nil {
 			c.Environments = r.environments(environments, c.Services)
-			if len(c.Environments) > 0 && at["services"] == nil {
+			if len(c.Environments) > 0 && len(c.Services) == 0 && len(r.found) == 0 {
 				r.mistake(environments, "there is nothing to release: write services, too")
 			}
 		}

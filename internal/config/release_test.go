@@ -272,6 +272,13 @@ func TestStrategies(t *testing.T) {
 	}
 }
 
+func TestNoteOfNoTraffic(t *testing.T) {
+	c, err := Parse(Name, []byte(of("canary")))
+	if want := "[penstock.yaml (Line: 2, Col: 30): the environment has no hosts: without traffic nothing is judged, and no release gets through]"; err != nil || fmt.Sprint(c.Notes) != want {
+		t.Errorf("got %v, %v", c, err)
+	}
+}
+
 // of is a file with one service and an environment that has a strategy.
 func of(strategy string) string {
 	return "services: {w: {command: a, port: 1}}\nenvironments: {p: {strategy: " + strategy + "}}\n"
@@ -287,6 +294,7 @@ var releaseCases = []mistake{
 	{"services: {web: a}\n", "1:17: A mapping was expected", ""},
 	{"services: {Web: {command: a, port: 1}}\n", "1:12: 'Web' is no name of a service: write lower case letters, digits and -, at most 63", ""},
 	{"environments: {p: {}}\n", "1:15: there is nothing to release: write services, too", ""},
+	{"services: {}\nenvironments: {p: {}}\n", "2:15: there is nothing to release: write services, too", "open"},
 	{service("command: a, port: 0"), "1:34: '0' is not between 1 and 65535", ""},
 	{service("command: a, port: web"), "1:34: 'web' is not a port such as 8000", ""},
 	{service("image: a, build: ., port: 1"), "1:33: the service has an image already: write one of image and build", ""},
