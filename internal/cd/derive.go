@@ -30,7 +30,12 @@ func Before(releases []*Release, service string) (ReleaseID, int) {
 func (s Service) instances() int { return max(s.Instances, 1) }
 
 // name is what Flagger's events call the release: the first of its services.
-func (r *Release) name() string { return r.Plan.Services[0].Name }
+func (r *Release) name() string {
+	if len(r.Plan.Services) == 0 {
+		return ""
+	}
+	return r.Plan.Services[0].Name
+}
 
 func (r *Release) part(service string) *Part {
 	for i := range r.Parts {

@@ -139,10 +139,9 @@ type Notice struct {
 
 // Flagger is the part of a Canary's status and of its routes that Release does not have, in Flagger's words.
 type Flagger struct {
-	Phase    string `json:"phase"`   // Initialized, Waiting, Progressing, WaitingPromotion, Promoting, Finalising, Succeeded, Failed
-	Weight   int    `json:"weight"`  // status.canaryWeight
-	Route    int    `json:"route"`   // the canary's weight in the routes
-	Primary  int    `json:"primary"` // the primary's
+	Phase    string `json:"phase"`  // Initialized, Waiting, Progressing, WaitingPromotion, Promoting, Finalising, Succeeded, Failed
+	Weight   int    `json:"weight"` // status.canaryWeight
+	Route    int    `json:"route"`  // the canary's weight in the routes; the rest is the primary's
 	Mirrored bool   `json:"mirrored,omitempty"`
 }
 

@@ -57,7 +57,6 @@ type simRelease struct {
 	behaviour string
 	machines  []map[int]*simInstance // by part, by index: what really runs
 	flying    map[TaskID]time.Time   // tasks under way, and when they are answered
-	hooks     map[TaskID]bool
 }
 
 type simInstance struct {
