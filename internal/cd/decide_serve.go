@@ -16,7 +16,7 @@ func (d *decision) health() {
 	case p != nil && r.Ill.IsZero():
 		d.emit(Event{Type: EventIll, Warning: true, Text: fmt.Sprintf("Only %d of %d instances of %s are healthy%s", healthy, need, p.Service, p.because())})
 	case p == nil && !r.Ill.IsZero():
-		d.emit(Event{Type: EventWell, Text: "All instances are healthy again"})
+		d.emit(Event{Type: EventWell, Text: "Enough instances are healthy again"})
 	}
 	// Flagger halts and waits for its progress deadline; users are served by what served before meanwhile (Shares).
 	if r.Phase == Live || r.exact() && r.Phase != Watching {

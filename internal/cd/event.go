@@ -260,7 +260,7 @@ func (r *Release) notify(e Event) {
 		if w.Type != hookEvent {
 			continue
 		}
-		n := Notice{N: r.Version, Hook: i, At: e.At, Text: e.Text, Warning: e.Warning}
+		n := Notice{N: r.Version, Hook: i, At: e.At, Text: e.Text, Warning: e.Warning, Phase: r.flaggerPhase()}
 		r.Notices = append(slices.Clip(r.Notices), n)
 		if over := len(r.Notices) - maxNotices; over > 0 {
 			r.Notices = r.Notices[over:]

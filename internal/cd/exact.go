@@ -141,16 +141,11 @@ func (t *ticking) run() {
 // canaryReady is IsCanaryReady: why it is not, and whether that may still change.
 func (t *ticking) canaryReady() (why string, retriable bool) {
 	r := t.r
-	percent := 100
-	if p := r.analysis().CanaryReadyThreshold; p > 0 {
-		percent = p
-	}
 	started := r.Phase == Shifting || r.Phase == Promoting
 	for i, p := range r.Parts {
 		healthy, _ := r.healthyOf(i)
 		total := r.Plan.Services[i].instances()
-		need := int(float32(total) * float32(percent) / 100)
-		if started && healthy >= max(need, 1) {
+		if started && healthy >= r.needOf(total) {
 			continue
 		}
 		since := r.Progress
@@ -159,7 +154,7 @@ func (t *ticking) canaryReady() (why string, retriable bool) {
 		}
 		late := since.Add(r.progressLimit()).Before(r.Look.At)
 		return fmt.Sprintf("canary deployment %s.%s not ready: waiting for rollout to finish: %d of %d (readyThreshold %d%%) updated replicas are available",
-			p.Service, r.Plan.Environment, healthy, need, percent), !late
+			p.Service, r.Plan.Environment, healthy, r.ready(total), r.readyPercent()), !late
 	}
 	return "", true
 }

@@ -135,6 +135,7 @@ type Notice struct {
 	At      time.Time `json:"at"`
 	Text    string    `json:"text"`
 	Warning bool      `json:"warning,omitempty"`
+	Phase   string    `json:"phase"` // of a Canary
 }
 
 // Flagger is the part of a Canary's status and of its routes that Release does not have, in Flagger's words.
