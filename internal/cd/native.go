@@ -127,7 +127,6 @@ func (j *judging) metrics() {
 				}
 				continue
 			}
-			m := m
 			if in, ok := j.ask(fmt.Sprintf("query/%s/%d", s.Name, i), Task{Kind: TaskQuery, Service: s.Name, Metric: &m}); ok {
 				j.query(s, m, in)
 			}
