@@ -18,8 +18,8 @@ var rollouts = flag.Int("rollouts", 1500, "how many releases TestSimulation play
 //
 //   - no share leads to a revision without a healthy instance while the one before has one (world.served);
 //   - what served before is told to run less only when at least as many as before, or as the new release runs, are healthy
-//     without what it takes away; but for recreate, and where a later release or a person takes over (world.told);
-//   - a release that recreates never runs beside what it comes in the place of (world.together);
+//     without what it takes away; but for recreate, and where a later release or a person takes over (world.before);
+//   - a release that recreates starts when nothing runs any more of what it comes in the place of (world.alone);
 //   - somebody serves at every moment: where nothing healthy does, what serves alone was well and fails by itself
 //     (world.served);
 //   - when people and faults leave it alone, every release ends: over or live, one serves, nothing else runs (world.end).
@@ -173,7 +173,11 @@ func (w *world) tell(r *simRelease, in Input) error {
 
 // before holds that nothing that served is given up before there is as much in its place.
 func (w *world) before(r *simRelease, e Event, in Input) {
-	if e.Type != EventScaling || r.Plan.Strategy.Kind == Recreate {
+	if r.Plan.Strategy.Kind == Recreate {
+		w.alone(r, e)
+		return
+	}
+	if e.Type != EventScaling {
 		return
 	}
 	if _, ok := in.(Replaced); ok {
@@ -190,6 +194,20 @@ func (w *world) before(r *simRelease, e Event, in Input) {
 		healthy, _ := r.healthyOf(i)
 		if least := min(r.needOf(s.instances()), s.BeforeInstances); healthy+e.Instances < least {
 			w.fail("release %d gives up what served: %d healthy and %d of before, of %d", r.ID, healthy, e.Instances, least)
+		}
+	}
+}
+
+// alone holds that a release that recreates starts when nothing runs any more of what it comes in the place of.
+func (w *world) alone(r *simRelease, e Event) {
+	s := r.service(e.Service)
+	if e.Type != EventWanted || e.Instances == 0 || e.Release != 0 || s.Before == 0 {
+		return
+	}
+	b := w.releases[s.Before-1]
+	for at, p := range b.Parts {
+		if p.Service == s.Name && p.ScaledBy == r.ID && len(b.machines[at]) > 0 {
+			w.fail("release %d starts %s beside %d instances of release %d", r.ID, s.Name, len(b.machines[at]), b.ID)
 		}
 	}
 }
@@ -217,7 +235,6 @@ func (w *world) step() {
 		w.person()
 	}
 	w.served()
-	w.together()
 }
 
 // crash loses all that is under way; releases are loaded again, and the machine tells all that it has.
@@ -468,26 +485,6 @@ func (w *world) served() {
 		}
 		if q := alone.part(p.Service); now+before == 0 && !w.recreates() && (q.Want == 0 || q.Up == 0) {
 			w.fail("nothing healthy serves %s: %+v", p.Service, s)
-		}
-	}
-}
-
-// together holds that a release that recreates runs nothing beside what it comes in the place of.
-func (w *world) together() {
-	for _, r := range w.releases {
-		if r.Plan.Strategy.Kind != Recreate {
-			continue
-		}
-		for i, s := range r.Plan.Services {
-			if s.Before == 0 || len(r.machines[i]) == 0 {
-				continue
-			}
-			b := w.releases[s.Before-1]
-			for at, p := range b.Parts {
-				if p.Service == s.Name && p.ScaledBy == r.ID && len(b.machines[at]) > 0 {
-					w.fail("release %d runs %d of %s beside %d of release %d", r.ID, len(r.machines[i]), s.Name, len(b.machines[at]), b.ID)
-				}
-			}
 		}
 	}
 }
