@@ -113,20 +113,3 @@ func TestStaleInputs(t *testing.T) {
 		}
 	}
 }
-
-func TestBefore(t *testing.T) {
-	release := func(id ReleaseID, p Phase, services ...Service) *Release {
-		return &Release{ID: id, Phase: p, Plan: &Plan{Services: services}}
-	}
-	web, api := Service{Name: "web", Instances: 2}, Service{Name: "api"}
-	all := []*Release{release(1, Retired, web, api), release(2, Live, web), release(3, Reverting, web), release(4, Failed, web), release(5, Shifting, api)}
-	for _, c := range []struct {
-		service string
-		id      ReleaseID
-		n       int
-	}{{"web", 2, 2}, {"api", 1, 1}, {"db", 0, 0}} {
-		if id, n := Before(all, c.service); id != c.id || n != c.n {
-			t.Errorf("%s: release %d with %d, want %d with %d", c.service, id, n, c.id, c.n)
-		}
-	}
-}

@@ -15,18 +15,6 @@ func (p *Plan) names() string {
 	return strings.Join(names, ", ")
 }
 
-// Before gives the release in whose place the next release of a service comes, of the releases of an environment, oldest
-// first, and how many instances it runs when it serves alone: Service.Before and BeforeInstances; zero if none served yet. It
-// is the last that was promoted and not taken back, also where one that is being taken back has still to give it the place.
-func Before(releases []*Release, service string) (ReleaseID, int) {
-	for _, r := range slices.Backward(releases) {
-		if s := r.service(service); s != nil && (r.Phase == Live || r.Phase == Watching || r.Phase == Retired) {
-			return r.ID, s.instances()
-		}
-	}
-	return 0, 0
-}
-
 func (s Service) instances() int { return max(s.Instances, 1) }
 
 // name is what Flagger's events call the release: the first of its services.

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 )
@@ -107,6 +108,17 @@ func (w *world) fail(format string, args ...any) {
 	w.t.Errorf("%s: %s\n%s", w.now.Format(time.TimeOnly), fmt.Sprintf(format, args...), text)
 }
 
+// serving is the release in whose place the next one comes: the last that was promoted and not taken back, also where one
+// that is being taken back has still to give it the place.
+func (w *world) serving(service string) (ReleaseID, int) {
+	for _, r := range slices.Backward(w.releases) {
+		if s := r.service(service); s != nil && (r.Phase == Live || r.Phase == Watching || r.Phase == Retired) {
+			return r.ID, s.instances()
+		}
+	}
+	return 0, 0
+}
+
 func (w *world) begin(services int) {
 	id := ReleaseID(len(w.releases) + 1)
 	s := &source{}
@@ -125,11 +137,7 @@ func (w *world) begin(services int) {
 	}
 	for i := range services {
 		service := Service{Name: fmt.Sprintf("s%d", i), Instances: 1 + s.pick(4), Revision: Revision{ID: "abc"}}
-		var all []*Release
-		for _, r := range w.releases {
-			all = append(all, r.Release)
-		}
-		service.Before, service.BeforeInstances = Before(all, service.Name)
+		service.Before, service.BeforeInstances = w.serving(service.Name)
 		if s.chance(5) {
 			service.Hook, service.HookTimeout = []string{"migrate"}, 5*time.Minute
 		}
