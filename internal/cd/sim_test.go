@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 )
@@ -18,7 +19,8 @@ var rollouts = flag.Int("rollouts", 1500, "how many releases TestSimulation play
 //
 //   - no share leads to a revision without a healthy instance while the one before has one (world.served);
 //   - what served before is told to run less only when at least as many as before, or as the new release runs, are healthy
-//     without what it takes away; but for recreate, and where a later release or a person takes over (world.told);
+//     without what it takes away; but for recreate, and where a later release or a person takes over (world.before);
+//   - a release that recreates starts when nothing runs any more of what it comes in the place of (world.alone);
 //   - somebody serves at every moment: where nothing healthy does, what serves alone was well and fails by itself
 //     (world.served);
 //   - when people and faults leave it alone, every release ends: over or live, one serves, nothing else runs (world.end).
@@ -57,7 +59,6 @@ type simRelease struct {
 	behaviour string
 	machines  []map[int]*simInstance // by part, by index: what really runs
 	flying    map[TaskID]time.Time   // tasks under way, and when they are answered
-	hooks     map[TaskID]bool
 }
 
 type simInstance struct {
@@ -107,6 +108,17 @@ func (w *world) fail(format string, args ...any) {
 	w.t.Errorf("%s: %s\n%s", w.now.Format(time.TimeOnly), fmt.Sprintf(format, args...), text)
 }
 
+// serving is the release in whose place the next one comes: the last that was promoted and not taken back, also where one
+// that is being taken back has still to give it the place.
+func (w *world) serving(service string) (ReleaseID, int) {
+	for _, r := range slices.Backward(w.releases) {
+		if s := r.service(service); s != nil && (r.Phase == Live || r.Phase == Watching || r.Phase == Retired) {
+			return r.ID, s.instances()
+		}
+	}
+	return 0, 0
+}
+
 func (w *world) begin(services int) {
 	id := ReleaseID(len(w.releases) + 1)
 	s := &source{}
@@ -125,11 +137,7 @@ func (w *world) begin(services int) {
 	}
 	for i := range services {
 		service := Service{Name: fmt.Sprintf("s%d", i), Instances: 1 + s.pick(4), Revision: Revision{ID: "abc"}}
-		var all []*Release
-		for _, r := range w.releases {
-			all = append(all, r.Release)
-		}
-		service.Before, service.BeforeInstances = Before(all, service.Name)
+		service.Before, service.BeforeInstances = w.serving(service.Name)
 		if s.chance(5) {
 			service.Hook, service.HookTimeout = []string{"migrate"}, 5*time.Minute
 		}
@@ -173,7 +181,11 @@ func (w *world) tell(r *simRelease, in Input) error {
 
 // before holds that nothing that served is given up before there is as much in its place.
 func (w *world) before(r *simRelease, e Event, in Input) {
-	if e.Type != EventScaling || r.Plan.Strategy.Kind == Recreate {
+	if r.Plan.Strategy.Kind == Recreate {
+		w.alone(r, e)
+		return
+	}
+	if e.Type != EventScaling {
 		return
 	}
 	if _, ok := in.(Replaced); ok {
@@ -190,6 +202,20 @@ func (w *world) before(r *simRelease, e Event, in Input) {
 		healthy, _ := r.healthyOf(i)
 		if least := min(r.needOf(s.instances()), s.BeforeInstances); healthy+e.Instances < least {
 			w.fail("release %d gives up what served: %d healthy and %d of before, of %d", r.ID, healthy, e.Instances, least)
+		}
+	}
+}
+
+// alone holds that a release that recreates starts when nothing runs any more of what it comes in the place of.
+func (w *world) alone(r *simRelease, e Event) {
+	s := r.service(e.Service)
+	if e.Type != EventWanted || e.Instances == 0 || e.Release != 0 || s.Before == 0 {
+		return
+	}
+	b := w.releases[s.Before-1]
+	for at, p := range b.Parts {
+		if p.Service == s.Name && p.ScaledBy == r.ID && len(b.machines[at]) > 0 {
+			w.fail("release %d starts %s beside %d instances of release %d", r.ID, s.Name, len(b.machines[at]), b.ID)
 		}
 	}
 }
