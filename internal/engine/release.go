@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/penstock-ci/penstock/internal/auth"
@@ -40,6 +41,12 @@ type ReleaseOptions struct {
 type Releases struct {
 	store *store.Store
 	opt   ReleaseOptions
+
+	clock struct {
+		mu   sync.Mutex
+		base time.Time
+		held bool // Work waits for deadlines
+	}
 }
 
 // NewReleases makes the shell round the releases of a store.
@@ -53,8 +60,24 @@ func NewReleases(st *store.Store, opt ReleaseOptions) *Releases {
 	return &Releases{store: st, opt: opt}
 }
 
-// now is the time as it is stored.
-func (e *Releases) now() time.Time { return e.opt.Now().UTC().Round(0) }
+// now is the time as it is stored. While Work waits for deadlines it goes by the clock that only goes forward: cd holds each
+// input against them, and a clock that is set would make them all pass at once, or not at all.
+func (e *Releases) now() time.Time {
+	now := e.opt.Now()
+	e.clock.mu.Lock()
+	defer e.clock.mu.Unlock()
+	if !e.clock.held {
+		e.clock.base = now
+	}
+	return e.clock.base.Round(0).Add(now.Sub(e.clock.base)).UTC()
+}
+
+// holdClock says whether there are deadlines to wait for.
+func (e *Releases) holdClock(hold bool) {
+	e.clock.mu.Lock()
+	defer e.clock.mu.Unlock()
+	e.clock.held = hold
+}
 
 // Begin begins a release and gives its ID. Of plan it sets what only it knows: which release serves each service now, and
 // with how many instances. Extra is stored with the release for whoever makes the table of it. Secrets are the values of

@@ -48,7 +48,7 @@ func (e *Releases) begun(t testing.TB, p *cd.Plan) cd.ReleaseID {
 // reaches waits until a release is in a phase.
 func (e *Releases) reaches(t testing.TB, id cd.ReleaseID, phase cd.Phase) store.Release {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
 	r, err := e.WaitFor(ctx, id, func(r *cd.Release) bool { return r.Phase == phase })
 	if err != nil {
@@ -77,7 +77,7 @@ func (e *Releases) wantSound(t testing.TB) {
 	t.Helper()
 	ctx := context.Background()
 	replayed := map[cd.ReleaseID]*cd.Release{}
-	wants := map[string]int{} // how many instances a release runs of a service
+	wants := map[string]int{} // how many instances a release is to run of a service, by who asked last
 	var after int64
 	for {
 		page, err := e.store.ReleaseRecords(ctx, after, 1000)
@@ -94,8 +94,8 @@ func (e *Releases) wantSound(t testing.TB) {
 			}
 			replayed[r.Release].Apply(r.Event)
 			if r.Event.Type == cd.EventWanted {
-				k := fmt.Sprint(r.Release, r.Event.Service)
-				if wants[k] == r.Event.Instances {
+				k := fmt.Sprint(r.Release, r.Event.Service, r.Event.Release)
+				if had, ok := wants[k]; ok && had == r.Event.Instances {
 					t.Errorf("record %d: release %d is told twice to run %d of %s", r.Seq, r.Release, r.Event.Instances, r.Event.Service)
 				}
 				wants[k] = r.Event.Instances
@@ -123,7 +123,7 @@ func TestReleasesGoThrough(t *testing.T) {
 		t.Run(string(kind), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				e := openReleases(t, "sqlite::memory:", ReleaseOptions{})
-				w := newWorld(t, e)
+				w := newWorld(t.Errorf, e)
 				w.work(t)
 				first := e.begun(t, toRelease(kind, "a", "web", "api"))
 				e.reaches(t, first, cd.Live)
@@ -158,7 +158,7 @@ func TestReleasesGoThrough(t *testing.T) {
 func TestReleasesBeginAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := openReleases(t, "sqlite::memory:", ReleaseOptions{})
-		w := newWorld(t, e)
+		w := newWorld(t.Errorf, e)
 		w.work(t)
 		first := e.begun(t, toRelease(cd.BlueGreen, "a", "web", "api"))
 		e.reaches(t, first, cd.Live)
@@ -214,7 +214,7 @@ func TestReleasesBeginAtOnce(t *testing.T) {
 func TestScalingWaitsForTheTable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := openReleases(t, "sqlite::memory:", ReleaseOptions{})
-		w := newWorld(t, e)
+		w := newWorld(t.Errorf, e)
 		w.work(t)
 		first := e.begun(t, toRelease(cd.BlueGreen, "a", "web"))
 		e.reaches(t, first, cd.Live)
@@ -245,7 +245,7 @@ func TestScalingWaitsForTheTable(t *testing.T) {
 func TestScaledByTwo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := openReleases(t, "sqlite::memory:", ReleaseOptions{})
-		w := newWorld(t, e)
+		w := newWorld(t.Errorf, e)
 		w.work(t)
 		first := e.begun(t, toRelease(cd.Recreate, "a", "web"))
 		e.reaches(t, first, cd.Live)
@@ -270,7 +270,7 @@ func TestRestore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		keys := auth.NewKeyring(time.Now())
 		e := openReleases(t, "sqlite::memory:", ReleaseOptions{Keys: func() *auth.Keyring { return keys }})
-		w := newWorld(t, e)
+		w := newWorld(t.Errorf, e)
 		w.work(t)
 		restore := func(r Restore) (cd.ReleaseID, error) {
 			r.Repository, r.Environment, r.By, r.Reason = "Octo/Hello", "Production", "hubot", "it burns"
