@@ -76,7 +76,7 @@ func (w *world) Carry(ctx context.Context, releases []Active) error {
 		return errors.New("the carrier does not feel like it")
 	}
 	w.carries++
-	recreated := map[cd.ReleaseID]bool{} // what stops before something else starts
+	recreated := map[string]bool{} // services of which one stops before the next starts
 	wants, revisions := map[instanceKey]int{}, map[instanceKey]string{}
 	for _, r := range releases {
 		if r.Version < w.versions[r.ID] {
@@ -90,14 +90,14 @@ func (w *world) Carry(ctx context.Context, releases []Active) error {
 			k := instanceKey{r.ID, p.Service, 0}
 			wants[k], revisions[k] = p.Want, r.Plan.Services[i].Revision.ID
 			if r.Plan.Strategy.Kind == cd.Recreate {
-				recreated[r.Plan.Services[i].Before] = true
+				recreated[p.Service] = true
 			}
 		}
 	}
 	for k, n := range w.wants {
 		for place, takers := range w.traffic {
 			// What is taken back stops by itself, once the same call has put the table in force.
-			if n > 0 && wants[k] == 0 && takers[k.release] && strings.HasSuffix(place, "/"+k.service) && w.served(ctx, k.release) && !recreated[k.release] {
+			if n > 0 && wants[k] == 0 && takers[k.release] && strings.HasSuffix(place, "/"+k.service) && w.served(ctx, k.release) && !recreated[k.service] {
 				w.fault("%s of release %d is to stop while the table leads to it", k.service, k.release)
 			}
 		}
