@@ -136,6 +136,6 @@ type Timeout string
 // What happens at a gate's deadline.
 const (
 	Continue Timeout = "continue"
-	Stop     Timeout = "stop" // the release ends as stopped, what it started is taken away
+	Stop     Timeout = "stop" // the release ends as aborted, what it started is taken away; so without a word
 	Revert   Timeout = "rollback"
 )

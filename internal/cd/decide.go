@@ -50,6 +50,9 @@ func New(id ReleaseID, plan *Plan, now time.Time) (*Release, []Event) {
 	if plan.Gate != nil {
 		d.gate(*plan.Gate)
 	}
+	if a := d.r.analysis(); a.Suspend && !a.Exact && d.r.analysed() {
+		d.hold(plan.By, "Suspended by its analysis")
+	}
 	d.settle()
 	return d.r, d.events
 }
@@ -84,10 +87,6 @@ func (d *decision) emit(e Event) {
 
 func (d *decision) note(format string, args ...any) {
 	d.emit(Event{Type: EventNote, Text: fmt.Sprintf(format, args...)})
-}
-
-func (d *decision) warn(format string, args ...any) {
-	d.emit(Event{Type: EventNote, Warning: true, Text: fmt.Sprintf(format, args...)})
 }
 
 func (d *decision) move(to Phase, format string, args ...any) {
@@ -160,9 +159,9 @@ func (d *decision) take(in Input) error {
 	case Promote:
 		return d.promote(in)
 	case Abort:
-		return d.abort(in.By, in.Reason, "aborted")
+		return d.abort(in.By, in.Reason, "Aborted")
 	case Rollback:
-		return d.abort(in.By, in.Reason, "rolled back")
+		return d.abort(in.By, in.Reason, "Rolled back")
 	case Pause:
 		return d.pause(in.By)
 	case Resume:
@@ -361,7 +360,7 @@ func (d *decision) abort(by, reason, how string) error {
 	if reason = tail(reason); reason != "" {
 		reason = ": " + reason
 	}
-	d.takeBack(Aborted, by, "%s by %s%s", strings.ToUpper(how[:1])+how[1:], by, reason)
+	d.takeBack(Aborted, by, "%s by %s%s", how, by, reason)
 	return nil
 }
 
@@ -411,7 +410,7 @@ func (d *decision) setWeight(in SetWeight) error {
 		}
 		d.move(Shifting, "Takes traffic")
 	}
-	d.traffic(in.Weight, false, r.Step, fmt.Sprintf("%s set the weight to %d", in.By, in.Weight))
+	d.emit(Event{Type: EventTraffic, By: in.By, Weight: in.Weight, Step: r.Step, Iterations: r.Iterations, Text: fmt.Sprintf("%s set the weight to %d", in.By, in.Weight)})
 	if !r.Paused {
 		d.hold(in.By, fmt.Sprintf("Paused at weight %d by %s", in.Weight, in.By))
 	}
@@ -453,12 +452,12 @@ func (d *decision) gates() {
 	}
 	late := fmt.Sprintf("Nobody opened the gate %s within %s", g.Kind, g.Wait)
 	switch g.OnTimeout {
-	case Stop:
-		d.takeBack(Aborted, "", "%s: stopped", late)
+	case Continue:
+		d.opened("", late+": goes on")
 	case Revert:
 		d.takeBack(Failed, "", "%s: taken back", late)
 	default:
-		d.opened("", late+": goes on")
+		d.takeBack(Aborted, "", "%s: stopped", late)
 	}
 }
 

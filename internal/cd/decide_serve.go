@@ -16,7 +16,7 @@ func (d *decision) health() {
 	case p != nil && r.Ill.IsZero():
 		d.emit(Event{Type: EventIll, Warning: true, Text: fmt.Sprintf("Only %d of %d instances of %s are healthy%s", healthy, need, p.Service, p.because())})
 	case p == nil && !r.Ill.IsZero():
-		d.emit(Event{Type: EventWell, Text: "All instances are healthy again"})
+		d.emit(Event{Type: EventWell, Text: "Enough instances are healthy again"})
 	}
 	// Flagger halts and waits for its progress deadline; users are served by what served before meanwhile (Shares).
 	if r.Phase == Live || r.exact() && r.Phase != Watching {
@@ -90,13 +90,13 @@ func (s Strategy) onAlarm() bool {
 func (d *decision) takeBack(outcome Phase, by, format string, args ...any) {
 	r := d.r
 	text := fmt.Sprintf(format, args...)
-	cold := r.cold()
+	cold, began := r.cold(), r.Phase != Gated
 	d.emit(Event{Type: EventMoved, Phase: Reverting, Outcome: outcome, By: by, Warning: outcome == Failed, Text: text})
 	if !cold && (r.Weight != 0 || r.Mirrored) {
 		d.traffic(0, false, r.Step, "Routing all traffic back to what served before")
 	}
-	if r.asksHooks(hookPost) {
-		d.look(LookPost)
+	if began && outcome != Superseded {
+		d.postHooks()
 	}
 }
 
@@ -114,8 +114,7 @@ func (r *Release) cold() bool {
 // not run at once. There is no way out but retry.
 func (d *decision) reverting() {
 	r := d.r
-	if r.Look != nil {
-		d.decideLook()
+	if d.looked() {
 		return
 	}
 	if r.Plan.Strategy.Kind == Recreate && r.cold() {
@@ -137,6 +136,9 @@ func (d *decision) reverting() {
 }
 
 func (d *decision) ended() {
+	if d.r.Look != nil {
+		return // webhooks are still to hear of it
+	}
 	d.emit(Event{Type: EventMoved, Phase: d.r.Outcome, Text: "Nothing of it runs any more"})
 }
 
@@ -203,23 +205,22 @@ func (d *decision) scaleBefore(num, den int, settled bool) bool {
 
 // told takes the answer of the release that served before.
 func (d *decision) told(t Task, in Done) {
-	e := Event{Type: EventScaled, Service: t.Service, Release: t.Release, Settled: true}
-	if in.Error == "" && in.OK {
-		e.Text = fmt.Sprintf("Release %d runs %s of %s", t.Release, plural(t.Instances, "instance"), t.Service)
-		d.emit(e)
+	runs := fmt.Sprintf("run %s of %s", plural(t.Instances, "instance"), t.Service)
+	if in.yes() {
+		d.emit(Event{Type: EventScaled, Service: t.Service, Release: t.Release, Text: fmt.Sprintf("Release %d was told to %s", t.Release, runs)})
 		return
 	}
-	pause := firstRetry << min(d.r.part(t.Service).Before.Failures, 6)
-	e.Settled, e.Warning, e.Until = false, true, d.now.Add(min(pause, lastRetry))
-	e.Text = fmt.Sprintf("Release %d could not be told to run %s of %s, tries again in %s: %s", t.Release, plural(t.Instances, "instance"), t.Service, min(pause, lastRetry), cmpText(in.Error, in.Message))
-	d.emit(e)
+	pause := min(firstRetry<<min(d.r.part(t.Service).Before.Failures, 6), lastRetry)
+	d.emit(Event{Type: EventUnscaled, Service: t.Service, Release: t.Release, Warning: true, Until: d.now.Add(pause),
+		Text: fmt.Sprintf("Release %d could not be told to %s, tries again in %s: %s", t.Release, runs, pause, in.why())})
 }
 
 // retry tells again what was not taken.
 func (d *decision) retry() {
 	for _, p := range d.r.Parts {
 		if b := p.Before; !b.Retry.IsZero() && !b.Retry.After(d.now) {
-			d.emit(Event{Type: EventScaled, Service: p.Service, Text: fmt.Sprintf("Tells release %d again", d.r.service(p.Service).Before)})
+			before := d.r.service(p.Service).Before
+			d.emit(Event{Type: EventScaling, Service: p.Service, Release: before, Instances: b.Instances, Settled: b.Settled, Text: fmt.Sprintf("Tells release %d again", before)})
 			return
 		}
 	}
@@ -273,7 +274,7 @@ func (d *decision) replaced(in Replaced) error {
 	case Reverting:
 		return nil
 	}
-	if r.exact() {
+	if f := r.Flagger; f != nil && (f.Phase == flaggerProgressing || f.Phase == flaggerWaitingPromotion) {
 		d.note("New revision detected! Restarting analysis for %s.%s", r.name(), r.Plan.Environment)
 	}
 	d.takeBack(Superseded, "", "Release %d begins before this one is done", in.By)

@@ -116,7 +116,7 @@ func (d *decision) launch() {
 		return
 	}
 	switch {
-	case !r.hasBefore(), r.recreates(), r.Plan.Restores != 0:
+	case !r.analysed(), r.recreates(), r.Plan.Strategy.Kind == Canary && r.analysis().SkipAnalysis && !r.exact():
 		d.promoted()
 	case r.Plan.Strategy.Kind == BlueGreen && r.fleets().ReadyStop:
 		d.move(Ready, "The new fleet is ready")

@@ -30,7 +30,12 @@ func Before(releases []*Release, service string) (ReleaseID, int) {
 func (s Service) instances() int { return max(s.Instances, 1) }
 
 // name is what Flagger's events call the release: the first of its services.
-func (r *Release) name() string { return r.Plan.Services[0].Name }
+func (r *Release) name() string {
+	if len(r.Plan.Services) == 0 {
+		return ""
+	}
+	return r.Plan.Services[0].Name
+}
 
 func (r *Release) part(service string) *Part {
 	for i := range r.Parts {
@@ -119,12 +124,19 @@ func (r *Release) healthyOf(i int) (healthy, need int) {
 	return healthy, r.needOf(min(p.Up, p.Want))
 }
 
-// needOf is how many of some instances have to be healthy.
-func (r *Release) needOf(n int) int {
-	if percent := r.analysis().CanaryReadyThreshold; percent > 0 && percent < 100 {
-		return (n*percent + 99) / 100
+// needOf is how many of some instances have to be healthy: one at least, if there are any.
+func (r *Release) needOf(n int) int { return max(r.ready(n), min(n, 1)) }
+
+// ready is canaryReadyThreshold's part of some instances, rounded as Flagger does.
+func (r *Release) ready(n int) int {
+	return int(float32(n) * (float32(r.readyPercent()) / 100))
+}
+
+func (r *Release) readyPercent() int {
+	if p := r.analysis().CanaryReadyThreshold; p > 0 && p < 100 {
+		return p
 	}
-	return n
+	return 100
 }
 
 // ailing is a part that was up and has too few healthy instances, one without any first; nil for none.
@@ -212,7 +224,7 @@ func (r *Release) noticeTask(n Notice) Task {
 		meta[k] = v
 	}
 	meta["eventMessage"], meta["eventType"], meta["timestamp"] = n.Text, kind, fmt.Sprint(n.At.UnixMilli())
-	payload := r.payload(r.flaggerPhase())
+	payload := r.payload(n.Phase)
 	payload["metadata"] = meta
 	return Task{ID: n.task(), Kind: TaskWebhook, Webhook: &w, Payload: payload}
 }

@@ -19,7 +19,8 @@ const (
 	EventWell     EventType = "well"     // enough are again
 	EventHooked   EventType = "hooked"   // Service
 	EventScaling  EventType = "scaling"  // Service, Instances, Settled: the release before is to run so many
-	EventScaled   EventType = "scaled"   // Service; with Until it could not be told and is told again then
+	EventScaled   EventType = "scaled"   // Service, Release: it was told
+	EventUnscaled EventType = "unscaled" // Service, Release, Until: it could not be told, and is told again then
 	EventTraffic  EventType = "traffic"  // Weight, Mirrored, Step, Iterations
 	EventGate     EventType = "gate"     // Gate: it waits
 	EventOpened   EventType = "opened"   // By, Gate (its kind): it waits no more
@@ -93,6 +94,11 @@ func (r *Release) Apply(e Event) {
 		r.Weight, r.Mirrored, r.Step, r.Stepped, r.Confirmed = e.Weight, e.Mirrored, e.Step, e.At, nil
 		r.Iterations, r.Evidence = e.Iterations, stepped(r.Evidence)
 		r.tells(e)
+		if r.Flagger != nil && e.By != "" { // as if somebody had edited the routes, which Flagger goes on from
+			f := *r.Flagger
+			f.Route, f.Mirrored = e.Weight, false
+			r.Flagger = &f
+		}
 	case EventGate:
 		r.Gate, r.Reason = e.Gate, e.Gate.Reason
 	case EventOpened:
@@ -131,7 +137,7 @@ func (r *Release) begin(e Event) {
 		r.Parts[i] = Part{Service: s.Name, Before: Scale{Instances: s.BeforeInstances, Running: s.BeforeInstances, Told: true}}
 	}
 	if r.exact() {
-		r.Flagger = &Flagger{Phase: flaggerInitialized, Primary: 100}
+		r.Flagger = &Flagger{Phase: flaggerInitialized}
 	}
 }
 
@@ -164,7 +170,7 @@ func (r *Release) move(e Event) {
 // flagger sets the phase that a Canary has when its release is decided.
 func (r *Release) flagger(phase string) {
 	if r.Flagger != nil && r.Flagger.Phase != phase {
-		r.Flagger = &Flagger{Phase: phase, Primary: 100}
+		r.Flagger = &Flagger{Phase: phase}
 	}
 }
 
@@ -214,16 +220,15 @@ func (r *Release) applyToPart(e Event) {
 	case EventHooked:
 		p.Hooked, r.Progress = true, e.At
 	case EventScaling:
-		p.Before = Scale{Instances: e.Instances, Running: min(p.Before.Running, e.Instances), Settled: e.Settled, Seq: p.Before.Seq + 1}
-	case EventScaled:
-		p.Before.Retry = e.Until
-		switch {
-		case !e.Until.IsZero():
-			p.Before.Failures++
-			p.Before.Seq++
-		case e.Settled:
-			p.Before.Told, p.Before.Running, p.Before.Failures = true, p.Before.Instances, 0
+		failures := p.Before.Failures
+		if e.Instances != p.Before.Instances {
+			failures = 0
 		}
+		p.Before = Scale{Instances: e.Instances, Running: min(p.Before.Running, e.Instances), Settled: e.Settled, Seq: p.Before.Seq + 1, Failures: failures}
+	case EventScaled:
+		p.Before.Told, p.Before.Running, p.Before.Failures = true, p.Before.Instances, 0
+	case EventUnscaled:
+		p.Before.Failures, p.Before.Retry = p.Before.Failures+1, e.Until
 	}
 }
 
@@ -255,7 +260,7 @@ func (r *Release) notify(e Event) {
 		if w.Type != hookEvent {
 			continue
 		}
-		n := Notice{N: r.Version, Hook: i, At: e.At, Text: e.Text, Warning: e.Warning}
+		n := Notice{N: r.Version, Hook: i, At: e.At, Text: e.Text, Warning: e.Warning, Phase: r.flaggerPhase()}
 		r.Notices = append(slices.Clip(r.Notices), n)
 		if over := len(r.Notices) - maxNotices; over > 0 {
 			r.Notices = r.Notices[over:]

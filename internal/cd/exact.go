@@ -38,6 +38,7 @@ type ticking struct {
 	events     []Event
 	checks     []Check
 	does       does
+	reason     string // why it fails
 	closed     string // the webhook that does not let it go on
 	all        bool   // the new revision takes all of the traffic: it is promoted
 }
@@ -71,9 +72,7 @@ func (t *ticking) setPhase(phase string) {
 	}
 }
 
-func (t *ticking) routes(primary, canary int, mirrored bool) {
-	t.f.Primary, t.f.Route, t.f.Mirrored = primary, canary, mirrored
-}
+func (t *ticking) routes(canary int, mirrored bool) { t.f.Route, t.f.Mirrored = canary, mirrored }
 
 // run is advanceCanary.
 func (t *ticking) run() {
@@ -94,12 +93,12 @@ func (t *ticking) run() {
 	if why, retriable := t.canaryReady(); why != "" {
 		t.warn("%s", why)
 		if !retriable {
-			t.rollback()
+			t.rollback(why)
 		}
 		return
 	}
 	if a.SkipAnalysis {
-		t.routes(100, 0, false)
+		t.routes(0, false)
 		t.info("Copying %s template spec to %s-primary.%s", t.canary(), t.r.name(), t.r.Plan.Environment)
 		t.setPhase(flaggerSucceeded)
 		t.all, t.does = true, succeeds
@@ -119,11 +118,11 @@ func (t *ticking) run() {
 	}
 	if t.rollbackHooks() {
 		t.warn("Rolling back %s manual webhook invoked", t.canary())
-		t.rollback()
+		t.rollback("A rollback webhook asks for it")
 		return
 	}
 	if t.failed >= a.threshold() {
-		t.rollback()
+		t.rollback(fmt.Sprintf("%d failed checks, the last: %s", t.failed, t.r.lastFailure()))
 		return
 	}
 	if t.f.Route == 0 && t.iterations == 0 && !(a.Mirror && t.f.Mirrored) {
@@ -142,16 +141,11 @@ func (t *ticking) run() {
 // canaryReady is IsCanaryReady: why it is not, and whether that may still change.
 func (t *ticking) canaryReady() (why string, retriable bool) {
 	r := t.r
-	percent := 100
-	if p := r.analysis().CanaryReadyThreshold; p > 0 {
-		percent = p
-	}
 	started := r.Phase == Shifting || r.Phase == Promoting
 	for i, p := range r.Parts {
 		healthy, _ := r.healthyOf(i)
 		total := r.Plan.Services[i].instances()
-		need := int(float32(total) * float32(percent) / 100)
-		if started && healthy >= max(need, 1) {
+		if started && healthy >= r.needOf(total) {
 			continue
 		}
 		since := r.Progress
@@ -160,17 +154,18 @@ func (t *ticking) canaryReady() (why string, retriable bool) {
 		}
 		late := since.Add(r.progressLimit()).Before(r.Look.At)
 		return fmt.Sprintf("canary deployment %s.%s not ready: waiting for rollout to finish: %d of %d (readyThreshold %d%%) updated replicas are available",
-			p.Service, r.Plan.Environment, healthy, need, percent), !late
+			p.Service, r.Plan.Environment, healthy, r.ready(total), r.readyPercent()), !late
 	}
 	return "", true
 }
 
 // rollback is rollback of scheduler.go; post-rollout webhooks are asked after it.
-func (t *ticking) rollback() {
+func (t *ticking) rollback(reason string) {
+	t.reason = reason
 	if t.failed >= t.r.analysis().threshold() {
 		t.warn("Rolling back %s failed checks threshold reached %v", t.canary(), t.failed)
 	}
-	t.routes(100, 0, false)
+	t.routes(0, false)
 	t.warn("Canary failed! Scaling down %s", t.canary())
 	t.f.Phase, t.f.Weight, t.iterations, t.failed = flaggerFailed, 0, 0, 0
 	t.does = fails
@@ -416,11 +411,11 @@ func (t *ticking) progressive() {
 	step := t.nextStep()
 	switch {
 	case a.Mirror && t.f.Route == 0 && !t.f.Mirrored:
-		t.routes(100, 0, true)
+		t.routes(0, true)
 	case a.Mirror && t.f.Route == 0:
-		t.routes(100-step, step, false)
+		t.routes(step, false)
 	default:
-		t.routes(max(t.f.Primary-step, 0), min(t.f.Route+step, 100), t.f.Mirrored)
+		t.routes(min(t.f.Route+step, 100), t.f.Mirrored)
 	}
 	t.f.Weight = t.f.Route
 	t.info("Advance %s canary weight %v", t.canary(), t.f.Route)
@@ -430,7 +425,7 @@ func (t *ticking) progressive() {
 func (t *ticking) abTest() {
 	n := t.r.analysis().Iterations
 	if n > t.iterations {
-		t.routes(0, 100, false)
+		t.routes(100, false)
 		t.iterations++
 		t.info("Advance %s canary iteration %v/%v", t.canary(), t.iterations, n)
 		return
@@ -445,7 +440,7 @@ func (t *ticking) blueGreen() {
 	a := t.r.analysis()
 	if a.Iterations > t.iterations {
 		if a.Mirror && !t.f.Mirrored {
-			t.routes(100, 0, true)
+			t.routes(0, true)
 		}
 		t.iterations++
 		t.info("Advance %s canary iteration %v/%v", t.canary(), t.iterations, a.Iterations)
@@ -460,7 +455,7 @@ func (t *ticking) blueGreen() {
 		} else {
 			t.info("Routing all traffic to canary")
 		}
-		t.routes(0, 100, false)
+		t.routes(100, false)
 		t.iterations++
 		return
 	}
@@ -479,16 +474,16 @@ func (t *ticking) promotionShift() {
 	step := t.r.analysis().StepWeightPromotion
 	if step == 0 {
 		t.info("Routing all traffic to primary")
-		t.routes(100, 0, false)
+		t.routes(0, false)
 		t.setPhase(flaggerFinalising)
 		return
 	}
 	if t.f.Route == 0 {
 		return
 	}
-	t.routes(min(t.f.Primary+step, 100), max(t.f.Route-step, 0), false)
-	t.info("Advance %s primary weight %v", t.canary(), t.f.Primary)
-	if t.f.Primary == 100 {
+	t.routes(max(t.f.Route-step, 0), false)
+	t.info("Advance %s primary weight %v", t.canary(), 100-t.f.Route)
+	if t.f.Route == 0 {
 		t.setPhase(flaggerFinalising)
 	} else {
 		t.f.Weight = t.f.Route
@@ -523,7 +518,7 @@ func (d *decision) ticked() {
 	case t.does == scalesUp:
 		d.start()
 	case t.does == fails:
-		d.takeBack(Failed, "", "%s", t.failure(r))
+		d.takeBack(Failed, "", "%s", t.reason)
 	case t.does == succeeds:
 		d.promoted()
 		if r.Look == nil {
@@ -540,17 +535,14 @@ func (d *decision) ticked() {
 	}
 }
 
-// failure is why a tick took the release back: the last check that failed, else the last warning.
-func (t *ticking) failure(before *Release) string {
-	for _, c := range before.Checks {
-		if c.Verdict == Fail && before.FailedChecks == 0 {
+// lastFailure is what the last check that failed said.
+func (r *Release) lastFailure() string {
+	for _, c := range r.Checks {
+		if c.Verdict == Fail {
 			return c.Reason
 		}
 	}
-	if len(t.events) > 1 {
-		return t.events[len(t.events)-2].Text
-	}
-	return "Canary failed"
+	return "it is not known any more"
 }
 
 // completed says the last word of a promotion, after its post-rollout webhooks.

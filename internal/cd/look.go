@@ -2,6 +2,7 @@ package cd
 
 import (
 	"fmt"
+	"maps"
 	"time"
 )
 
@@ -68,7 +69,7 @@ func (a *asking) webhook(i int, phase string) (Done, bool) {
 	w := a.r.analysis().Webhooks[i]
 	payload := a.r.payload(phase)
 	if w.Metadata != nil {
-		payload["metadata"] = w.Metadata
+		payload["metadata"] = maps.Clone(w.Metadata)
 	}
 	return a.ask(fmt.Sprintf("webhook/%d", i), Task{Kind: TaskWebhook, Webhook: &w, Payload: payload})
 }

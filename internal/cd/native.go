@@ -127,7 +127,6 @@ func (j *judging) metrics() {
 				}
 				continue
 			}
-			m := m
 			if in, ok := j.ask(fmt.Sprintf("query/%s/%d", s.Name, i), Task{Kind: TaskQuery, Service: s.Name, Metric: &m}); ok {
 				j.query(s, m, in)
 			}
@@ -332,14 +331,17 @@ func (d *decision) analysed() {
 			d.fault("Checks failed %d times in a row: %s", c.FailedChecks, j.reason)
 		}
 	case j.verdict == Inconclusive:
-		c.FailedChecks = 0
 		if c.Undecided.IsZero() {
 			c.Undecided = r.Look.At
 		}
 		d.conclude(c, next, false, "Held at weight %d, the checks say neither yes nor no: %s", r.Weight, j.reason)
 	default:
 		c.FailedChecks, c.Undecided = 0, time.Time{}
-		d.conclude(c, next, false, "Checks pass at weight %d", r.Weight)
+		text := fmt.Sprintf("Checks pass at weight %d", r.Weight)
+		if r.idle() {
+			text = "May take traffic"
+		}
+		d.conclude(c, next, false, "%s", text)
 		d.passed(j)
 	}
 }
@@ -402,8 +404,8 @@ func (a Analysis) maxWeight() int {
 
 // weightAfter is the next weight, never above the highest that is asked for.
 func (a Analysis) weightAfter(now int) int {
-	if a.StepWeight > 0 || len(a.StepWeights) == 0 {
-		return min(now+max(a.StepWeight, 1), a.maxWeight())
+	if a.StepWeight > 0 {
+		return min(now+a.StepWeight, a.maxWeight())
 	}
 	for _, w := range a.StepWeights {
 		if w > now {

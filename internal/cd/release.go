@@ -135,14 +135,14 @@ type Notice struct {
 	At      time.Time `json:"at"`
 	Text    string    `json:"text"`
 	Warning bool      `json:"warning,omitempty"`
+	Phase   string    `json:"phase"` // of a Canary
 }
 
 // Flagger is the part of a Canary's status and of its routes that Release does not have, in Flagger's words.
 type Flagger struct {
-	Phase    string `json:"phase"`   // Initialized, Waiting, Progressing, WaitingPromotion, Promoting, Finalising, Succeeded, Failed
-	Weight   int    `json:"weight"`  // status.canaryWeight
-	Route    int    `json:"route"`   // the canary's weight in the routes
-	Primary  int    `json:"primary"` // the primary's
+	Phase    string `json:"phase"`  // Initialized, Waiting, Progressing, WaitingPromotion, Promoting, Finalising, Succeeded, Failed
+	Weight   int    `json:"weight"` // status.canaryWeight
+	Route    int    `json:"route"`  // the canary's weight in the routes; the rest is the primary's
 	Mirrored bool   `json:"mirrored,omitempty"`
 }
 

@@ -27,7 +27,7 @@ var update = flag.Bool("update", false, "write what the scripts in testdata prin
 //	up SERVICE           all that is wanted is healthy, what is not is stopped
 //	see SERVICE INDEX STATE [restarts=N] [REASON...]
 //	do TASK yes|no|error|VALUE [TEXT...]    TASK is the start of an ID
-//	sample SERVICE=NEW/ERRORS,OLD/ERRORS... answers the sample that is asked
+//	sample SERVICE=NEW/ERRORS/SLOW,OLD/ERRORS/SLOW...    answers the sample that is asked
 //	tick DURATION, due   time goes on, to the deadline
 //	approve BY [reject], promote BY [force], abort BY [REASON...], rollback BY, pause BY, resume BY, weight BY N
 //	replaced RELEASE, scaled SERVICE N RELEASE
@@ -244,7 +244,7 @@ func (s *script) setUp(name string, args []string) {
 		a := &Analysis{
 			Exact: o["exact"] != "", Interval: s.duration(o["interval"]), Threshold: s.number(o["threshold"]), MaxWeight: s.number(o["max"]),
 			StepWeight: s.number(o["step"]), StepWeightPromotion: s.number(o["promotion"]), Iterations: s.number(o["iterations"]),
-			Mirror: o["mirror"] != "", MinSample: s.number(o["min-sample"]), InconclusiveWait: s.duration(o["inconclusive"]), NoData: Verdict(o["no-data"]),
+			Mirror: o["mirror"] != "", Suspend: o["suspend"] != "", SkipAnalysis: o["skip"] != "", MinSample: s.number(o["min-sample"]), InconclusiveWait: s.duration(o["inconclusive"]), NoData: Verdict(o["no-data"]),
 		}
 		for _, w := range list(o["steps"]) {
 			a.StepWeights = append(a.StepWeights, s.number(w))
@@ -341,8 +341,13 @@ func (s *script) sample(args []string) {
 	t := s.task("sample")
 	in := Done{Task: t.ID, OK: true, Samples: map[string]Sample{}}
 	counts := func(text string) Traffics {
-		n, errors, _ := strings.Cut(text, "/")
-		return Traffics{Requests: int64(s.number(n)), Errors: int64(s.number(errors))}
+		words := append(strings.Split(text, "/"), "", "")
+		c := Traffics{Requests: int64(s.number(words[0])), Errors: int64(s.number(words[1]))}
+		if words[2] != "" { // one bucket of what is fast, one of what is slow
+			slow := int64(s.number(words[2]))
+			c.Bounds, c.Latency = []float64{100, 500, 1000}, []int64{c.Requests - slow, 0, slow, 0}
+		}
+		return c
 	}
 	for _, a := range args {
 		service, both, _ := strings.Cut(a, "=")

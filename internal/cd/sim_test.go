@@ -18,7 +18,8 @@ var rollouts = flag.Int("rollouts", 1500, "how many releases TestSimulation play
 //
 //   - no share leads to a revision without a healthy instance while the one before has one (world.served);
 //   - what served before is told to run less only when at least as many as before, or as the new release runs, are healthy
-//     without what it takes away; but for recreate, and where a later release or a person takes over (world.told);
+//     without what it takes away; but for recreate, and where a later release or a person takes over (world.before);
+//   - a release that recreates starts when nothing runs any more of what it comes in the place of (world.alone);
 //   - somebody serves at every moment: where nothing healthy does, what serves alone was well and fails by itself
 //     (world.served);
 //   - when people and faults leave it alone, every release ends: over or live, one serves, nothing else runs (world.end).
@@ -57,7 +58,6 @@ type simRelease struct {
 	behaviour string
 	machines  []map[int]*simInstance // by part, by index: what really runs
 	flying    map[TaskID]time.Time   // tasks under way, and when they are answered
-	hooks     map[TaskID]bool
 }
 
 type simInstance struct {
@@ -173,7 +173,11 @@ func (w *world) tell(r *simRelease, in Input) error {
 
 // before holds that nothing that served is given up before there is as much in its place.
 func (w *world) before(r *simRelease, e Event, in Input) {
-	if e.Type != EventScaling || r.Plan.Strategy.Kind == Recreate {
+	if r.Plan.Strategy.Kind == Recreate {
+		w.alone(r, e)
+		return
+	}
+	if e.Type != EventScaling {
 		return
 	}
 	if _, ok := in.(Replaced); ok {
@@ -190,6 +194,20 @@ func (w *world) before(r *simRelease, e Event, in Input) {
 		healthy, _ := r.healthyOf(i)
 		if least := min(r.needOf(s.instances()), s.BeforeInstances); healthy+e.Instances < least {
 			w.fail("release %d gives up what served: %d healthy and %d of before, of %d", r.ID, healthy, e.Instances, least)
+		}
+	}
+}
+
+// alone holds that a release that recreates starts when nothing runs any more of what it comes in the place of.
+func (w *world) alone(r *simRelease, e Event) {
+	s := r.service(e.Service)
+	if e.Type != EventWanted || e.Instances == 0 || e.Release != 0 || s.Before == 0 {
+		return
+	}
+	b := w.releases[s.Before-1]
+	for at, p := range b.Parts {
+		if p.Service == s.Name && p.ScaledBy == r.ID && len(b.machines[at]) > 0 {
+			w.fail("release %d starts %s beside %d instances of release %d", r.ID, s.Name, len(b.machines[at]), b.ID)
 		}
 	}
 }
