@@ -86,7 +86,11 @@ func (e *Releases) holdClock(hold bool) {
 // Releases of one environment begin one after the other: those that are not done and share a service with the new one give
 // way (cd.Replaced).
 func (e *Releases) Begin(ctx context.Context, plan *cd.Plan, extra json.RawMessage, secrets map[string]map[string]string) (cd.ReleaseID, error) {
-	kept, err := e.seal(plan, secrets)
+	err := fitting(plan)
+	var kept []store.ReleaseSecret
+	if err == nil {
+		kept, err = e.seal(plan, secrets)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("begin a release of %s to %s: %w", plan.Repository, plan.Environment, err)
 	}
@@ -128,6 +132,19 @@ func (e *Releases) begin(ctx context.Context, plan *cd.Plan, extra json.RawMessa
 		return 0, fmt.Errorf("begin a release of %s to %s: %w", plan.Repository, plan.Environment, err)
 	}
 	return begun, nil
+}
+
+// fitting says what a plan lacks to be a release at all.
+func fitting(p *cd.Plan) error {
+	if p.Repository == "" || p.Environment == "" || len(p.Services) == 0 {
+		return errors.New("a release needs a repository, an environment and a service")
+	}
+	for i, s := range p.Services {
+		if s.Name == "" || serviceOf(p, s.Name) != &p.Services[i] {
+			return fmt.Errorf("service %d of the release is named %q: each needs a name of its own", i+1, s.Name)
+		}
+	}
+	return nil
 }
 
 // share reports whether two plans have a service in common.
@@ -228,8 +245,8 @@ type Restore struct {
 
 // Restore begins a release that brings back the revisions, secrets and extra of an earlier one of the same environment, as
 // they were. Without one that is named it is the newest that has served the services before what serves now, where going
-// back twice goes back further. The error wraps ErrNothingToRestore if there is none, or if its secrets are not kept any
-// more.
+// back twice goes back further; while a release of them is on its way that is cd.ErrRefused, for it can be taken back itself.
+// The error wraps ErrNothingToRestore if there is none, or if its secrets are not kept any more.
 func (e *Releases) Restore(ctx context.Context, w Restore) (cd.ReleaseID, error) {
 	from, err := e.restorable(ctx, w)
 	if err != nil {
@@ -284,6 +301,8 @@ func (e *Releases) restorable(ctx context.Context, w Restore) (store.Release, er
 		for _, r := range list {
 			page.Before = r.ID
 			switch {
+			case below == 0 && onItsWay(r.Phase) && (len(w.Services) == 0 || slices.ContainsFunc(w.Services, func(name string) bool { return serviceOf(r.Plan, name) != nil })):
+				return r, fmt.Errorf("%w: release %d is on its way: take that one back, or say which release to restore", cd.ErrRefused, r.ID)
 			case below == 0 && (r.Phase == cd.Live || r.Phase == cd.Watching) && hasServed(r, w.Services) == nil:
 				if below = r.ID; r.Plan.Restores != 0 {
 					below = r.Plan.Restores
@@ -299,6 +318,11 @@ func (e *Releases) restorable(ctx context.Context, w Restore) (store.Release, er
 			return store.Release{}, ErrNothingToRestore
 		}
 	}
+}
+
+// onItsWay reports whether a release is neither promoted nor taken back yet.
+func onItsWay(p cd.Phase) bool {
+	return !p.Over() && p != cd.Watching && p != cd.Live && p != cd.Reverting
 }
 
 // restorePage is how many releases are looked at at once.

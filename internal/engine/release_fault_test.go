@@ -97,9 +97,6 @@ func releaseWithFaults(t *testing.T, random *rand.Rand) {
 			e.Update(t.Context(), id, cd.Abort{By: "mona"})
 		case 1: // all of it ends and begins again; the instances run on
 			stop()
-			w.mu.Lock()
-			w.carries = 0
-			w.mu.Unlock()
 			stop = w.work(t)
 		}
 	}

@@ -338,10 +338,8 @@ func TestRestore(t *testing.T) {
 				t.Errorf("restoring %+v: %v", bad, err)
 			}
 		}
-		for _, bad := range []cd.ReleaseID{99} {
-			if _, err := restore(Restore{To: bad}); !errors.Is(err, store.ErrNotFound) {
-				t.Errorf("restoring %d: %v", bad, err)
-			}
+		if _, err := restore(Restore{To: 99}); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("restoring what is not there: %v", err)
 		}
 
 		// The key is changed: what is kept is sealed anew, and opens.
@@ -361,6 +359,17 @@ func TestRestore(t *testing.T) {
 		}
 		if _, err := restore(Restore{To: b}); !errors.Is(err, ErrNothingToRestore) || !strings.Contains(err.Error(), "not kept any more") {
 			t.Errorf("restoring what is too old: %v", err)
+		}
+		onItsWay := e.begun(t, toRelease(cd.BlueGreen, "z", "api"))
+		for _, services := range [][]string{nil, {"api"}} {
+			if _, err := restore(Restore{Services: services}); !errors.Is(err, cd.ErrRefused) {
+				t.Errorf("restoring %v while release %d is on its way: %v", services, onItsWay, err)
+			}
+		}
+		for _, p := range []*cd.Plan{toRelease(cd.Rolling, "z"), toRelease(cd.Rolling, "z", "web", "web"), toRelease(cd.Rolling, "z", "")} {
+			if id, err := e.Begin(t.Context(), p, nil, nil); err == nil {
+				t.Errorf("release %d of %v began", id, names(p))
+			}
 		}
 		for what, s := range map[string]map[string]map[string]string{"missing": nil, "unknown": {"web": {"TOKEN": "", "OTHER": ""}}, "of nothing": {"db": {"TOKEN": ""}}} {
 			p := toRelease(cd.BlueGreen, "z", "web")

@@ -52,11 +52,13 @@ func newWorld(fault func(string, ...any), e *Releases) *world {
 		traffic: map[string]map[cd.ReleaseID]bool{}, wants: map[instanceKey]int{}, versions: map[cd.ReleaseID]int64{}, done: map[string]int{}}
 }
 
-// work carries the releases until the test ends.
+// work carries the releases until the test ends, or it is stopped. Begun again it finds the instances that were healthy.
 func (w *world) work(t testing.TB) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	w.mu.Lock()
-	w.ctx = ctx
+	w.ctx, w.carries = ctx, 0
+	clear(w.instances)
+	clear(w.ending)
 	w.mu.Unlock()
 	var ended sync.WaitGroup
 	ended.Go(func() { w.releases.Work(ctx, w) })
