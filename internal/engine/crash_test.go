@@ -27,13 +27,17 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	if dir := os.Getenv(crashEnv); dir != "" {
-		if err := workUntilKilled(os.Getenv(crashURLEnv), dir); err != nil {
-			fmt.Println("error", err)
-		}
-		return
+	dir, url := os.Getenv(crashEnv), os.Getenv(crashURLEnv)
+	var err error
+	switch server := os.Getenv(crashServerEnv); {
+	case server != "":
+		err = releaseUntilKilled(url, server)
+	case dir != "":
+		err = workUntilKilled(url, dir)
+	default:
+		os.Exit(m.Run())
 	}
-	os.Exit(m.Run())
+	fmt.Println("error", err)
 }
 
 // workUntilKilled triggers runs and carries their jobs through, and says on stdout what was acknowledged:
@@ -171,8 +175,13 @@ func (h *house) wantSaid(t *testing.T, said []string) {
 
 // crash lets a child work, kills it after so many acknowledgements, and gives them.
 func crash(t *testing.T, url, dir string, enough int) (said []string) {
+	return crashWith(t, enough, crashEnv+"="+dir, crashURLEnv+"="+url)
+}
+
+// crashWith does so with a child that is told what to do by its environment.
+func crashWith(t *testing.T, enough int, environment ...string) (said []string) {
 	child := exec.Command(os.Args[0])
-	child.Env = append(os.Environ(), crashEnv+"="+dir, crashURLEnv+"="+url)
+	child.Env = append(os.Environ(), environment...)
 	child.Stderr = os.Stderr
 	out, err := child.StdoutPipe()
 	if err == nil {

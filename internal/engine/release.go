@@ -44,6 +44,11 @@ type Releases struct {
 
 	mu    sync.Mutex
 	force map[cd.ReleaseID]int64 // the versions that the carrier has acknowledged last
+	clock struct {
+		mu   sync.Mutex
+		base time.Time
+		held bool // Work waits for deadlines
+	}
 }
 
 // NewReleases makes the shell round the releases of a store.
@@ -57,8 +62,24 @@ func NewReleases(st *store.Store, opt ReleaseOptions) *Releases {
 	return &Releases{store: st, opt: opt}
 }
 
-// now is the time as it is stored.
-func (e *Releases) now() time.Time { return e.opt.Now().UTC().Round(0) }
+// now is the time as it is stored. While Work waits for deadlines it goes by the clock that only goes forward: cd holds each
+// input against them, and a clock that is set would make them all pass at once, or not at all.
+func (e *Releases) now() time.Time {
+	now := e.opt.Now()
+	e.clock.mu.Lock()
+	defer e.clock.mu.Unlock()
+	if !e.clock.held {
+		e.clock.base = now
+	}
+	return e.clock.base.Round(0).Add(now.Sub(e.clock.base)).UTC()
+}
+
+// holdClock says whether there are deadlines to wait for.
+func (e *Releases) holdClock(hold bool) {
+	e.clock.mu.Lock()
+	defer e.clock.mu.Unlock()
+	e.clock.held = hold
+}
 
 // Begin begins a release and gives its ID. Of plan it sets what only it knows: which release serves each service now, and
 // with how many instances. Extra is stored with the release for whoever makes the table of it. Secrets are the values of
@@ -67,7 +88,11 @@ func (e *Releases) now() time.Time { return e.opt.Now().UTC().Round(0) }
 // Releases of one environment begin one after the other: those that are not done and share a service with the new one give
 // way (cd.Replaced).
 func (e *Releases) Begin(ctx context.Context, plan *cd.Plan, extra json.RawMessage, secrets map[string]map[string]string) (cd.ReleaseID, error) {
-	kept, err := e.seal(plan, secrets)
+	err := fitting(plan)
+	var kept []store.ReleaseSecret
+	if err == nil {
+		kept, err = e.seal(plan, secrets)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("begin a release of %s to %s: %w", plan.Repository, plan.Environment, err)
 	}
@@ -109,6 +134,19 @@ func (e *Releases) begin(ctx context.Context, plan *cd.Plan, extra json.RawMessa
 		return 0, fmt.Errorf("begin a release of %s to %s: %w", plan.Repository, plan.Environment, err)
 	}
 	return begun, nil
+}
+
+// fitting says what a plan lacks to be a release at all.
+func fitting(p *cd.Plan) error {
+	if p.Repository == "" || p.Environment == "" || len(p.Services) == 0 {
+		return errors.New("a release needs a repository, an environment and a service")
+	}
+	for i, s := range p.Services {
+		if s.Name == "" || serviceOf(p, s.Name) != &p.Services[i] {
+			return fmt.Errorf("service %d of the release is named %q: each needs a name of its own", i+1, s.Name)
+		}
+	}
+	return nil
 }
 
 // share reports whether two plans have a service in common.
@@ -209,8 +247,8 @@ type Restore struct {
 
 // Restore begins a release that brings back the revisions, secrets and extra of an earlier one of the same environment, as
 // they were. Without one that is named it is the newest that has served the services before what serves now, where going
-// back twice goes back further. The error wraps ErrNothingToRestore if there is none, or if its secrets are not kept any
-// more.
+// back twice goes back further; while a release of them is on its way that is cd.ErrRefused, for it can be taken back itself.
+// The error wraps ErrNothingToRestore if there is none, or if its secrets are not kept any more.
 func (e *Releases) Restore(ctx context.Context, w Restore) (cd.ReleaseID, error) {
 	from, err := e.restorable(ctx, w)
 	if err != nil {
@@ -265,6 +303,8 @@ func (e *Releases) restorable(ctx context.Context, w Restore) (store.Release, er
 		for _, r := range list {
 			page.Before = r.ID
 			switch {
+			case below == 0 && onItsWay(r.Phase) && (len(w.Services) == 0 || slices.ContainsFunc(w.Services, func(name string) bool { return serviceOf(r.Plan, name) != nil })):
+				return r, fmt.Errorf("%w: release %d is on its way: take that one back, or say which release to restore", cd.ErrRefused, r.ID)
 			case below == 0 && (r.Phase == cd.Live || r.Phase == cd.Watching) && hasServed(r, w.Services) == nil:
 				if below = r.ID; r.Plan.Restores != 0 {
 					below = r.Plan.Restores
@@ -280,6 +320,11 @@ func (e *Releases) restorable(ctx context.Context, w Restore) (store.Release, er
 			return store.Release{}, ErrNothingToRestore
 		}
 	}
+}
+
+// onItsWay reports whether a release is neither promoted nor taken back yet.
+func onItsWay(p cd.Phase) bool {
+	return !p.Over() && p != cd.Watching && p != cd.Live && p != cd.Reverting
 }
 
 // restorePage is how many releases are looked at at once.

@@ -48,7 +48,7 @@ func (e *Releases) begun(t testing.TB, p *cd.Plan) cd.ReleaseID {
 // reaches waits until a release is in a phase.
 func (e *Releases) reaches(t testing.TB, id cd.ReleaseID, phase cd.Phase) store.Release {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
 	r, err := e.WaitFor(ctx, id, func(r *cd.Release) bool { return r.Phase == phase })
 	if err != nil {
@@ -77,7 +77,7 @@ func (e *Releases) wantSound(t testing.TB) {
 	t.Helper()
 	ctx := context.Background()
 	replayed := map[cd.ReleaseID]*cd.Release{}
-	wants := map[string]int{} // how many instances a release runs of a service
+	wants := map[string]int{} // how many instances a release is to run of a service, by who asked last
 	var after int64
 	for {
 		page, err := e.store.ReleaseRecords(ctx, after, 1000)
@@ -94,8 +94,8 @@ func (e *Releases) wantSound(t testing.TB) {
 			}
 			replayed[r.Release].Apply(r.Event)
 			if r.Event.Type == cd.EventWanted {
-				k := fmt.Sprint(r.Release, r.Event.Service)
-				if wants[k] == r.Event.Instances {
+				k := fmt.Sprint(r.Release, r.Event.Service, r.Event.Release)
+				if had, ok := wants[k]; ok && had == r.Event.Instances {
 					t.Errorf("record %d: release %d is told twice to run %d of %s", r.Seq, r.Release, r.Event.Instances, r.Event.Service)
 				}
 				wants[k] = r.Event.Instances
@@ -123,7 +123,7 @@ func TestReleasesGoThrough(t *testing.T) {
 		t.Run(string(kind), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				e := openReleases(t, "sqlite::memory:", ReleaseOptions{})
-				w := newWorld(t, e)
+				w := newWorld(t.Errorf, e)
 				w.work(t)
 				first := e.begun(t, toRelease(kind, "a", "web", "api"))
 				e.reaches(t, first, cd.Live)
@@ -158,7 +158,7 @@ func TestReleasesGoThrough(t *testing.T) {
 func TestReleasesBeginAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := openReleases(t, "sqlite::memory:", ReleaseOptions{})
-		w := newWorld(t, e)
+		w := newWorld(t.Errorf, e)
 		w.work(t)
 		first := e.begun(t, toRelease(cd.BlueGreen, "a", "web", "api"))
 		e.reaches(t, first, cd.Live)
@@ -214,7 +214,7 @@ func TestReleasesBeginAtOnce(t *testing.T) {
 func TestScalingWaitsForTheTable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := openReleases(t, "sqlite::memory:", ReleaseOptions{})
-		w := newWorld(t, e)
+		w := newWorld(t.Errorf, e)
 		w.work(t)
 		first := e.begun(t, toRelease(cd.BlueGreen, "a", "web"))
 		e.reaches(t, first, cd.Live)
@@ -245,7 +245,7 @@ func TestScalingWaitsForTheTable(t *testing.T) {
 func TestScaledByTwo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := openReleases(t, "sqlite::memory:", ReleaseOptions{})
-		w := newWorld(t, e)
+		w := newWorld(t.Errorf, e)
 		w.work(t)
 		first := e.begun(t, toRelease(cd.Recreate, "a", "web"))
 		e.reaches(t, first, cd.Live)
@@ -270,7 +270,7 @@ func TestRestore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		keys := auth.NewKeyring(time.Now())
 		e := openReleases(t, "sqlite::memory:", ReleaseOptions{Keys: func() *auth.Keyring { return keys }})
-		w := newWorld(t, e)
+		w := newWorld(t.Errorf, e)
 		w.work(t)
 		restore := func(r Restore) (cd.ReleaseID, error) {
 			r.Repository, r.Environment, r.By, r.Reason = "Octo/Hello", "Production", "hubot", "it burns"
@@ -338,10 +338,8 @@ func TestRestore(t *testing.T) {
 				t.Errorf("restoring %+v: %v", bad, err)
 			}
 		}
-		for _, bad := range []cd.ReleaseID{99} {
-			if _, err := restore(Restore{To: bad}); !errors.Is(err, store.ErrNotFound) {
-				t.Errorf("restoring %d: %v", bad, err)
-			}
+		if _, err := restore(Restore{To: 99}); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("restoring what is not there: %v", err)
 		}
 
 		// The key is changed: what is kept is sealed anew, and opens.
@@ -361,6 +359,17 @@ func TestRestore(t *testing.T) {
 		}
 		if _, err := restore(Restore{To: b}); !errors.Is(err, ErrNothingToRestore) || !strings.Contains(err.Error(), "not kept any more") {
 			t.Errorf("restoring what is too old: %v", err)
+		}
+		onItsWay := e.begun(t, toRelease(cd.BlueGreen, "z", "api"))
+		for _, services := range [][]string{nil, {"api"}} {
+			if _, err := restore(Restore{Services: services}); !errors.Is(err, cd.ErrRefused) {
+				t.Errorf("restoring %v while release %d is on its way: %v", services, onItsWay, err)
+			}
+		}
+		for _, p := range []*cd.Plan{toRelease(cd.Rolling, "z"), toRelease(cd.Rolling, "z", "web", "web"), toRelease(cd.Rolling, "z", "")} {
+			if id, err := e.Begin(t.Context(), p, nil, nil); err == nil {
+				t.Errorf("release %d of %v began", id, names(p))
+			}
 		}
 		for what, s := range map[string]map[string]map[string]string{"missing": nil, "unknown": {"web": {"TOKEN": "", "OTHER": ""}}, "of nothing": {"db": {"TOKEN": ""}}} {
 			p := toRelease(cd.BlueGreen, "z", "web")

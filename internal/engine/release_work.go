@@ -192,7 +192,7 @@ func (w *releaseWork) carry(ctx context.Context) {
 
 // setClocks takes the deadlines of the releases.
 func (w *releaseWork) setClocks(active []Active) {
-	now := w.opt.Now()
+	now, stored := w.opt.Now(), w.now()
 	clocks := make(map[cd.ReleaseID]*releaseClock, len(active))
 	for _, r := range active {
 		deadline := r.Deadline()
@@ -201,12 +201,13 @@ func (w *releaseWork) setClocks(active []Active) {
 		}
 		c := w.clocks[r.ID]
 		if c == nil || !c.deadline.Equal(deadline) {
-			c = &releaseClock{deadline: deadline, comes: now.Add(deadline.Sub(now.Round(0))), ticked: -1}
+			c = &releaseClock{deadline: deadline, comes: now.Add(deadline.Sub(stored)), ticked: -1}
 		}
 		c.version = r.Version
 		clocks[r.ID] = c
 	}
 	w.clocks = clocks
+	w.holdClock(len(clocks) > 0)
 }
 
 // tick tells the releases whose time has come, and gives when it comes for the next one; zero if for none.
@@ -222,7 +223,7 @@ func (w *releaseWork) tick(ctx context.Context) (next time.Time) {
 		}
 		if !due.After(now) {
 			err := w.Update(ctx, id, cd.Tick{At: c.deadline})
-			if err == nil || passed(err) {
+			if err == nil || errors.Is(err, cd.ErrStale) {
 				c.ticked = c.version
 				continue
 			}
@@ -239,9 +240,6 @@ func (w *releaseWork) tick(ctx context.Context) (next time.Time) {
 	}
 	return next
 }
-
-// passed reports whether an input came too late to matter.
-func passed(err error) bool { return errors.Is(err, cd.ErrStale) || errors.Is(err, store.ErrNotFound) }
 
 // sendOut begins the tasks that are newly asked for, and ends those that are not any more.
 func (w *releaseWork) sendOut(ctx context.Context, active []Active, read int64) {
@@ -303,7 +301,7 @@ func (w *releaseWork) insist(ctx context.Context, id cd.ReleaseID, t cd.Task, do
 		if err == nil {
 			return true
 		}
-		if ctx.Err() != nil || passed(err) {
+		if ctx.Err() != nil || errors.Is(err, cd.ErrStale) {
 			return false
 		}
 		w.opt.Log.Error("a task of a release failed, it is tried again", "release", id, "task", t.Kind, "error", err)
@@ -317,18 +315,16 @@ func (w *releaseWork) scale(ctx context.Context, x errand, read int64) {
 	if !w.await(ctx, func() bool { return w.carried >= read }) {
 		return
 	}
-	told := false
 	for {
 		news := w.store.ReleasesChanged()
 		answered := false
 		ok := w.insist(ctx, x.release, cd.Task{Kind: cd.TaskScale}, func() (err error) {
-			answered, err = w.tryScale(ctx, x, told)
+			answered, err = w.tryScale(ctx, x)
 			return err
 		})
 		if !ok || answered {
 			return
 		}
-		told = true
 		select {
 		case <-news:
 		case <-ctx.Done():
@@ -337,9 +333,9 @@ func (w *releaseWork) scale(ctx context.Context, x errand, read int64) {
 	}
 }
 
-// tryScale tells a release how many instances it is to run, unless it was told already, and answers the one that asks, if
-// the answer is known: both or none. There is nothing to answer any more if the task is not asked for.
-func (w *releaseWork) tryScale(ctx context.Context, x errand, told bool) (bool, error) {
+// tryScale tells a release how many instances it is to run and answers the one that asks, if the answer is known: both or
+// none. It reports whether there is nothing to answer any more. Told again, a release that knows it changes nothing.
+func (w *releaseWork) tryScale(ctx context.Context, x errand) (bool, error) {
 	now, answered := w.now(), false
 	err := w.store.DecideReleases(ctx, now, func(tx *store.ReleaseTx) error {
 		answered = true
@@ -352,19 +348,13 @@ func (w *releaseWork) tryScale(ctx context.Context, x errand, told bool) (bool, 
 			return nil
 		}
 		done := cd.Done{Task: t.ID, OK: true}
-		switch over, err := overruled(tx, by, t); {
-		case err != nil:
-			return err
-		case over:
-			return decide(tx, by, done, now)
-		}
 		of, err := tx.Release(t.Release)
-		if err == nil && !told {
+		if err == nil {
 			err = decide(tx, of, cd.Scaled{Service: t.Service, Instances: t.Instances, By: by.ID}, now)
 		}
 		switch {
 		case err == nil || errors.Is(err, cd.ErrStale):
-			if t.Settled && !isScaled(of, t.Service, t.Instances) {
+			if t.Settled && !isScaled(of, t.Service, t.Instances, by.ID) {
 				answered = false
 				return nil
 			}
@@ -390,23 +380,11 @@ func taskOf(r *cd.Release, id cd.TaskID) (cd.Task, bool) {
 	return cd.Task{}, false
 }
 
-// overruled reports whether a later release has told the same one how many instances to run: what it asked counts.
-func overruled(tx *store.ReleaseTx, by *cd.Release, t cd.Task) (bool, error) {
-	active, err := tx.Active(store.Place{Repository: by.Plan.Repository, Environment: by.Plan.Environment})
-	for _, r := range active {
-		for i, s := range r.Plan.Services {
-			if r.ID > by.ID && s.Name == t.Service && s.Before == t.Release && r.Parts[i].Before.Seq > 0 {
-				return true, nil
-			}
-		}
-	}
-	return false, err
-}
-
-// isScaled reports whether a service of a release runs so many healthy instances, and no other ones.
-func isScaled(r *cd.Release, service string, instances int) bool {
+// isScaled reports whether a service of a release runs so many healthy instances, and no other ones. If a later release than
+// by has told it how many, there is nothing to wait for any more: that one counts.
+func isScaled(r *cd.Release, service string, instances int, by cd.ReleaseID) bool {
 	for _, p := range r.Parts {
-		if p.Service == service {
+		if p.Service == service && p.ScaledBy <= by {
 			return len(p.Instances) == instances && !slices.ContainsFunc(p.Instances, func(i cd.Instance) bool { return i.State != cd.Healthy })
 		}
 	}

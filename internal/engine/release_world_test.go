@@ -16,7 +16,7 @@ import (
 
 // world is a carrier whose instances are in memory. They take a while to become healthy and to end.
 type world struct {
-	t        testing.TB
+	fault    func(format string, args ...any) // is told what ought not to be
 	releases *Releases
 	start    time.Duration // until an instance is healthy
 	// fails, if not nil, says whether a call of Carry or Do fails before it does anything.
@@ -31,6 +31,7 @@ type world struct {
 	mu        sync.Mutex
 	instances map[instanceKey]bool             // are to run
 	ending    map[instanceKey]bool             // of which is told that they have ended
+	turns     map[instanceKey]*sync.Mutex      // of each instance, one tells at a time
 	traffic   map[string]map[cd.ReleaseID]bool // of the table in force: who takes some, by place and service
 	wants     map[instanceKey]int              // of the state that was carried last, by release and service
 	versions  map[cd.ReleaseID]int64
@@ -46,16 +47,18 @@ type instanceKey struct {
 	index   int
 }
 
-func newWorld(t testing.TB, e *Releases) *world {
-	return &world{t: t, releases: e, start: 2 * time.Second, sick: map[string]bool{}, instances: map[instanceKey]bool{}, ending: map[instanceKey]bool{},
+func newWorld(fault func(string, ...any), e *Releases) *world {
+	return &world{fault: fault, releases: e, start: 2 * time.Second, sick: map[string]bool{}, instances: map[instanceKey]bool{}, ending: map[instanceKey]bool{}, turns: map[instanceKey]*sync.Mutex{},
 		traffic: map[string]map[cd.ReleaseID]bool{}, wants: map[instanceKey]int{}, versions: map[cd.ReleaseID]int64{}, done: map[string]int{}}
 }
 
-// work carries the releases until the test ends.
+// work carries the releases until the test ends, or it is stopped. Begun again it finds the instances that were healthy.
 func (w *world) work(t testing.TB) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	w.mu.Lock()
-	w.ctx = ctx
+	w.ctx, w.carries = ctx, 0
+	clear(w.instances)
+	clear(w.ending)
 	w.mu.Unlock()
 	var ended sync.WaitGroup
 	ended.Go(func() { w.releases.Work(ctx, w) })
@@ -75,10 +78,11 @@ func (w *world) Carry(ctx context.Context, releases []Active) error {
 		return errors.New("the carrier does not feel like it")
 	}
 	w.carries++
+	recreated := map[string]bool{} // services of which one stops before the next starts
 	wants, revisions := map[instanceKey]int{}, map[instanceKey]string{}
 	for _, r := range releases {
 		if r.Version < w.versions[r.ID] {
-			w.t.Errorf("release %d was carried at version %d after %d", r.ID, r.Version, w.versions[r.ID])
+			w.fault("release %d was carried at version %d after %d", r.ID, r.Version, w.versions[r.ID])
 		}
 		w.versions[r.ID] = r.Version
 		if w.heard != nil {
@@ -87,13 +91,16 @@ func (w *world) Carry(ctx context.Context, releases []Active) error {
 		for i, p := range r.Parts {
 			k := instanceKey{r.ID, p.Service, 0}
 			wants[k], revisions[k] = p.Want, r.Plan.Services[i].Revision.ID
+			if r.Plan.Strategy.Kind == cd.Recreate {
+				recreated[p.Service] = true
+			}
 		}
 	}
 	for k, n := range w.wants {
 		for place, takers := range w.traffic {
 			// What is taken back stops by itself, once the same call has put the table in force.
-			if n > 0 && wants[k] == 0 && takers[k.release] && strings.HasSuffix(place, "/"+k.service) && w.served(ctx, k.release) {
-				w.t.Errorf("%s of release %d is to stop while the table leads to it", k.service, k.release)
+			if n > 0 && wants[k] == 0 && takers[k.release] && strings.HasSuffix(place, "/"+k.service) && w.served(ctx, k.release) && !recreated[k.service] {
+				w.fault("%s of release %d is to stop while the table leads to it", k.service, k.release)
 			}
 		}
 	}
@@ -103,9 +110,6 @@ func (w *world) Carry(ctx context.Context, releases []Active) error {
 		for _, s := range r.Shares() {
 			place := r.Plan.Repository + "/" + r.Plan.Environment + "/" + s.Service
 			w.traffic[place] = map[cd.ReleaseID]bool{s.New: s.Weight > 0 || len(s.Match) > 0, s.Old: s.Weight < 100}
-			if r.Plan.Strategy.Kind == cd.Recreate {
-				w.traffic[place] = nil
-			}
 		}
 	}
 	w.adopt(releases)
@@ -118,8 +122,7 @@ func (w *world) Carry(ctx context.Context, releases []Active) error {
 				if w.sick[revisions[instanceKey{k.release, k.service, 0}]] {
 					state = cd.Ill
 				}
-				w.tell(k, cd.Starting, 0)
-				w.tell(k, state, w.start)
+				w.tell(k, w.start/2, cd.Starting, state)
 			}
 		}
 	}
@@ -127,7 +130,7 @@ func (w *world) Carry(ctx context.Context, releases []Active) error {
 		if k.index >= wants[instanceKey{k.release, k.service, 0}] {
 			delete(w.instances, k)
 			w.ending[k] = true
-			w.tell(k, cd.Stopped, w.start/2)
+			w.tell(k, w.start/2, cd.Stopped)
 		}
 	}
 	return nil
@@ -142,7 +145,7 @@ func (w *world) adopt(releases []Active) {
 				switch {
 				case i.Index >= p.Want && !w.instances[k] && !w.ending[k]:
 					w.ending[k] = true
-					w.tell(k, cd.Stopped, 0)
+					w.tell(k, w.start/2, cd.Stopped)
 				case i.Index < p.Want && w.carries == 1 && i.State == cd.Healthy:
 					w.instances[k] = true
 				}
@@ -157,20 +160,34 @@ func (w *world) served(ctx context.Context, id cd.ReleaseID) bool {
 	return err == nil && (r.Phase == cd.Live || r.Phase == cd.Retired)
 }
 
-// tell tells after a while what has become of an instance, until that is stored.
-func (w *world) tell(k instanceKey, s cd.State, after time.Duration) {
-	ctx := w.ctx
+// tell tells after a while what has become of an instance, until that is stored; then what comes next, after the same
+// while. Of one instance it is told in order. The caller holds w.mu.
+func (w *world) tell(k instanceKey, after time.Duration, states ...cd.State) {
+	ctx, turn := w.ctx, w.turns[k]
+	if turn == nil {
+		turn = &sync.Mutex{}
+		w.turns[k] = turn
+	}
 	w.all.Go(func() {
-		for pause(ctx, after); ctx.Err() == nil; pause(ctx, time.Second) {
-			w.mu.Lock()
-			outdated := w.instances[k] != (s != cd.Stopped)
-			w.mu.Unlock()
-			if outdated {
-				return
-			}
-			err := w.releases.Update(ctx, k.release, cd.Observed{Service: k.service, Instance: cd.Instance{Index: k.index, State: s, Addr: fmt.Sprint("10.0.0.", k.index, ":80")}})
-			if err == nil || passed(err) {
-				return
+		for _, s := range states {
+			for told := false; !told; {
+				pause(ctx, after)
+				if ctx.Err() != nil {
+					return
+				}
+				turn.Lock()
+				w.mu.Lock()
+				outdated := w.instances[k] != (s != cd.Stopped)
+				w.mu.Unlock()
+				var err error
+				if !outdated {
+					err = w.releases.Update(ctx, k.release, cd.Observed{Service: k.service, Instance: cd.Instance{Index: k.index, State: s, Addr: fmt.Sprint("10.0.0.", k.index, ":80")}})
+				}
+				turn.Unlock()
+				if outdated {
+					return
+				}
+				told = err == nil || errors.Is(err, cd.ErrStale)
 			}
 		}
 	})

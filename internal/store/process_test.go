@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/penstock-ci/penstock/internal/cd"
 	"github.com/penstock-ci/penstock/internal/ci"
 )
 
@@ -104,6 +105,9 @@ func fill(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	big := strings.Repeat("# a comment that takes room\n", 2000)
+	bigPlan := releasePlan("production", "web")
+	bigPlan.Reason = big
+	begun := []*cd.Release{beginRelease(t, s, bigPlan)}
 	var acknowledged []*ci.Run
 	for n := range 1000 {
 		var run *ci.Run
@@ -119,7 +123,23 @@ func fill(t *testing.T, dir string) {
 	if len(acknowledged) < 3 {
 		t.Fatalf("only %d runs fitted", len(acknowledged))
 	}
+	for err = nil; err == nil; {
+		var r *cd.Release
+		if r, err = tryBeginRelease(t, s, bigPlan, nil); err == nil {
+			begun = append(begun, r)
+		}
+	}
+	if !errors.Is(err, ErrFull) {
+		t.Fatalf("releases on a full disk: %v after %d, want ErrFull", err, len(begun))
+	}
 	check := func(s *Store) {
+		if list := must(s.Releases(t.Context(), ReleaseFilter{}))(t); len(list) != len(begun) {
+			t.Errorf("%d releases are stored, want %d", len(list), len(begun))
+		}
+		for _, r := range begun {
+			wantSameRelease(t, must(s.Release(t.Context(), r.ID))(t).Release, r)
+		}
+		wantGaplessReleases(t, s)
 		for _, run := range acknowledged {
 			wantSame(t, load(t, s, run.ID), run)
 		}

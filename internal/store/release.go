@@ -167,7 +167,7 @@ func (tx *ReleaseTx) Changed(r *cd.Release, from int64, events []cd.Event) {
 // Keep stores the secrets of a service of a release.
 func (tx *ReleaseTx) Keep(c ReleaseSecret) {
 	tx.writes = append(tx.writes, func() error {
-		_, err := tx.b.do(`INSERT INTO release_secrets (release, service, value, sealed_by) VALUES (?, ?, ?, ?)`,
+		_, err := tx.exec(`INSERT INTO release_secrets (release, service, value, sealed_by) VALUES (?, ?, ?, ?)`,
 			int64(c.Release), c.Service, c.Value, c.SealedBy)
 		return err
 	})
@@ -258,9 +258,18 @@ func (tx *ReleaseTx) write(rows []releaseRow) error {
 	return nil
 }
 
+// exec executes a statement and gives the number of rows that it changed.
+func (tx *ReleaseTx) exec(query string, args ...any) (int64, error) {
+	result, err := tx.b.tx.Exec(tx.b.w.d.bind(query), args...)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
 func (tx *ReleaseTx) update(row releaseRow) error {
 	r := row.release
-	n, err := tx.b.do(`UPDATE releases SET phase = ?, active = ?, ended = ?, version = ?, snapshot = ? WHERE id = ? AND version = ?`,
+	n, err := tx.exec(`UPDATE releases SET phase = ?, active = ?, ended = ?, version = ?, snapshot = ? WHERE id = ? AND version = ?`,
 		string(r.Phase), active(r.Release), nanos(r.Ended), r.Version, row.snapshot, int64(r.ID), row.from)
 	if err == nil && n != 1 {
 		err = fmt.Errorf("release %d: %w", r.ID, ErrConflict)
@@ -282,15 +291,15 @@ func (tx *ReleaseTx) insert(row releaseRow) error {
 	if err != nil {
 		return err
 	}
-	if _, err := tx.b.do(`INSERT INTO releases (id, place, number, repository, phase, active, created, ended, version, plan, extra, snapshot)
+	if _, err := tx.exec(`INSERT INTO releases (id, place, number, repository, phase, active, created, ended, version, plan, extra, snapshot)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, id, place, number, lower(r.Plan.Repository), string(r.Phase),
 		active(r.Release), nanos(r.Began), nanos(r.Ended), r.Version, row.plan, string(r.Extra), row.snapshot); err != nil {
 		return err
 	}
-	if _, err := tx.b.do(`INSERT INTO carriers (place, server) VALUES (?, ?) ON CONFLICT (place) DO NOTHING`, place, storable(row.server)); err != nil {
+	if _, err := tx.exec(`INSERT INTO carriers (place, server) VALUES (?, ?) ON CONFLICT (place) DO NOTHING`, place, storable(row.server)); err != nil {
 		return err
 	}
-	_, err = tx.b.do(`DELETE FROM release_secrets WHERE release IN (SELECT id FROM releases WHERE place = ? AND NOT active)
+	_, err = tx.exec(`DELETE FROM release_secrets WHERE release IN (SELECT id FROM releases WHERE place = ? AND NOT active)
 		AND release NOT IN (SELECT id FROM releases WHERE place = ? AND NOT active AND phase = ? ORDER BY id DESC LIMIT ?)`,
 		place, place, string(cd.Retired), Restorable)
 	return err

@@ -305,7 +305,7 @@ func (b *batch) insertReleaseRecords() error {
 	seq := last - int64(len(b.released))
 	for _, r := range b.released {
 		seq++
-		if _, err := b.do(`INSERT INTO release_records (seq, release, event, at) VALUES (?, ?, ?, ?)`, seq, r.of, r.event, r.at); err != nil {
+		if _, err := b.tx.Exec(b.w.d.bind(`INSERT INTO release_records (seq, release, event, at) VALUES (?, ?, ?, ?)`), seq, r.of, r.event, r.at); err != nil {
 			return err
 		}
 	}
