@@ -42,6 +42,7 @@ var cases = []struct {
 	{"build", measureBuild},
 	{"docker", measureDocker},
 	{"service", measureService},
+	{"release", measureRelease},
 	{"artifact", measureArtifact},
 	{"server", measureServer},
 	{"streams", measureStreams},
@@ -80,6 +81,9 @@ func run(ctx context.Context) error {
 			return err
 		}
 		return measureMachinesHere(ctx, flag.Arg(1), runs)
+	}
+	if flag.Arg(0) == keeperHelper && flag.NArg() == 2 {
+		return keepInstance(flag.Arg(1))
 	}
 	pattern, err := regexp.Compile(*only)
 	if err != nil || flag.NArg() > 0 || *runs < 1 {

@@ -110,6 +110,9 @@ func (i *instance) tell(now cd.Instance) {
 	}
 	i.last = now
 	i.h.telling.tell(i.id, now)
+	if now.State != cd.Starting { // what started needs the processors no more
+		i.h.refill()
+	}
 }
 
 // run brings about what is wanted until ctx ends, or until the instance has ended and is wanted no more.
@@ -189,24 +192,34 @@ func (i *instance) start(ctx context.Context, w *Wanted) error {
 	if err != nil {
 		return err
 	}
-	spec := instanceSpec{
+	return i.begin(ctx, orders{instanceSpec{
 		Release: w.Release, Service: w.Service, Index: i.id.index, Repository: w.Repository, Environment: w.Environment,
-		Program: *p, LogFile: i.h.o.logFile, Restarts: i.restarts,
-	}
-	if i.h.plain() {
-		spec.Plain = i.h.o.Plain
+		Program: *p, Plain: i.h.plain(), LogFile: i.h.o.logFile, Restarts: i.restarts,
+	}, secrets})
+}
+
+// begin gives a keeper its orders: one for the home that is there, or with a home.
+func (i *instance) begin(ctx context.Context, o orders) (err error) {
+	var r *recruit
+	d := i.homeNow()
+	if d != nil {
+		r, err = i.h.launch(d.dir)
 	} else {
-		spec.LayerStore = i.h.o.Layers.Dir()
+		r, err = i.h.recruit()
 	}
-	if d == nil {
-		if d, err = i.h.makeHome(spec); err != nil {
-			return err
-		}
-		i.setHome(d)
-	} else if err := i.h.renewHome(d, spec); err != nil {
+	if err != nil {
 		return err
 	}
-	return i.h.startKeeper(ctx, d, secrets)
+	made := &home{r.dir, o.Spec}
+	if err := i.h.describe(made); err != nil {
+		r.dismiss()
+		if d == nil {
+			err = errors.Join(err, i.h.discard(made, false))
+		}
+		return err
+	}
+	i.setHome(made)
+	return r.begin(ctx, o)
 }
 
 // drainLimit is how long an instance is kept for what is under way to it.
