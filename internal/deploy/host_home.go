@@ -69,7 +69,8 @@ const keeperWait = 20 * time.Second
 // recruit is a keeper that was started and waits for orders.
 type recruit struct {
 	dir  string
-	proc *os.Process
+	proc *os.Process // nil if it could not be started
+	done chan struct{}
 	in   io.WriteCloser
 	out  *os.File
 }
@@ -101,7 +102,7 @@ func (h *Host) launch(dir string) (_ *recruit, err error) {
 		Path: self, Args: []string{"penstock", "instance", dir}, Dir: "/", Env: keeperEnv(),
 		Stderr: errs, ExtraFiles: []*os.File{lock}, SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
-	r := &recruit{dir: dir}
+	r := &recruit{dir: dir, done: make(chan struct{})}
 	if r.in, err = cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
@@ -117,7 +118,10 @@ func (h *Host) launch(dir string) (_ *recruit, err error) {
 		return nil, err
 	}
 	r.proc = cmd.Process
-	go func() { _ = cmd.Wait() }() // only so that nothing is left of it: it may outlive this process
+	go func() { // only so that nothing is left of it: it may outlive this process
+		_ = cmd.Wait()
+		close(r.done)
+	}()
 	with := setup{Plain: h.o.Plain}
 	if !h.plain() {
 		with = setup{Layers: h.o.Layers.Dir()}
@@ -143,12 +147,18 @@ func (r *recruit) begin(ctx context.Context, o orders) error {
 	return nil
 }
 
-// dismiss ends a keeper that was given no orders.
+// dismiss ends a keeper that was given no orders: the end of its input tells it.
 func (r *recruit) dismiss() {
 	r.in.Close()
 	r.out.Close()
-	if r.proc != nil {
+	if r.proc == nil {
+		return
+	}
+	select {
+	case <-r.done:
+	case <-time.After(haltWait):
 		_ = r.proc.Kill()
+		<-r.done
 	}
 }
 

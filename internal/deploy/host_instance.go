@@ -325,6 +325,10 @@ func (i *instance) tend(ctx context.Context) error {
 	}
 }
 
+// stoppedOutside is why an instance ended that this target did not end: its system is being stopped, or an earlier target
+// had wanted it no more.
+const stoppedOutside = "it was stopped from outside"
+
 // gone is when the connection to a keeper has ended: it says why, if the keeper has ended too.
 func (i *instance) gone(ctx context.Context, d *home, last status) error {
 	for began := time.Now(); alive(d.dir) && time.Since(began) < haltWait; {
@@ -336,7 +340,7 @@ func (i *instance) gone(ctx context.Context, d *home, last status) error {
 		return err
 	}
 	if last.Phase == ended {
-		return errors.New("it was stopped from outside")
+		return errors.New(stoppedOutside)
 	}
 	return keeperFailed(d.dir)
 }
@@ -410,6 +414,8 @@ func (t *tending) hear(ctx context.Context, s status) {
 		t.next = time.NewTimer(0)
 	case pausing:
 		t.tell(cd.Exited, s.Reason)
+	case stopping, ended:
+		t.tell(cd.Exited, stoppedOutside)
 	}
 }
 

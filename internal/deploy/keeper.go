@@ -60,10 +60,11 @@ type orders struct {
 type phase string
 
 const (
-	opening phase = "opening" // its machine is being made
-	running phase = "running"
-	pausing phase = "pausing" // it has ended, and will be started again
-	ended   phase = "ended"   // it was stopped
+	opening  phase = "opening" // its machine is being made
+	running  phase = "running"
+	pausing  phase = "pausing"  // it has ended, and will be started again
+	stopping phase = "stopping" // it was asked to end
+	ended    phase = "ended"    // it has, because it was asked to
 )
 
 // status is what a keeper tells.
@@ -104,6 +105,7 @@ type keeper struct {
 	stop     context.CancelFunc // ends the program, in time
 
 	mu      sync.Mutex
+	halting bool // nothing is started any more
 	status  status
 	stand   *stand        // nil while nothing runs
 	changed chan struct{} // closed when status changes
@@ -149,6 +151,9 @@ func keep(dir string, stdin io.Reader, stdout io.Writer) error {
 	}()
 	var o orders
 	if err := in.Decode(&o); err != nil {
+		if bad := <-prepared; bad == nil {
+			closeProvider()
+		}
 		if err == io.EOF { // its starter has gone, or has no need of it
 			return nil
 		}
@@ -168,6 +173,12 @@ func (k *keeper) run(ready io.Writer, prepared func() (func(), error)) (err erro
 	defer stop()
 	ctx, k.stop = context.WithCancel(ctx)
 	defer k.stop()
+	context.AfterFunc(ctx, func() {
+		k.mu.Lock()
+		k.halting = true
+		k.mu.Unlock()
+		k.set(func(*status) {})
+	})
 	serving, err := k.serve()
 	if err != nil {
 		return err
@@ -210,6 +221,9 @@ func (k *keeper) set(change func(*status)) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	change(&k.status)
+	if k.halting && k.status.Phase != ended {
+		k.status.Phase = stopping
+	}
 	close(k.changed)
 	k.changed = make(chan struct{})
 	stored := k.status
