@@ -42,6 +42,7 @@ var cases = []struct {
 	{"build", measureBuild},
 	{"docker", measureDocker},
 	{"service", measureService},
+	{"release", measureRelease},
 	{"artifact", measureArtifact},
 	{"server", measureServer},
 	{"streams", measureStreams},
@@ -84,6 +85,9 @@ func run(ctx context.Context) error {
 	}
 	if helper := proxyHelpers[flag.Arg(1)]; flag.Arg(0) == proxyHelper && helper != nil {
 		return helper(ctx, flag.Args()[2:])
+	}
+	if flag.Arg(0) == keeperHelper && flag.NArg() == 2 {
+		return keepInstance(flag.Arg(1))
 	}
 	pattern, err := regexp.Compile(*only)
 	if err != nil || flag.NArg() > 0 || *runs < 1 {

@@ -52,6 +52,7 @@ type Host struct {
 
 	mu        sync.Mutex
 	instances map[instanceID]*instance
+	spare     *recruit // started in advance; nil if there is none
 	closed    bool
 
 	preparing sync.Mutex // of artifacts
@@ -252,6 +253,7 @@ func (h *Host) Close() error {
 	h.mu.Unlock()
 	h.end()
 	h.working.Wait()
+	h.dropSpare()
 	return h.lock.Close()
 }
 

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -32,7 +34,7 @@ func (d *home) addr(s status) string {
 	switch {
 	case s.Port != 0:
 		return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Port))
-	case d.spec.Plain != "":
+	case d.spec.Plain:
 		return "" // its port is not yet known
 	}
 	return "unix:" + filepath.Join(d.dir, dialSocket)
@@ -51,79 +53,113 @@ func alive(dir string) bool {
 	return errors.Is(syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB), syscall.EWOULDBLOCK)
 }
 
-// makeHome makes the directory of a new instance.
-func (h *Host) makeHome(spec instanceSpec) (*home, error) {
-	d := &home{dir: filepath.Join(h.o.Dir, newDirID()), spec: spec}
-	if err := os.Mkdir(d.dir, 0o700); err != nil {
-		return nil, err
+// describe stores what an instance is, which makes its directory one that is adopted.
+func (h *Host) describe(d *home) error {
+	if ids := d.spec.Program.layers(); len(ids) > 0 {
+		if err := h.o.Layers.SetRef(layerRef+filepath.Base(d.dir), ids...); err != nil {
+			return err
+		}
 	}
-	var err error
-	if ids := spec.Program.layers(); len(ids) > 0 {
-		err = h.o.Layers.SetRef(layerRef+filepath.Base(d.dir), ids...)
-	}
-	if err == nil {
-		err = writeJSON(filepath.Join(d.dir, specFile), spec)
-	}
-	if err != nil {
-		return nil, errors.Join(err, h.discard(d, false))
-	}
-	return d, nil
+	return writeJSON(filepath.Join(d.dir, specFile), d.spec)
 }
 
 // keeperWait is how long a keeper may take until it listens.
 const keeperWait = 20 * time.Second
 
-// startKeeper starts the keeper of an instance that has none. It begins with the lock, so that there is no moment in which
-// nobody could tell that it lives.
-func (h *Host) startKeeper(ctx context.Context, d *home, secrets map[string]string) error {
-	lock, err := os.OpenFile(filepath.Join(d.dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+// recruit is a keeper that was started and waits for orders.
+type recruit struct {
+	dir  string
+	proc *os.Process // nil if it could not be started
+	done chan struct{}
+	in   io.WriteCloser
+	out  *os.File
+}
+
+// launch starts a keeper for a directory that has none, and makes the directory if it is missing. The keeper begins with
+// the lock, so that there is no moment in which nobody could tell that it lives.
+func (h *Host) launch(dir string) (_ *recruit, err error) {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer lock.Close()
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return fmt.Errorf("lock %s: %w", d.dir, err)
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
 	}
-	errs, err := os.OpenFile(filepath.Join(d.dir, errorFile), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	errs, err := os.OpenFile(filepath.Join(dir, errorFile), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer errs.Close()
 	self, err := executable()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	cmd := &exec.Cmd{
-		Path: self, Args: []string{"penstock", "instance", d.dir}, Dir: "/", Env: keeperEnv(),
+		Path: self, Args: []string{"penstock", "instance", dir}, Dir: "/", Env: keeperEnv(),
 		Stderr: errs, ExtraFiles: []*os.File{lock}, SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		return err
+	r := &recruit{dir: dir, done: make(chan struct{})}
+	if r.in, err = cmd.StdinPipe(); err != nil {
+		return nil, err
 	}
-	out, ours, err := os.Pipe()
-	if err != nil {
-		in.Close()
-		return err
+	theirs := (*os.File)(nil)
+	if r.out, theirs, err = os.Pipe(); err != nil {
+		r.in.Close()
+		return nil, err
 	}
-	defer out.Close()
-	cmd.Stdout = ours
-	err = cmd.Start()
-	ours.Close()
-	if err != nil {
-		in.Close()
-		return err
+	defer theirs.Close()
+	cmd.Stdout = theirs
+	if err := cmd.Start(); err != nil {
+		r.dismiss()
+		return nil, err
 	}
-	go func() { _ = cmd.Wait() }() // only so that nothing is left of it: it may outlive this process
-	defer context.AfterFunc(ctx, func() { in.Close(); out.Close() })()
-	err = json.NewEncoder(in).Encode(secretInput{secrets})
-	err = errors.Join(err, in.Close())
-	_ = out.SetReadDeadline(time.Now().Add(keeperWait))
-	if line, bad := bufio.NewReaderSize(out, 16).ReadString('\n'); line != "ready\n" {
-		_ = cmd.Process.Kill()
-		return errors.Join(keeperFailed(d.dir), err, bad)
+	r.proc = cmd.Process
+	go func() { // only so that nothing is left of it: it may outlive this process
+		_ = cmd.Wait()
+		close(r.done)
+	}()
+	with := setup{Plain: h.o.Plain}
+	if !h.plain() {
+		with = setup{Layers: h.o.Layers.Dir()}
+	}
+	if err := json.NewEncoder(r.in).Encode(with); err != nil {
+		r.dismiss()
+		return nil, errors.Join(keeperFailed(dir), err)
+	}
+	return r, nil
+}
+
+// begin gives a keeper its orders, and waits until it listens.
+func (r *recruit) begin(ctx context.Context, o orders) error {
+	defer r.out.Close()
+	defer context.AfterFunc(ctx, func() { r.in.Close(); r.out.Close() })()
+	err := json.NewEncoder(r.in).Encode(o)
+	err = errors.Join(err, r.in.Close())
+	_ = r.out.SetReadDeadline(time.Now().Add(keeperWait))
+	if line, bad := bufio.NewReaderSize(r.out, 16).ReadString('\n'); line != "ready\n" {
+		_ = r.proc.Kill()
+		return errors.Join(keeperFailed(r.dir), err, bad)
 	}
 	return nil
+}
+
+// dismiss ends a keeper that was given no orders: the end of its input tells it.
+func (r *recruit) dismiss() {
+	r.in.Close()
+	r.out.Close()
+	if r.proc == nil {
+		return
+	}
+	select {
+	case <-r.done:
+	case <-time.After(haltWait):
+		_ = r.proc.Kill()
+		<-r.done
+	}
 }
 
 // errorFile is where a keeper says why it could not go on.
@@ -207,7 +243,7 @@ func (h *Host) halt(ctx context.Context, d *home) error {
 
 // endLeft ends what a keeper may have left behind.
 func (h *Host) endLeft(d *home) error {
-	if d.spec.Plain == "" {
+	if !d.spec.Plain {
 		return nil // the machine ends with its keeper
 	}
 	return endMarked(mark(d.dir))
@@ -279,27 +315,61 @@ func (h *Host) prune() error {
 	return err
 }
 
-// renewHome changes what an instance without a keeper is.
-func (h *Host) renewHome(d *home, spec instanceSpec) error {
-	d.spec = spec
-	if ids := spec.Program.layers(); len(ids) > 0 {
-		if err := h.o.Layers.SetRef(layerRef+filepath.Base(d.dir), ids...); err != nil {
-			return err
-		}
+// refill starts a keeper in advance, which the next instance then need not wait for, unless there is one or nothing runs.
+func (h *Host) refill() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed || h.spare != nil || !slices.ContainsFunc(slices.Collect(maps.Values(h.instances)), func(i *instance) bool { return i.wanted() != nil }) {
+		return
 	}
-	return writeJSON(filepath.Join(d.dir, specFile), spec)
+	r, err := h.launch(filepath.Join(h.o.Dir, newDirID()))
+	if err != nil {
+		h.o.Log("start a keeper in advance: %v", err) // who needs one will hear it too
+		return
+	}
+	h.spare = r
+}
+
+// recruit gives a keeper for a new instance.
+func (h *Host) recruit() (*recruit, error) {
+	h.mu.Lock()
+	r := h.spare
+	h.spare = nil
+	h.mu.Unlock()
+	if r != nil && alive(r.dir) {
+		return r, nil
+	}
+	return h.launch(filepath.Join(h.o.Dir, newDirID()))
+}
+
+// dropSpare ends the keeper that was started in advance.
+func (h *Host) dropSpare() {
+	h.mu.Lock()
+	r := h.spare
+	h.spare = nil
+	h.mu.Unlock()
+	if r == nil {
+		return
+	}
+	r.dismiss()
+	if err := h.discard(&home{dir: r.dir}, false); err != nil {
+		h.o.Log("remove the directory of a keeper in advance: %v", err)
+	}
 }
 
 // cleanUp lets go of what no instance needs any more.
 func (h *Host) cleanUp() {
 	h.mu.Lock()
-	artifacts := map[string]bool{}
+	artifacts, idle := map[string]bool{}, true
 	for _, i := range h.instances {
 		if w := i.wanted(); w != nil {
-			artifacts[w.Revision.Artifact] = true
+			artifacts[w.Revision.Artifact], idle = true, false
 		}
 	}
 	h.mu.Unlock()
+	if idle {
+		h.dropSpare()
+	}
 	if err := h.dropArtifacts(artifacts); err != nil {
 		h.o.Log("forget artifacts: %v", err)
 	}

@@ -110,6 +110,9 @@ func (i *instance) tell(now cd.Instance) {
 	}
 	i.last = now
 	i.h.telling.tell(i.id, now)
+	if now.State != cd.Starting { // what started needs the processors no more
+		i.h.refill()
+	}
 }
 
 // run brings about what is wanted until ctx ends, or until the instance has ended and is wanted no more.
@@ -189,24 +192,34 @@ func (i *instance) start(ctx context.Context, w *Wanted) error {
 	if err != nil {
 		return err
 	}
-	spec := instanceSpec{
+	return i.begin(ctx, orders{instanceSpec{
 		Release: w.Release, Service: w.Service, Index: i.id.index, Repository: w.Repository, Environment: w.Environment,
-		Program: *p, LogFile: i.h.o.logFile, Restarts: i.restarts,
-	}
-	if i.h.plain() {
-		spec.Plain = i.h.o.Plain
+		Program: *p, Plain: i.h.plain(), LogFile: i.h.o.logFile, Restarts: i.restarts,
+	}, secrets})
+}
+
+// begin gives a keeper its orders: one for the home that is there, or with a home.
+func (i *instance) begin(ctx context.Context, o orders) (err error) {
+	var r *recruit
+	d := i.homeNow()
+	if d != nil {
+		r, err = i.h.launch(d.dir)
 	} else {
-		spec.LayerStore = i.h.o.Layers.Dir()
+		r, err = i.h.recruit()
 	}
-	if d == nil {
-		if d, err = i.h.makeHome(spec); err != nil {
-			return err
-		}
-		i.setHome(d)
-	} else if err := i.h.renewHome(d, spec); err != nil {
+	if err != nil {
 		return err
 	}
-	return i.h.startKeeper(ctx, d, secrets)
+	made := &home{r.dir, o.Spec}
+	if err := i.h.describe(made); err != nil {
+		r.dismiss()
+		if d == nil {
+			err = errors.Join(err, i.h.discard(made, false))
+		}
+		return err
+	}
+	i.setHome(made)
+	return r.begin(ctx, o)
 }
 
 // drainLimit is how long an instance is kept for what is under way to it.
@@ -312,6 +325,10 @@ func (i *instance) tend(ctx context.Context) error {
 	}
 }
 
+// stoppedOutside is why an instance ended that this target did not end: its system is being stopped, or an earlier target
+// had wanted it no more.
+const stoppedOutside = "it was stopped from outside"
+
 // gone is when the connection to a keeper has ended: it says why, if the keeper has ended too.
 func (i *instance) gone(ctx context.Context, d *home, last status) error {
 	for began := time.Now(); alive(d.dir) && time.Since(began) < haltWait; {
@@ -323,7 +340,7 @@ func (i *instance) gone(ctx context.Context, d *home, last status) error {
 		return err
 	}
 	if last.Phase == ended {
-		return errors.New("it was stopped from outside")
+		return errors.New(stoppedOutside)
 	}
 	return keeperFailed(d.dir)
 }
@@ -397,6 +414,8 @@ func (t *tending) hear(ctx context.Context, s status) {
 		t.next = time.NewTimer(0)
 	case pausing:
 		t.tell(cd.Exited, s.Reason)
+	case stopping, ended:
+		t.tell(cd.Exited, stoppedOutside)
 	}
 }
 

@@ -13,16 +13,24 @@ import (
 	"github.com/penstock-ci/penstock/internal/sandbox"
 )
 
-// TestMain is this test, or a keeper that a test has started.
+// TestMain is this test, a keeper that a test has started, or a target in a process of its own.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 3 && os.Args[1] == "instance" {
+	switch {
+	case len(os.Args) == 3 && os.Args[1] == "instance":
 		os.Exit(Keep(os.Args[2], os.Stdin, os.Stdout, os.Stderr))
+	case len(os.Args) == 2 && os.Args[1] == "target":
+		os.Exit(targetMain())
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if os.Getenv("PENSTOCK_TEST_APP") == "" {
+		os.RemoveAll(filepath.Dir(appPath()))
+	}
+	os.Exit(code)
 }
 
 // machines are what tests run instances in.
 type machines struct {
+	dir      string
 	layers   *layer.Store
 	images   container.Images
 	provider sandbox.Provider
@@ -32,7 +40,15 @@ type machines struct {
 // isolated are host machines, the same for all tests.
 func isolated(t *testing.T) *machines {
 	t.Helper()
-	dir := t.TempDir()
+	dir, err := os.MkdirTemp("", "machines-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := layer.RemoveAll(dir); err != nil { // also what killed keepers left
+			t.Error(err)
+		}
+	})
 	layers, err := layer.Open(filepath.Join(dir, "layers"))
 	if err != nil {
 		t.Fatal(err)
@@ -46,13 +62,13 @@ func isolated(t *testing.T) *machines {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { host.Close(); layers.Close() })
-	return &machines{layers: layers, images: container.Images{Store: images}, provider: host}
+	return &machines{dir: dir, layers: layers, images: container.Images{Store: images}, provider: host}
 }
 
 // plainly are plain processes.
 func plainly(t *testing.T) *machines {
 	dir := t.TempDir()
-	return &machines{provider: sandbox.NewNone(dir), plain: dir}
+	return &machines{dir: dir, provider: sandbox.NewNone(dir), plain: dir}
 }
 
 func (m *machines) options(dir string, o Options, log func(string, ...any)) HostOptions {

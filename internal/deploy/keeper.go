@@ -39,26 +39,32 @@ type instanceSpec struct {
 	Repository  string       `json:"repository"`
 	Environment string       `json:"environment"`
 	Program     program      `json:"program"`
-	// LayerStore is the directory of layers, Plain that of machines which are not isolated: one of them is set.
-	LayerStore string `json:"layer_store,omitempty"`
-	Plain      string `json:"plain,omitempty"`
-	LogFile    int64  `json:"log_file"` // bytes
-	Restarts   int    `json:"restarts"` // of keepers before this one
+	Plain       bool         `json:"plain,omitempty"` // it runs in machines that are not isolated
+	LogFile     int64        `json:"log_file"`        // bytes
+	Restarts    int          `json:"restarts"`        // of keepers before this one
 }
 
-// secretInput is what a keeper reads from its standard input when it starts. It ends there: secrets are kept in memory.
-type secretInput struct {
-	Secrets map[string]string `json:"secrets"`
+// setup is the first that a keeper reads from its standard input: where its machines are. One is set.
+type setup struct {
+	Layers string `json:"layers,omitempty"` // the store that isolated machines use
+	Plain  string `json:"plain,omitempty"`  // the directory of those that are not
+}
+
+// orders are the second, which may come much later: what to keep. Secrets are nowhere but here, and in the keeper's memory.
+type orders struct {
+	Spec    instanceSpec      `json:"spec"`
+	Secrets map[string]string `json:"secrets,omitempty"`
 }
 
 // phase is what a keeper's program is doing.
 type phase string
 
 const (
-	opening phase = "opening" // its machine is being made
-	running phase = "running"
-	pausing phase = "pausing" // it has ended, and will be started again
-	ended   phase = "ended"   // it was stopped
+	opening  phase = "opening" // its machine is being made
+	running  phase = "running"
+	pausing  phase = "pausing"  // it has ended, and will be started again
+	stopping phase = "stopping" // it was asked to end
+	ended    phase = "ended"    // it has, because it was asked to
 )
 
 // status is what a keeper tells.
@@ -99,14 +105,15 @@ type keeper struct {
 	stop     context.CancelFunc // ends the program, in time
 
 	mu      sync.Mutex
+	halting bool // nothing is started any more
 	status  status
 	stand   *stand        // nil while nothing runs
 	changed chan struct{} // closed when status changes
 }
 
 // Keep is the main function of `penstock instance DIR`, which a target starts: it runs the instance of a directory until
-// it is told to stop, and gives the exit code. The directory's lock comes as file 3, secrets as standard input; a line on
-// standard output says that it listens.
+// it is told to stop, and gives the exit code. The directory's lock comes as file 3, a setup and orders as standard input; a
+// line on standard output says that it listens.
 func Keep(dir string, stdin io.Reader, stdout, stderr io.Writer) int {
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE) // its starter may go
 	if err := keep(dir, stdin, stdout); err != nil {
@@ -130,19 +137,34 @@ func keep(dir string, stdin io.Reader, stdout io.Writer) error {
 		return err
 	}
 	k := &keeper{dir: dir, changed: make(chan struct{})}
-	if err := readJSON(filepath.Join(dir, specFile), &k.spec); err != nil {
-		return err
+	in := json.NewDecoder(stdin)
+	var with setup
+	if err := in.Decode(&with); err != nil {
+		return fmt.Errorf("read where machines are: %w", err)
 	}
-	var in secretInput
-	if err := json.NewDecoder(stdin).Decode(&in); err != nil {
-		return fmt.Errorf("read secrets: %w", err)
+	prepared := make(chan error, 1)
+	var closeProvider func()
+	go func() { // most of the work is done before there are orders
+		var err error
+		closeProvider, err = k.open(with)
+		prepared <- err
+	}()
+	var o orders
+	if err := in.Decode(&o); err != nil {
+		if bad := <-prepared; bad == nil {
+			closeProvider()
+		}
+		if err == io.EOF { // its starter has gone, or has no need of it
+			return nil
+		}
+		return fmt.Errorf("read orders: %w", err)
 	}
-	k.secrets = in.Secrets
+	k.spec, k.secrets = o.Spec, o.Secrets
 	k.status = status{Phase: opening, Start: 1, Began: time.Now(), Restarts: k.spec.Restarts}
-	return k.run(stdout)
+	return k.run(stdout, func() (func(), error) { err := <-prepared; return closeProvider, err })
 }
 
-func (k *keeper) run(ready io.Writer) (err error) {
+func (k *keeper) run(ready io.Writer, prepared func() (func(), error)) (err error) {
 	if k.log, err = openLog(k.dir, k.spec.LogFile, k.secrets); err != nil {
 		return err
 	}
@@ -151,6 +173,12 @@ func (k *keeper) run(ready io.Writer) (err error) {
 	defer stop()
 	ctx, k.stop = context.WithCancel(ctx)
 	defer k.stop()
+	context.AfterFunc(ctx, func() {
+		k.mu.Lock()
+		k.halting = true
+		k.mu.Unlock()
+		k.set(func(*status) {})
+	})
 	serving, err := k.serve()
 	if err != nil {
 		return err
@@ -159,7 +187,7 @@ func (k *keeper) run(ready io.Writer) (err error) {
 	if _, err := fmt.Fprintln(ready, "ready"); err != nil {
 		return err
 	}
-	closeProvider, err := k.open()
+	closeProvider, err := prepared()
 	if err != nil {
 		return err
 	}
@@ -170,12 +198,12 @@ func (k *keeper) run(ready io.Writer) (err error) {
 }
 
 // open prepares for machines.
-func (k *keeper) open() (func(), error) {
-	if k.spec.Plain != "" {
-		k.provider = sandbox.NewNone(k.spec.Plain)
+func (k *keeper) open(with setup) (func(), error) {
+	if with.Plain != "" {
+		k.provider = sandbox.NewNone(with.Plain)
 		return func() {}, nil
 	}
-	layers, err := layer.Open(k.spec.LayerStore)
+	layers, err := layer.Open(with.Layers)
 	if err != nil {
 		return nil, err
 	}
@@ -193,6 +221,9 @@ func (k *keeper) set(change func(*status)) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	change(&k.status)
+	if k.halting && k.status.Phase != ended {
+		k.status.Phase = stopping
+	}
 	close(k.changed)
 	k.changed = make(chan struct{})
 	stored := k.status

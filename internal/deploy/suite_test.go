@@ -47,8 +47,11 @@ func (s suite) run(t *testing.T) {
 	}
 }
 
-// appFile is the program of testdata/app.
+// appFile is the program of testdata/app. A test in a process of its own finds it in its environment.
 var appFile = sync.OnceValues(func() (string, error) {
+	if name := os.Getenv("PENSTOCK_TEST_APP"); name != "" {
+		return name, nil
+	}
 	dir, err := os.MkdirTemp("", "deploy-app-")
 	if err != nil {
 		return "", err
@@ -61,6 +64,11 @@ var appFile = sync.OnceValues(func() (string, error) {
 	}
 	return name, nil
 })
+
+func appPath() string {
+	name, _ := appFile() // who calls has seen its error
+	return name
+}
 
 // artifact is the program as an artifact.
 func artifact(_ context.Context, digest string) (io.ReadCloser, error) {
