@@ -29,6 +29,7 @@ type exchange struct {
 	w       http.ResponseWriter
 	r       *http.Request
 	rc      *http.ResponseController
+	conn    *clientConn // if it is for us to see whether the client is still there; else the request's context tells
 	began   time.Time
 	head    head
 	route   *route
@@ -62,6 +63,13 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	out := x.out[:0]
 	*x = exchange{p: p, w: w, r: r, began: time.Now(), out: out}
 	x.rc = http.NewResponseController(w)
+	if c, ok := r.Context().Value(clientConnKey{}).(*clientConn); ok {
+		if r.Body == http.NoBody {
+			x.conn = c
+		} else {
+			c.reads.Store(true) // net/http looks when the body has been read, or finds out by reading
+		}
+	}
 	defer x.end()
 	x.head = p.newHead(r)
 	if p.ending.Load() || r.ProtoMajor == 1 && (r.ProtoMinor == 0 || len(r.TransferEncoding) > 0) {
@@ -128,6 +136,18 @@ func (x *exchange) finish() {
 	}
 }
 
+// onGone calls f if the client goes away before stop is called, which is false if f has been called.
+func (x *exchange) onGone(f func()) (stop func() bool) {
+	if x.conn != nil {
+		return x.conn.watch(f)
+	}
+	return context.AfterFunc(x.r.Context(), f)
+}
+
+func (x *exchange) hasGone() bool {
+	return x.r.Context().Err() != nil || x.conn != nil && x.conn.gone.Load()
+}
+
 func (x *exchange) serve() {
 	r := x.r
 	if r.Method == http.MethodConnect || r.Method == http.MethodTrace {
@@ -177,11 +197,14 @@ func (x *exchange) wait(next <-chan struct{}) bool {
 		return true
 	default:
 	}
+	gone := make(chan struct{})
+	stop := x.onGone(func() { close(gone) })
+	defer stop()
 	select {
 	case <-next:
 		return true
-	case <-x.r.Context().Done():
-		x.gone(x.r.Context().Err())
+	case <-gone:
+		x.gone(errors.New("it was waiting at a paused route"))
 	case <-timer.C:
 		x.w.Header()["Retry-After"] = []string{"5"}
 		x.fail(http.StatusServiceUnavailable, "this service is paused, and the request has waited as long as it may", nil)
@@ -254,9 +277,8 @@ func (x *exchange) attempt(b *backend) (retry bool, err error) {
 	u, err := b.connect(x.r.Context(), repeatable)
 	for {
 		if err != nil {
-			if x.r.Context().Err() != nil {
+			if x.hasGone() {
 				x.gone(err)
-				return false, nil
 			}
 			x.pool.counters.connectFailures.Add(1)
 			return true, err
@@ -315,7 +337,7 @@ func (x *exchange) prepare() bool {
 func (x *exchange) exchangeOver(b *backend, u *upstream, repeatable bool) (stale bool) {
 	keep := false
 	var send *sender
-	stop := context.AfterFunc(x.r.Context(), u.abort)
+	stop := x.onGone(u.abort)
 	defer func() {
 		if send != nil && !send.finished() {
 			keep = false
@@ -354,7 +376,7 @@ func (x *exchange) exchangeOver(b *backend, u *upstream, repeatable bool) (stale
 	}
 	if err != nil {
 		if send != nil {
-			if x.r.Context().Err() != nil {
+			if x.hasGone() {
 				<-send.done // it reads nothing more; perhaps what it read last is why
 			}
 			if bodyErr := send.body.Load(); bodyErr != nil {
@@ -363,9 +385,8 @@ func (x *exchange) exchangeOver(b *backend, u *upstream, repeatable bool) (stale
 				return false
 			}
 		}
-		if x.r.Context().Err() != nil {
+		if x.hasGone() {
 			x.gone(err)
-			return false
 		}
 		if u.reused && !u.answered && repeatable && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return true
@@ -567,7 +588,6 @@ func (x *exchange) answer(res *http.Response, more *bufio.Reader) (whole bool) {
 		if streams && held && (more == nil || more.Buffered() == 0) {
 			if err := x.rc.Flush(); err != nil {
 				x.gone(err)
-				return false
 			}
 			held = false
 		}
@@ -576,7 +596,6 @@ func (x *exchange) answer(res *http.Response, more *bufio.Reader) (whole bool) {
 			x.sent += int64(n)
 			if _, err := x.w.Write(buf[:n]); err != nil {
 				x.gone(err)
-				return false
 			}
 			held = true
 		}
@@ -584,12 +603,11 @@ func (x *exchange) answer(res *http.Response, more *bufio.Reader) (whole bool) {
 			break
 		}
 		if err != nil {
-			if x.r.Context().Err() != nil {
+			if x.hasGone() {
 				x.gone(err)
-			} else {
-				x.err = fmt.Errorf("the answer broke off: %w", err)
-				x.pool.counters.resets.Add(1)
 			}
+			x.err = fmt.Errorf("the answer broke off: %w", err)
+			x.pool.counters.resets.Add(1)
 			panic(errAbort) // the client is to see that something is missing
 		}
 	}

@@ -45,6 +45,8 @@ type Proxy struct {
 	http1    *http.Server // all connections, until they turn out to speak HTTP/2
 	http2    http2Server  // those that do: apart, since ending them means something else (see Stop)
 	late     http2Server  // those that turn out to when http2 has ended already
+	again    *handedListener // connections that wait no more for their next request
+	open     atomic.Int64    // clients' connections
 	log      *accessLog
 	ending   atomic.Bool
 	mirrors  chan *mirrorCopy
@@ -75,6 +77,7 @@ func New(o Options) *Proxy {
 	}
 	p := &Proxy{
 		o:         o,
+		again:     newHandedListener(),
 		mirrors:   make(chan *mirrorCopy, 2*maxMirrors),
 		backends:  map[string]*backend{},
 		retired:   map[string][]*backend{},
@@ -89,6 +92,7 @@ func New(o Options) *Proxy {
 	two.SetHTTP2(true)
 	two.SetUnencryptedHTTP2(true)
 	p.http1 = p.newServer(&one)
+	p.http1.ConnContext, p.http1.ConnState = connContext, connState
 	p.http1.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){"h2": p.serveTLSHTTP2}
 	for _, s := range []*http2Server{&p.http2, &p.late} {
 		*s = http2Server{p.newServer(&two), newHandedListener()}
@@ -103,6 +107,7 @@ func New(o Options) *Proxy {
 		p.workers.Go(func() { p.log.run(ctx) })
 	}
 	p.workers.Go(func() { p.sweep(ctx) })
+	p.workers.Go(func() { _ = p.http1.Serve(p.again) })
 	for range maxMirrors {
 		p.workers.Go(func() { p.sendMirrors(ctx) })
 	}
@@ -253,7 +258,7 @@ func (p *Proxy) serve(ctx context.Context, l net.Listener, conf *tls.Config) err
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 
-	var tracked net.Listener = &trackingListener{Listener: l, p: p}
+	var tracked net.Listener = &trackingListener{Listener: l, p: p, clear: conf == nil}
 	if conf != nil {
 		tracked = tls.NewListener(tracked, conf)
 	}
