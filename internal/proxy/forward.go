@@ -20,7 +20,8 @@ const (
 	maxInterim   = 8        // 1xx answers before the one that counts
 	maxWaiting   = 4_096    // requests that wait at paused routes
 	continueWait = time.Second
-	statusGone   = 499 // in metrics and logs: the client did not wait for its answer
+	slowestBody  = 1 << 10 // bytes per second on the average, of a body whose length is known
+	statusGone   = 499     // in metrics and logs: the client did not wait for its answer
 )
 
 // exchange is one request and its answer.
@@ -98,6 +99,7 @@ func (x *exchange) end() {
 		x.count(time.Since(x.began))
 	}
 	x.finish()
+	x.copy.abandon()
 	if cap(x.out) > 16<<10 {
 		x.out = nil
 	}
@@ -221,10 +223,8 @@ func (x *exchange) forward(t *table, setCookie string) bool {
 	}
 	x.pool.counters.inFlight.Add(1)
 	defer x.pool.counters.inFlight.Add(-1)
-	if len(x.out) == 0 && !x.route.GRPC {
-		if !x.prepare() {
-			return true
-		}
+	if !x.route.GRPC && !x.prepare() {
+		return true
 	}
 	if setCookie != "" {
 		x.setCookie(setCookie)
@@ -299,24 +299,28 @@ func idempotent(method string) bool {
 	return false
 }
 
-// prepare writes the request as it is sent on, and reads a small body.
+// prepare writes the request as it is sent on, and reads a small body, if that has not been done by a table before.
 func (x *exchange) prepare() bool {
 	x.head.target = targetOf(x.r, x.route)
 	length := x.r.ContentLength
 	if x.r.Body == nil || x.r.Body == http.NoBody {
 		length = 0
 	}
+	body := slices.Clone(x.out[x.headBytes:])
 	var good bool
-	if x.out, good = x.head.append(x.out, x.r, length); !good {
+	if x.out, good = x.head.append(x.out[:0], x.r, length); !good {
 		x.fail(http.StatusBadRequest, "a header of the request holds characters that none may hold", nil)
 		return false
 	}
 	x.headBytes = len(x.out)
-	if length == 0 {
+	switch {
+	case length == 0:
 		return true
-	}
-	if length < 0 || length > smallBody || expectsContinue(x.r) {
+	case length < 0 || length > smallBody || expectsContinue(x.r):
 		x.streams = true
+		return true
+	case len(body) > 0:
+		x.out = append(x.out, body...)
 		return true
 	}
 	_ = x.rc.SetReadDeadline(time.Now().Add(x.p.o.StallTimeout))
@@ -495,7 +499,7 @@ func (x *exchange) send(u *upstream, timeout time.Duration) (clients bool, err e
 	limit := orDefault(x.route.MaxBody, x.p.o.MaxBody)
 	const front = 8 // room for the length of a chunk
 	for {
-		_ = x.rc.SetReadDeadline(time.Now().Add(x.p.o.StallTimeout))
+		_ = x.rc.SetReadDeadline(x.bodyDue())
 		n, err := x.r.Body.Read(buf[front : len(buf)-2])
 		if err != nil && err != io.EOF {
 			return true, err
@@ -545,6 +549,17 @@ func (x *exchange) send(u *upstream, timeout time.Duration) (clients bool, err e
 	last = append(last, "\r\n"...)
 	_, err = u.Write(last)
 	return false, err
+}
+
+// bodyDue is until when more of the body is to come. A body whose length is known does not come at a trickle either.
+func (x *exchange) bodyDue() time.Time {
+	due := time.Now().Add(x.p.o.StallTimeout)
+	if x.r.ContentLength > 0 {
+		if slowest := x.began.Add(x.p.o.StallTimeout + time.Duration(x.in/slowestBody)*time.Second); slowest.Before(due) {
+			return slowest
+		}
+	}
+	return due
 }
 
 // appendHex writes the length of a chunk and the end of its line.

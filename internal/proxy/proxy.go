@@ -42,14 +42,15 @@ type Options struct {
 type Proxy struct {
 	o        Options
 	table    atomic.Pointer[table]
-	http1    *http.Server // all connections, until they turn out to speak HTTP/2
-	http2    http2Server  // those that do: apart, since ending them means something else (see Stop)
-	late     http2Server  // those that turn out to when http2 has ended already
+	http1    *http.Server    // all connections, until they turn out to speak HTTP/2
+	http2    http2Server     // those that do: apart, since ending them means something else (see Stop)
+	late     http2Server     // those that turn out to when http2 has ended already
 	again    *handedListener // connections that wait no more for their next request
 	open     atomic.Int64    // clients' connections
 	log      *accessLog
 	ending   atomic.Bool
 	mirrors  chan *mirrorCopy
+	copies   atomic.Int64 // of requests, for mirrors
 	waiting  atomic.Int64 // requests at paused routes
 	stopping context.CancelFunc
 	workers  sync.WaitGroup
@@ -78,7 +79,7 @@ func New(o Options) *Proxy {
 	p := &Proxy{
 		o:         o,
 		again:     newHandedListener(),
-		mirrors:   make(chan *mirrorCopy, 2*maxMirrors),
+		mirrors:   make(chan *mirrorCopy, maxCopies),
 		backends:  map[string]*backend{},
 		retired:   map[string][]*backend{},
 		counters:  map[counterName]*counters{},
@@ -305,7 +306,16 @@ func (p *Proxy) Stop(ctx context.Context) error {
 	_ = p.http2.Close()
 	_ = p.late.Close()
 	p.stopping()
-	p.workers.Wait()
+	worked := make(chan struct{})
+	go func() {
+		p.workers.Wait()
+		close(worked)
+	}()
+	select {
+	case <-worked:
+	case <-time.After(logLast):
+		err = errors.Join(err, errors.New("stop the proxy: the access log takes nothing more"))
+	}
 	p.mu.Lock()
 	for _, b := range p.backends {
 		b.retire()
