@@ -116,7 +116,10 @@ export interface Run {
 /** Reads a job's log as it grows; each piece is given to take. */
 export async function readLog(path: string, take: (bytes: Uint8Array) => void, signal: AbortSignal) {
   const res = await fetch('/api/penstock' + path, { signal, cache: 'no-store' })
-  if (!res.ok || !res.body) throw new APIError(res.status, 'The log can not be read')
+  if (!res.ok || !res.body) {
+    const said = (await res.json().catch(() => undefined)) as { message?: string } | undefined
+    throw new APIError(res.status, said?.message ?? 'The log can not be read')
+  }
   const reader = res.body.getReader()
   for (;;) {
     const { done, value } = await reader.read()

@@ -261,6 +261,7 @@ export function consequence(r: Release, action: Action): string {
     case 'promote':
       return r.gate && r.gate.kind !== 'paused' ? 'The gate opens, and the release goes on.' : `v${r.number} takes all traffic now, without the steps that are left. Nothing is restarted.`
     case 'pause':
+      if (r.weight === 0) return 'The release stays where it is, and what serves goes on serving, until somebody resumes it.'
       return r.phase === 'watching' ? 'The window after promotion does not end, and the old revision stays warm, until somebody resumes.' : `Traffic stays at ${r.weight} % until somebody resumes, promotes or aborts it.`
     case 'resume':
       return 'The release goes on by itself from where it is.'

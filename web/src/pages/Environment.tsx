@@ -37,7 +37,7 @@ export function EnvironmentPage() {
       {query.error && (view ? <Text size="sm" c="red" role="alert" mb="sm">{query.error.message}, trying again</Text> : <Problem error={query.error} />)}
       {query.isPending && <Waiting what="the environment" />}
       {view && view.releases.length === 0 && (
-        <Empty title="Nothing was released here yet">
+        <Empty title="Nothing serves here">
           {view.may_release ? 'Release starts what penstock.yaml says of this environment.' : 'Who may write to the repository can release.'}
         </Empty>
       )}

@@ -33,7 +33,7 @@ export function ReleasePage() {
             <State {...state} size={26} silent />
             <div>
               <Title order={2} size="h3">
-                <Anchor component={Link} to={home} inherit underline="always">{environment}</Anchor> v{r.number} <Text span c="dimmed" fw={400} inherit>{state.text}</Text>
+                <Anchor component={Link} to={home} activeOptions={{ exact: true }} inherit underline="always">{environment}</Anchor> v{r.number} <Text span c="dimmed" fw={400} inherit>{state.text}</Text>
               </Title>
               <Made release={r} now={now} />
             </div>

@@ -10,7 +10,7 @@ const names: Record<Action, string> = { promote: 'Promote', pause: 'Pause', resu
 export function Steer({ name, release: r }: { name: string; release: Release }) {
   const [asked, ask] = useState<Action>()
   const [why, setWhy] = useState('')
-  const why_ = useId()
+  const told = useId()
   const shown: Action[] = ['promote', r.paused ? 'resume' : 'pause', 'weight', 'abort', 'rollback']
   return (
     <Stack gap={6}>
@@ -19,15 +19,15 @@ export function Steer({ name, release: r }: { name: string; release: Release }) 
           const no = refusal(r, a)
           return (
             <Button
-              key={a} variant={a === 'promote' || a === 'resume' ? 'filled' : 'default'} data-disabled={no !== '' || undefined} aria-disabled={no !== ''} title={no || undefined}
-              aria-describedby={no !== '' && why === no ? why_ : undefined} onClick={() => (no ? setWhy(no) : (setWhy(''), ask(a)))}
+              key={a === 'resume' ? 'pause' : a} variant={a === 'promote' || a === 'resume' ? 'filled' : 'default'} data-disabled={no !== '' || undefined} aria-disabled={no !== ''} title={no || undefined}
+              aria-describedby={no !== '' && why === no ? told : undefined} onClick={() => (no ? setWhy(no) : (setWhy(''), ask(a)))}
             >
               {names[a]}
             </Button>
           )
         })}
       </Group>
-      <Text size="sm" c="dimmed" role="status" id={why_} hidden={why === ''}>{why}</Text>
+      <Text size="sm" c="dimmed" role="status" id={told} hidden={why === ''}>{why}</Text>
       {asked && <Confirm key={asked} name={name} release={r} action={asked} close={() => ask(undefined)} />}
     </Stack>
   )
@@ -49,8 +49,8 @@ function Confirm({ name, release: r, action, close }: { name: string; release: R
       <Text size="sm">{consequence(r, action)}</Text>
       {action === 'weight' && (
         <Group wrap="nowrap" align="flex-end">
-          <Slider flex={1} mb={8} value={weight} onChange={setWeight} thumbLabel="Weight" label={(v) => `${v} %`} data-autofocus />
-          <NumberInput label="Percent" w={90} min={0} max={100} clampBehavior="strict" allowDecimal={false} value={weight} onChange={(v) => setWeight(Number(v) || 0)} />
+          <Slider flex={1} mb={8} value={weight} onChange={setWeight} thumbLabel="Weight" label={(v) => `${v} %`} />
+          <NumberInput label="Percent" w={90} min={0} max={100} clampBehavior="strict" allowDecimal={false} value={weight} onChange={(v) => setWeight(Number(v) || 0)} data-autofocus />
         </Group>
       )}
       {action === 'promote' && fails && <Checkbox label="Promote it although checks fail" checked={force} onChange={(e) => setForce(e.currentTarget.checked)} />}
@@ -63,8 +63,9 @@ function Confirm({ name, release: r, action, close }: { name: string; release: R
 export function Ask({ title, button, danger, act, close, children }: { title: string; button: string; danger?: boolean; act: () => Promise<unknown>; close: () => void; children: ReactNode }) {
   const [error, setError] = useState('')
   const [busy, setBusy] = useState(false)
+  const [opened, setOpened] = useState(true) // it goes when it has given the focus back
   return (
-    <Modal opened onClose={close} title={title} closeButtonProps={{ 'aria-label': 'Close' }}>
+    <Modal opened={opened} onClose={() => setOpened(false)} onExitTransitionEnd={close} title={title} closeButtonProps={{ 'aria-label': 'Close' }}>
       <form
         onSubmit={async (e) => {
           e.preventDefault()
@@ -72,7 +73,7 @@ export function Ask({ title, button, danger, act, close, children }: { title: st
           setBusy(true)
           try {
             await act()
-            close()
+            setOpened(false)
           } catch (e) {
             setError((e as Error).message)
             setBusy(false)
@@ -83,7 +84,7 @@ export function Ask({ title, button, danger, act, close, children }: { title: st
           {children}
           {error && <Alert color="red" role="alert">{error}</Alert>}
           <Group justify="flex-end">
-            <Button variant="default" onClick={close}>Cancel</Button>
+            <Button variant="default" onClick={() => setOpened(false)}>Cancel</Button>
             <Button type="submit" color={danger ? 'red' : undefined} loading={busy}>{button}</Button>
           </Group>
         </Stack>

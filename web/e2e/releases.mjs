@@ -1,0 +1,129 @@
+// Plays the way of somebody who watches and steers a release, against a server where a canary takes part of the traffic of an
+// environment, requests come all the time, and an older release than the one that serves was released too.
+// node e2e/releases.mjs URL TOKEN SCREENSHOTS OWNER/REPO ENVIRONMENT
+import assert from 'node:assert/strict'
+import { begin } from './browser.mjs'
+
+const [url, token, shots, name, environment] = process.argv.slice(2)
+const { open, look, end } = await begin(shots)
+const whole = { fullPage: true }
+const page = await open({ colorScheme: 'light' })
+
+// The page asks for news once at a time.
+const asking = new Set()
+const isAsking = (r) => /\/environments\/[^/]+\?after=/.test(r.url())
+page.on('request', (r) => {
+  if (!isAsking(r)) return
+  asking.add(r)
+  assert.equal(asking.size, 1, 'two questions for news are under way')
+})
+for (const over of ['requestfinished', 'requestfailed']) page.on(over, (r) => asking.delete(r))
+
+// From the list to the environment.
+await page.goto(`${url}/#token=${token}`)
+await page.getByRole('link', { name }).waitFor()
+await page.goto(`${url}/${name}/environments`)
+const card = page.getByRole('region', { name: environment, exact: true })
+await card.getByText(/v\d+ \d+ %, v\d+ \d+ %/).first().waitFor()
+await look(page, 'releases-list')
+await card.getByRole('link', { name: environment, exact: true }).click()
+
+// What serves: both revisions with their shares.
+const shares = page.getByRole('list', { name: /^Traffic of / }).first()
+await shares.getByRole('listitem').nth(1).waitFor()
+const divided = (await shares.getByRole('listitem').allInnerTexts()).map((t) => /v(\d+) (\d+) %/.exec(t).slice(1).map(Number))
+assert.equal(divided.length, 2)
+assert.equal(divided[0][1] + divided[1][1], 100)
+assert.ok(divided.every(([, percent]) => percent > 0), `no canary is under way: ${JSON.stringify(divided)}`)
+const version = divided[1][0]
+const release = page.getByRole('region', { name: `v${version}`, exact: true })
+const state = release.getByRole('heading').getByRole('status')
+await release.locator('[aria-current=step]', { hasText: /Shifting/ }).waitFor()
+await release.getByRole('table', { name: /^Instances/ }).getByText('healthy').first().waitFor()
+
+// The charts, and their numbers as a table.
+const traffic = page.getByRole('region', { name: 'Traffic by revision' })
+await traffic.getByRole('img', { name: new RegExp(`^Success rate .*v${version} now`) }).waitFor()
+assert.equal(await traffic.getByRole('img').count(), 4)
+await traffic.getByText('As a table').click()
+await traffic.getByRole('columnheader', { name: `v${version} success rate` }).waitFor()
+await look(page, 'releases-environment', whole)
+await traffic.getByText('As a table').click()
+
+// The checks.
+const checks = page.getByRole('table', { name: 'Checks' })
+await checks.getByText(/^(Pass|Fail|Inconclusive)$/).first().waitFor()
+await checks.getByText('Query').first().click()
+await checks.locator('details[open] pre').waitFor()
+await page.getByRole('region', { name: 'Timeline' }).getByRole('listitem').first().waitFor()
+
+/** Presses a button of the release, and the one that confirms it. */
+async function steer(button, confirm, fill) {
+  await release.getByRole('button', { name: button, exact: true }).click()
+  const dialog = page.getByRole('dialog')
+  await dialog.getByRole('button', { name: confirm }).waitFor()
+  await fill?.(dialog)
+  await dialog.getByRole('button', { name: confirm }).click()
+  await dialog.waitFor({ state: 'hidden' })
+}
+
+// What makes no sense now says why.
+await release.getByRole('button', { name: 'Roll back', exact: true }).click()
+await release.getByText('It is not promoted: abort it.').waitFor()
+
+// Weight, which pauses; on, pause, on.
+const weight = divided[1][1] === 30 ? 35 : 30
+await steer('Set weight', /^Set to/, async (dialog) => {
+  await dialog.getByLabel('Percent').fill(String(weight))
+  await look(page, 'releases-weight')
+})
+await state.getByText(`Paused at ${weight} %`).waitFor()
+await shares.getByText(`v${version} ${weight} %`).waitFor()
+await steer('Resume', 'Resume')
+await release.getByRole('button', { name: 'Pause', exact: true }).waitFor()
+assert.equal(await page.evaluate(() => document.activeElement?.tagName), 'BUTTON', 'the focus is lost after a dialog')
+await steer('Pause', 'Pause')
+await state.getByText(/^Paused/).waitFor()
+await steer('Resume', 'Resume')
+await state.getByText(/^Paused/).waitFor({ state: 'detached' })
+
+// Abort, and its outcome.
+await steer('Abort', 'Abort', async (dialog) => {
+  await dialog.getByText(/All traffic goes back/).waitFor()
+  await dialog.getByLabel('Reason').fill('the basket is empty')
+  await look(page, 'releases-abort')
+})
+const history = page.getByRole('table', { name: 'Releases' })
+const row = (v) => history.getByRole('row').filter({ has: page.getByRole('link', { name: `v${v}`, exact: true }) })
+await row(version).getByText('Aborted', { exact: true }).waitFor({ timeout: 60_000 })
+await shares.getByText(`v${divided[0][0]} 100 %`).waitFor()
+await look(page, 'releases-aborted', whole)
+await row(version).getByRole('link', { name: `v${version}`, exact: true }).click()
+await page.waitForURL(new RegExp(`/${version}$`))
+await page.getByRole('alert').getByText('the basket is empty').waitFor()
+await page.getByRole('region', { name: 'Timeline' }).getByText('the basket is empty').first().waitFor()
+await page.getByRole('table', { name: 'Services of the release' }).waitFor()
+await look(page, 'releases-release', whole)
+await page.goBack()
+
+// Back to an older version.
+const older = history.getByRole('button', { name: /^Roll back to v/ }).first()
+const to = /v\d+/.exec(await older.getAttribute('aria-label'))[0]
+await older.click()
+await page.getByRole('dialog').getByLabel('Reason').fill('as it was')
+await look(page, 'releases-rollback')
+await page.getByRole('dialog').getByRole('button', { name: `Roll back to ${to}` }).click()
+await history.getByRole('row').nth(1).filter({ hasText: 'as it was' }).getByText(/^Serves/).waitFor({ timeout: 60_000 })
+await look(page, 'releases-rolled-back', whole)
+
+// Dark, and as wide as a phone.
+const phone = await open({ colorScheme: 'dark', viewport: { width: 390, height: 844 } })
+await phone.goto(`${url}/#token=${token}`)
+await phone.getByRole('link', { name }).waitFor()
+for (const path of ['', `/${encodeURIComponent(environment)}`, `/${encodeURIComponent(environment)}/${version}`]) {
+  await phone.goto(`${url}/${name}/environments${path}`)
+  await phone.getByRole('heading', { level: 2 }).first().waitFor()
+  await phone.waitForLoadState('load')
+  await look(phone, `releases-dark-phone${path.replaceAll('/', '-')}`, whole)
+}
+await end()
