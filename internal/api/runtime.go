@@ -57,6 +57,7 @@ type session struct {
 	scopes       []string
 	token        string
 	claims       map[string]any    // of its identity; nil without the permission id-token: write
+	deploys      bool              // the job is for an environment, or says that it writes deployments
 	permissions  map[string]string // of its token; nil for all
 	told         told              // what it changed by the REST API
 }
@@ -172,6 +173,9 @@ func (s *session) address(origin string, server bool) job.ServiceAddress {
 	if server {
 		address.Git, address.API, address.Server = origin, origin+"/api", true
 		address.Steps["PENSTOCK_URL"] = origin
+		if s.deploys {
+			address.Steps["PENSTOCK_TOKEN"] = s.token
+		}
 	}
 	if s.claims != nil {
 		address.Steps["ACTIONS_ID_TOKEN_REQUEST_URL"] = origin + identityPath + "/" + s.jobID + "?api-version=2.0"
@@ -201,6 +205,7 @@ func newSession(t *ci.Task) *session {
 		jobID: hex.EncodeToString(id[:8]), scopes: cacheScopes(t.GitHub),
 	}
 	s.runID = s.run + "-" + s.attempt
+	s.deploys = t.Environment != "" || t.Permissions["deployments"] == "write"
 	if t.Permissions["id-token"] == "write" {
 		s.claims = identityClaims(t)
 	}

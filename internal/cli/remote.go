@@ -92,7 +92,7 @@ func (f *serverFlags) ask(ctx context.Context, method, path string, body io.Read
 	if base == "" || token == "" {
 		hint := "set PENSTOCK_URL and PENSTOCK_TOKEN, or give --url and --token"
 		if inJob() {
-			hint = "give the step the job's token: env: { PENSTOCK_TOKEN: ${{ github.token }} }"
+			hint = "a job has a token for it if it names an environment, or says permissions: deployments: write"
 		}
 		return nil, withHint(fmt.Errorf("which server, and who asks?"), hint)
 	}

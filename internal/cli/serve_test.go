@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -267,4 +268,84 @@ func smallDisk(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("no small disk can be mounted: %v", err)
 	}
 	ts.Defer(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+}
+
+// setApp is `app [LINE]`: it changes how the application of the script's repository behaves, and pushes that.
+func setApp(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(os.WriteFile(ts.MkAbs("app.py"), fmt.Appendln(nil, strings.Join(args, "\n")), 0o644))
+	pushAll(ts)
+}
+
+// setSettings is `settings NAME`: it takes another penstock.yaml, NAME.yaml beside the repository, and pushes that.
+func setSettings(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(os.WriteFile(ts.MkAbs("penstock.yaml"), []byte(ts.ReadFile(filepath.Join(ts.Getenv("WORK"), args[0]+".yaml"))), 0o644))
+	pushAll(ts)
+}
+
+func pushAll(ts *testscript.TestScript) {
+	ts.Check(ts.Exec("git", "add", "--all"))
+	ts.Check(ts.Exec("git", "commit", "--quiet", "--allow-empty", "--message", "another"))
+	ts.Check(ts.Exec("git", "push", "--quiet", ts.Getenv("URL_IN")+"/acme/shop", "main"))
+}
+
+// visitOne asks for the page of web.localhost as a user does.
+func visitOne(proxy string) (string, error) {
+	req, err := http.NewRequest("GET", proxy+"/", nil)
+	if err != nil {
+		return "", err
+	}
+	req.Host = "web.localhost"
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err == nil && res.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", res.Status, body)
+	}
+	return strings.TrimSpace(string(body)), err
+}
+
+// wantServed is `served TEXT`: users are answered so, all of them.
+func wantServed(ts *testscript.TestScript, _ bool, args []string) {
+	for range 20 {
+		if text, err := visitOne(ts.Getenv("PROXY")); err != nil || text != args[0] {
+			ts.Fatalf("users get %q, %v", text, err)
+		}
+	}
+}
+
+// startVisits is `visit`: from now on users come, all the time.
+func startVisits(ts *testscript.TestScript, _ bool, _ []string) {
+	proxy := ts.Getenv("PROXY")
+	end, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			_, _ = visitOne(proxy)
+			select {
+			case <-end:
+				return
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+	}()
+	ts.Defer(func() { close(end); <-ended })
+}
+
+// awaitStatus is `await PATTERN`: it waits until penstock status of production says so.
+func awaitStatus(ts *testscript.TestScript, _ bool, args []string) {
+	pattern := regexp.MustCompile(args[0])
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		cmd := exec.Command(filepath.Join(strings.Split(ts.Getenv("PATH"), string(os.PathListSeparator))[0], "penstock"), "status", "--env", "production", "--repo", "acme/shop")
+		cmd.Env = append(os.Environ(), "PENSTOCK_URL="+ts.Getenv("URL"), "PENSTOCK_TOKEN="+ts.Getenv("TOKEN"), "NO_COLOR=1")
+		out, err := cmd.CombinedOutput()
+		if err == nil && pattern.Match(out) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("it does not come to %q: %v\n%s", args[0], err, out)
+		}
+	}
 }
