@@ -288,7 +288,7 @@ func (d *decision) roll() {
 		}
 		return
 	}
-	d.watchLooks(time.Time{})
+	d.watchLooks()
 }
 
 // batches is how many batches a rolling release has.
@@ -322,7 +322,7 @@ func (d *decision) shiftByTime() {
 		d.traffic(weight, false, r.Step+1, fmt.Sprintf("Weight %d", weight))
 		return
 	}
-	d.watchLooks(time.Time{})
+	d.watchLooks()
 }
 
 // stepDue is when time alone takes the next step of the traffic.

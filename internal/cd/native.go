@@ -533,7 +533,11 @@ func (d *decision) watched() {
 	case slices.ContainsFunc(l.checks, func(c Check) bool { return c.Verdict == Inconclusive }):
 		text = "Too few requests were measured to tell"
 	}
-	d.conclude(c, time.Time{}, l.bad != "", "%s", text)
+	next := d.now.Add(r.Plan.Watch.interval())
+	if until := r.watchedUntil(); !until.IsZero() && next.After(until) {
+		next = time.Time{}
+	}
+	d.conclude(c, next, l.bad != "", "%s", text)
 	if l.bad != "" {
 		d.alarm("%s", l.bad)
 	}
