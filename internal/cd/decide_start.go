@@ -100,7 +100,7 @@ func (d *decision) hooked(service string, in Done) {
 	case in.Error != "":
 		d.takeBack(Failed, "", "The hook of %s could not be run: %s", service, in.Error)
 	case !in.OK:
-		d.takeBack(Failed, "", "The hook of %s failed: %s", service, cmpText(in.Message, "without a word"))
+		d.takeBack(Failed, "", "The hook of %s failed: %s", service, in.why())
 	default:
 		d.emit(Event{Type: EventHooked, Service: service, Text: fmt.Sprintf("The hook of %s has run", service)})
 	}
