@@ -3,9 +3,13 @@
 //
 // It is pure: no clock, no disk, no network. A Release is a value, the snapshot that is stored. Decide turns an input (a
 // fact from outside) into events, Apply is the only thing that changes a Release. What is to be done is always derived
-// from the stored Release, so after a crash the same work is found again: Wanted says which instances run, Share how
-// traffic is divided, Next what is asked and not yet answered, Deadline when time alone moves it on. It never holds a
-// secret: of secrets it knows names and versions.
+// from the stored Release, so after a crash the same work is found again: Part.Want says how many instances run, Shares how
+// traffic is divided, Next what is asked and not yet answered, Deadline when time alone moves it on, Waits what people are
+// told about it. It never holds a secret: of secrets it knows names and versions.
+//
+// Checks are made by looks. A look is a pure function of the release and of the answers so far: what it asks and has no
+// answer to is what Next gives, and its outcome counts when all is answered. There is one for the native analysis
+// (native.go, judge.go) and one that is Flagger's loop (exact.go).
 //
 // A release owns the instances of its revisions from their start to their end, also when a later release serves in their
 // place: that one asks for them to be kept, scaled and stopped (Scaled), and this one does it.

@@ -218,33 +218,24 @@ func (d *decision) done(in Done) error {
 	case in.Value != nil && math.IsInf(*in.Value, 0):
 		in.Value, in.Error = nil, "the value is infinite"
 	}
-	switch t := tasks[at]; {
+	t := tasks[at]
+	n, notice := d.r.notice(t.ID)
+	switch {
 	case t.Kind == TaskHook:
 		d.hooked(t.Service, in)
 	case t.Kind == TaskScale:
 		d.told(t, in)
-	case d.r.isNotice(t.ID):
-		n, _ := d.r.noticeOf(t.ID)
-		text := "Event webhook told: " + n.Text
-		if in.Error != "" || !in.OK {
-			text = "Event webhook failed: " + cmpText(in.Error, in.Message)
-		}
-		d.emit(Event{Type: EventNotified, Notice: &n, Text: text})
+	case notice && in.yes():
+		d.emit(Event{Type: EventNotified, Notice: &n, Text: "Event webhook told: " + n.Text})
+	case notice:
+		d.emit(Event{Type: EventNotified, Notice: &n, Text: "Event webhook failed: " + in.why()})
 	default:
 		if !in.sound() {
-			in.Samples = nil
-			in.Error = "the measurement is malformed"
+			in.Samples, in.Error = nil, "the measurement is malformed"
 		}
 		d.emit(Event{Type: EventAnswered, Done: &in, Text: t.answered(in)})
 	}
 	return nil
-}
-
-func cmpText(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }
 
 // answered says what the answer to a task of a look was.

@@ -363,12 +363,21 @@ func (d *decision) watching() {
 		d.live("The window after promotion is over")
 		return
 	}
-	d.watchLooks(r.Promoted.Add(r.Plan.Watch.For))
+	d.watchLooks()
 }
 
-// watchLooks looks at what is measured, until a time.
-func (d *decision) watchLooks(until time.Time) {
+// watchedUntil is until when a promoted release is watched; zero is for as long as traffic moves.
+func (r *Release) watchedUntil() time.Time {
+	if r.Phase == Watching {
+		return r.Promoted.Add(r.Plan.Watch.For)
+	}
+	return time.Time{}
+}
+
+// watchLooks looks at what is measured.
+func (d *decision) watchLooks() {
 	r := d.r
+	until := r.watchedUntil()
 	w := r.Plan.Watch
 	if w.Errors <= 0 && w.Latency <= 0 {
 		return
@@ -378,7 +387,7 @@ func (d *decision) watchLooks(until time.Time) {
 	}
 	if r.Due.IsZero() {
 		if next := d.now.Add(w.interval()); until.IsZero() || !next.After(until) {
-			d.emit(Event{Type: EventDue, Until: next, Text: fmt.Sprintf("Looks at errors and latency in %s", w.interval())})
+			d.emit(Event{Type: EventDue, Until: next, Text: fmt.Sprintf("Looks at errors and latency every %s", w.interval())})
 		}
 		return
 	}
@@ -387,9 +396,13 @@ func (d *decision) watchLooks(until time.Time) {
 	}
 }
 
+// maxWatchLooks is about how often a watch looks that does not say when.
+const maxWatchLooks = 360
+
+// interval is that between two looks of a watch: ten seconds, and of long ones so much that there are not too many.
 func (w Watch) interval() time.Duration {
 	if w.Interval > 0 {
 		return w.Interval
 	}
-	return 10 * time.Second
+	return max(10*time.Second, w.For/maxWatchLooks)
 }

@@ -100,7 +100,7 @@ func (d *decision) hooked(service string, in Done) {
 	case in.Error != "":
 		d.takeBack(Failed, "", "The hook of %s could not be run: %s", service, in.Error)
 	case !in.OK:
-		d.takeBack(Failed, "", "The hook of %s failed: %s", service, cmpText(in.Message, "without a word"))
+		d.takeBack(Failed, "", "The hook of %s failed: %s", service, in.why())
 	default:
 		d.emit(Event{Type: EventHooked, Service: service, Text: fmt.Sprintf("The hook of %s has run", service)})
 	}
@@ -288,7 +288,7 @@ func (d *decision) roll() {
 		}
 		return
 	}
-	d.watchLooks(time.Time{})
+	d.watchLooks()
 }
 
 // batches is how many batches a rolling release has.
@@ -322,7 +322,7 @@ func (d *decision) shiftByTime() {
 		d.traffic(weight, false, r.Step+1, fmt.Sprintf("Weight %d", weight))
 		return
 	}
-	d.watchLooks(time.Time{})
+	d.watchLooks()
 }
 
 // stepDue is when time alone takes the next step of the traffic.

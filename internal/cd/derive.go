@@ -187,18 +187,14 @@ func (r *Release) Next() []Task {
 
 func (n Notice) task() TaskID { return TaskID(fmt.Sprintf("event/%d/%d", n.N, n.Hook)) }
 
-func (r *Release) noticeOf(id TaskID) (Notice, bool) {
+// notice is what a task tells a webhook of type event.
+func (r *Release) notice(id TaskID) (Notice, bool) {
 	for _, n := range r.Notices {
 		if n.task() == id {
 			return n, true
 		}
 	}
 	return Notice{}, false
-}
-
-func (r *Release) isNotice(id TaskID) bool {
-	_, ok := r.noticeOf(id)
-	return ok
 }
 
 func (r *Release) noticeTask(n Notice) Task {

@@ -22,7 +22,6 @@ const (
 type does string
 
 const (
-	nothing  does = ""
 	scalesUp does = "scales up"
 	fails    does = "fails"
 	succeeds does = "succeeds"
@@ -205,7 +204,7 @@ func (t *ticking) preRollout() bool {
 		in, _ := t.webhook(i, flaggerProgressing)
 		t.hooked(w, in)
 		if !in.yes() {
-			t.warn("Halt %s advancement pre-rollout check %s failed %s", t.canary(), w.Name, in.why())
+			t.warn("Halt %s advancement pre-rollout check %s failed %s", t.canary(), w.Name, in.said())
 			return false
 		}
 		t.info("Pre-rollout check %s passed", w.Name)
@@ -216,7 +215,7 @@ func (t *ticking) preRollout() bool {
 func (t *ticking) hooked(w Webhook, in Done) {
 	c := Check{Name: w.Name, At: t.r.Look.At, Verdict: Pass, Limit: "answers 200 to 202"}
 	if !in.yes() {
-		c.Verdict, c.Reason = Fail, in.why()
+		c.Verdict, c.Reason = Fail, in.said()
 	}
 	t.checks = append(t.checks, c)
 }
@@ -259,7 +258,7 @@ func (t *ticking) analysis() bool {
 		in, _ := t.webhook(i, flaggerProgressing)
 		t.hooked(w, in)
 		if !in.yes() {
-			t.warn("Halt %s advancement external check %s failed %s", t.canary(), w.Name, in.why())
+			t.warn("Halt %s advancement external check %s failed %s", t.canary(), w.Name, in.said())
 			return false
 		}
 	}

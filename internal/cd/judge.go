@@ -98,10 +98,11 @@ func (e *Evidence) compareErrors(now, old Traffics) {
 		e.Steady[i] += min(more, steadyStep)
 	}
 	// How the errors scatter round the share that they had until now: bursts that hit one side alone make it more than one.
+	// Looks with hardly any errors do not tell.
 	if total := float64(before.Errors[0] + before.Errors[1]); total > 0 && before.Requests[0] > 0 && before.Requests[1] > 0 {
 		rate := (float64(before.Errors[0]) + 0.5) / float64(before.Requests[0]) / ((float64(before.Errors[1]) + 0.5) / float64(before.Requests[1]))
 		p := rate * n / (rate*n + o)
-		if k := x + y; k*p*(1-p) > 0 {
+		if k := x + y; k*p*(1-p) >= 0.5 {
 			e.Chi += (x - k*p) * (x - k*p) / (k * p * (1 - p))
 			e.Freedom++
 		}

@@ -65,7 +65,7 @@ func TestJudgeErrors(t *testing.T) {
 		{"healthy, errors in bursts of 3", 100, 0.008, 1, 3, false, 0, 2.5, 10},
 		{"healthy, errors in bursts of 10", 100, 0.008, 1, 10, false, 0, 7, 10},
 		{"healthy, errors in bursts of 10, 1000/s", 1000, 0.008, 1, 10, false, 0, 7, 10},
-		{"five times 0.1 %, 10/s", 10, 0.001, 5, 1, false, 30, 100, 8.5},
+		{"five times 0.1 %, 10/s", 10, 0.001, 5, 1, false, 35, 100, 8},
 		{"five times 0.1 %, 100/s", 100, 0.001, 5, 1, false, 98, 100, 5},
 		{"five times 0.8 %, 100/s", 100, 0.008, 5, 1, false, 99, 100, 2.5},
 		{"twenty times 0.8 %, 1/s", 1, 0.008, 20, 1, false, 97, 100, 6},

@@ -1,6 +1,7 @@
 package cd
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"time"
@@ -242,7 +243,7 @@ func (r *Release) post() *posting {
 		}
 		name := r.analysis().Webhooks[i].Name
 		if !in.yes() {
-			p.told = append(p.told, Event{Type: EventNote, Warning: true, Text: fmt.Sprintf("Post-rollout hook %s failed %s", name, in.why())})
+			p.told = append(p.told, Event{Type: EventNote, Warning: true, Text: fmt.Sprintf("Post-rollout hook %s failed %s", name, in.said())})
 			return p
 		}
 		p.told = append(p.told, Event{Type: EventNote, Text: fmt.Sprintf("Post-rollout check %s passed", name)})
@@ -250,8 +251,9 @@ func (r *Release) post() *posting {
 	return p
 }
 
-// why says what a webhook's answer was if it was no.
-func (in Done) why() string { return cmpText(in.Error, in.Message) }
+// said is what came with an answer, why says why it is not yes.
+func (in Done) said() string { return cmp.Or(in.Error, in.Message) }
+func (in Done) why() string  { return cmp.Or(in.said(), "without a word") }
 
 func (d *decision) posted() {
 	p := d.r.post()

@@ -113,7 +113,7 @@ func (j *judging) metrics() {
 		sample, known = j.ask("sample", Task{Kind: TaskSample, From: r.measuredFrom()})
 	}
 	if exposed && known {
-		j.measured(sample)
+		j.evidence, j.sampled = r.measured(sample)
 	}
 	for _, s := range r.Plan.Services {
 		if s.Before == 0 {
@@ -145,21 +145,22 @@ func (r *Release) measuredFrom() time.Time {
 	return r.Stepped
 }
 
-// measured adds a sample to the evidence.
-func (j *judging) measured(in Done) {
+// measured is the evidence with what a sample adds, and how far the traffic has been measured then.
+func (r *Release) measured(in Done) (evidence []Evidence, to time.Time) {
 	if in.Error != "" {
-		return
+		return r.Evidence, r.Sampled
 	}
-	j.evidence = nil
-	for _, s := range j.r.Plan.Services {
-		j.evidence = append(j.evidence, evidenceOf(j.r.Evidence, s.Name).plus(in.Samples[s.Name]))
-		if to := in.Samples[s.Name].To; to.After(j.sampled) {
-			j.sampled = to
+	for _, s := range r.Plan.Services {
+		sample := in.Samples[s.Name]
+		evidence = append(evidence, evidenceOf(r.Evidence, s.Name).plus(sample))
+		if sample.To.After(to) {
+			to = sample.To
 		}
 	}
-	if j.sampled.Before(j.r.Look.At) && len(in.Samples) == 0 || j.sampled.IsZero() {
-		j.sampled = j.r.Look.At
+	if to.IsZero() {
+		to = r.Look.At
 	}
+	return evidence, to
 }
 
 // counted reports whether a metric is judged by the counters of the proxy.
@@ -454,7 +455,7 @@ func (d *decision) undecided() {
 	}
 }
 
-// watching is a look at what is measured after promotion, or while traffic moves by time alone.
+// watchingLook is a look at what is measured after promotion, or while traffic moves by time alone.
 type watchingLook struct {
 	asking
 	evidence []Evidence
@@ -465,20 +466,15 @@ type watchingLook struct {
 
 func (r *Release) watchLook() *watchingLook {
 	l := &watchingLook{asking: asking{r: r}, evidence: r.Evidence, sampled: r.Sampled}
-	from := r.measuredFrom()
-	in, ok := l.ask("sample", Task{Kind: TaskSample, From: from})
+	in, ok := l.ask("sample", Task{Kind: TaskSample, From: r.measuredFrom()})
 	if !ok || in.Error != "" {
 		return l
 	}
-	j := &judging{confirming: confirming{asking: l.asking}, sampled: r.Sampled}
-	j.measured(in)
-	l.sampled, l.evidence = j.sampled, nil
-	for _, e := range j.evidence {
-		judged := l.service(e)
-		if judged {
+	l.evidence, l.sampled = r.measured(in)
+	for i := range l.evidence {
+		if e := &l.evidence[i]; l.service(*e) {
 			e.New, e.Old = Traffics{}, Traffics{}
 		}
-		l.evidence = append(l.evidence, e)
 	}
 	return l
 }
@@ -533,7 +529,11 @@ func (d *decision) watched() {
 	case slices.ContainsFunc(l.checks, func(c Check) bool { return c.Verdict == Inconclusive }):
 		text = "Too few requests were measured to tell"
 	}
-	d.conclude(c, time.Time{}, l.bad != "", "%s", text)
+	next := d.now.Add(r.Plan.Watch.interval())
+	if until := r.watchedUntil(); !until.IsZero() && next.After(until) {
+		next = time.Time{}
+	}
+	d.conclude(c, next, l.bad != "", "%s", text)
 	if l.bad != "" {
 		d.alarm("%s", l.bad)
 	}
