@@ -47,7 +47,7 @@ type Releases struct {
 	clock struct {
 		mu   sync.Mutex
 		base time.Time
-		held bool // Work waits for deadlines
+		held bool // a release is not done
 	}
 }
 
@@ -62,8 +62,8 @@ func NewReleases(st *store.Store, opt ReleaseOptions) *Releases {
 	return &Releases{store: st, opt: opt}
 }
 
-// now is the time as it is stored. While Work waits for deadlines it goes by the clock that only goes forward: cd holds each
-// input against them, and a clock that is set would make them all pass at once, or not at all.
+// now is the time as it is stored. While a release that Work carries is not done it goes by the clock that only goes forward:
+// cd holds each input against the deadlines, and a clock that is set would make them all pass at once, or not at all.
 func (e *Releases) now() time.Time {
 	now := e.opt.Now()
 	e.clock.mu.Lock()
@@ -74,7 +74,7 @@ func (e *Releases) now() time.Time {
 	return e.clock.base.Round(0).Add(now.Sub(e.clock.base)).UTC()
 }
 
-// holdClock says whether there are deadlines to wait for.
+// holdClock says whether a release is not done.
 func (e *Releases) holdClock(hold bool) {
 	e.clock.mu.Lock()
 	defer e.clock.mu.Unlock()

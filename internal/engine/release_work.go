@@ -207,7 +207,7 @@ func (w *releaseWork) setClocks(active []Active) {
 		clocks[r.ID] = c
 	}
 	w.clocks = clocks
-	w.holdClock(len(clocks) > 0)
+	w.holdClock(slices.ContainsFunc(active, func(r Active) bool { return r.Phase != cd.Live && !r.Phase.Over() }))
 }
 
 // tick tells the releases whose time has come, and gives when it comes for the next one; zero if for none.
