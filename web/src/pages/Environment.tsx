@@ -154,7 +154,7 @@ function History({ name, path, home, view, now }: { name: string; path: string; 
               <Table.Tr key={r.id}>
                 <Table.Th scope="row"><Anchor component={Link} to={`${home}/${r.number}`} size="sm">v{r.number}</Anchor></Table.Th>
                 <Table.Td><Group gap={6} wrap="nowrap"><State {...state} silent />{state.text}</Group></Table.Td>
-                <Table.Td><Group gap="xs" wrap="nowrap"><Branch name={r.plan.ref} /><Text size="sm" ff="monospace">{r.plan.sha?.slice(0, 7)}</Text></Group></Table.Td>
+                <Table.Td><Group gap="xs"><Branch name={r.plan.ref} /><Text size="sm" ff="monospace">{r.plan.sha?.slice(0, 7)}</Text></Group></Table.Td>
                 <Table.Td>{r.plan.by}</Table.Td>
                 <Table.Td><span title={r.began}>{ago(r.began, now)}</span></Table.Td>
                 <Table.Td>{duration(r.began, r.ended, now)}</Table.Td>
