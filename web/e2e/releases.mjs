@@ -67,8 +67,8 @@ async function steer(button, confirm, fill) {
   await dialog.waitFor({ state: 'hidden' })
 }
 
-// What makes no sense now says why.
-await release.getByRole('button', { name: 'Roll back', exact: true }).click()
+// What makes no sense now says why, to the keyboard as well.
+await release.getByRole('button', { name: 'Roll back', exact: true }).press('Enter')
 await release.getByText('It is not promoted: abort it.').waitFor()
 
 // Weight, which pauses; on, pause, on.
@@ -98,12 +98,14 @@ const row = (v) => history.getByRole('row').filter({ has: page.getByRole('link',
 await row(version).getByText('Aborted', { exact: true }).waitFor({ timeout: 60_000 })
 await shares.getByText(`v${divided[0][0]} 100 %`).waitFor()
 await look(page, 'releases-aborted', whole)
+asking.clear() // the page that is left gives its question up
 await row(version).getByRole('link', { name: `v${version}`, exact: true }).click()
 await page.waitForURL(new RegExp(`/${version}$`))
 await page.getByRole('alert').getByText('the basket is empty').waitFor()
 await page.getByRole('region', { name: 'Timeline' }).getByText('the basket is empty').first().waitFor()
 await page.getByRole('table', { name: 'Services of the release' }).waitFor()
 await look(page, 'releases-release', whole)
+asking.clear()
 await page.goBack()
 
 // Back to an older version.

@@ -28,7 +28,7 @@ export function Charts({ path }: { path: string }) {
   const traffic = useQuery({ queryKey: ['traffic', path], refetchInterval: 5000, placeholderData: keepPreviousData, queryFn: ({ signal }) => native<Traffic>(`${path}/traffic?minutes=${minutes}`, signal) })
   const all = traffic.data?.services ?? []
   const service = all.find((s) => s.service === chosen) ?? all[0]
-  const pools = [...(service?.pools ?? [])].filter((p) => p.points.length > 0).sort((a, b) => a.number - b.number)
+  const pools = [...(service?.pools ?? [])].filter((p) => p.points.some((x) => x.requests)).sort((a, b) => a.number - b.number)
   const step = traffic.data?.step ?? 10
   const time = times(pools, step)
   const index = at === undefined || at >= time.length ? time.length - 1 : at

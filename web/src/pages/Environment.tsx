@@ -1,5 +1,5 @@
 import { Alert, Anchor, Button, Checkbox, Group, Paper, Stack, Table, Text, TextInput, Title } from '@mantine/core'
-import { useInfiniteQuery, useQuery } from '@tanstack/react-query'
+import { useInfiniteQuery } from '@tanstack/react-query'
 import { Link, useParams } from '@tanstack/react-router'
 import { useEffect, useState } from 'react'
 import { native, queries, sendNative } from '../api'
@@ -154,7 +154,7 @@ function History({ name, path, home, view, now }: { name: string; path: string; 
               <Table.Tr key={r.id}>
                 <Table.Th scope="row"><Anchor component={Link} to={`${home}/${r.number}`} size="sm">v{r.number}</Anchor></Table.Th>
                 <Table.Td><Group gap={6} wrap="nowrap"><State {...state} silent />{state.text}</Group></Table.Td>
-                <Table.Td><Group gap="xs" wrap="nowrap"><Branch name={r.plan.ref} /><Text size="sm" ff="monospace">{r.plan.sha?.slice(0, 7)}</Text></Group></Table.Td>
+                <Table.Td><Group gap="xs"><Branch name={r.plan.ref} /><Text size="sm" ff="monospace">{r.plan.sha?.slice(0, 7)}</Text></Group></Table.Td>
                 <Table.Td>{r.plan.by}</Table.Td>
                 <Table.Td><span title={r.began}>{ago(r.began, now)}</span></Table.Td>
                 <Table.Td>{duration(r.began, r.ended, now)}</Table.Td>
@@ -187,11 +187,7 @@ function RollBack({ name, view, to, close }: { name: string; view: EnvironmentVi
 }
 
 /** What serves in an environment, in a line or two, for the list of environments. */
-export function ServesNow({ base, environment }: { base: string; environment: string }) {
-  const path = `${base}/environments/${encodeURIComponent(environment)}`
-  const query = useQuery({ queryKey: ['serves', path], refetchInterval: 10_000, retry: false, queryFn: ({ signal }) => native<EnvironmentView>(path, signal) })
-  const view = query.data
-  if (!view || view.services.length === 0) return null
+export function ServesNow({ view }: { view: EnvironmentView }) {
   const under = view.releases.find(isUnderWay)
   return (
     <Stack gap={4} mb="sm">

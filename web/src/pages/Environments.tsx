@@ -1,9 +1,10 @@
 import { Anchor, Badge, Code, Group, Paper, Stack, Table, Text, Title } from '@mantine/core'
 import { useQuery } from '@tanstack/react-query'
 import { Link, useParams } from '@tanstack/react-router'
-import { github } from '../api'
+import { github, native } from '../api'
 import { ago } from '../format'
 import { Branch, Empty, Problem, RepositoryHead, State, Waiting } from '../parts'
+import type { EnvironmentView } from '../release'
 import { ServesNow } from './Environment'
 
 interface Environment {
@@ -49,6 +50,8 @@ export function Environments() {
 
 function Card({ base, environment: e }: { base: string; environment: Environment }) {
   const deployments = useQuery({ queryKey: ['deployments', base, e.name], queryFn: () => github<Deployment[]>(`${base}/deployments?per_page=10&environment=${encodeURIComponent(e.name)}`) })
+  const path = `${base}/environments/${encodeURIComponent(e.name)}`
+  const serves = useQuery({ queryKey: ['serves', path], refetchInterval: 10_000, retry: false, queryFn: ({ signal }) => native<EnvironmentView>(path, signal) })
   const rules = e.protection_rules.map((r) =>
     r.type === 'wait_timer' ? `waits ${r.wait_timer} minutes`
       : r.type === 'required_reviewers' ? `reviewed by ${r.reviewers?.map((x) => x.reviewer.login).join(', ')}${r.prevent_self_review ? ', not by who began it' : ''}`
@@ -56,11 +59,11 @@ function Card({ base, environment: e }: { base: string; environment: Environment
   return (
     <Paper withBorder p="md" component="section" aria-label={e.name}>
       <Group justify="space-between" mb="xs">
-        <Title order={2} size="h4"><Anchor component={Link} to={`${base.replace('/repos', '')}/environments/${encodeURIComponent(e.name)}`} inherit>{e.name}</Anchor></Title>
+        <Title order={2} size="h4"><Anchor component={Link} to={path.replace('/repos', '')} inherit>{e.name}</Anchor></Title>
         <Group gap="xs">{rules.map((r) => <Badge key={r} variant="light" color="gray" tt="none">{r}</Badge>)}</Group>
       </Group>
-      <ServesNow base={base} environment={e.name} />
-      {deployments.data?.length === 0 && <Text size="sm" c="dimmed">Nothing was deployed yet.</Text>}
+      {serves.data && serves.data.releases.length > 0 && <ServesNow view={serves.data} />}
+      {deployments.data?.length === 0 && !serves.data?.releases.length && <Text size="sm" c="dimmed">Nothing was deployed yet.</Text>}
       {deployments.data && deployments.data.length > 0 && (
         <Table aria-label={`Deployments to ${e.name}`}>
           <Table.Tbody>{deployments.data.map((d) => <Row key={d.id} base={base} deployment={d} />)}</Table.Tbody>

@@ -3,7 +3,7 @@ import { useEffect, useReducer, useRef, useState } from 'react'
 import { spans } from '../ansi'
 import { readLog } from '../api'
 import { LogLines } from '../log'
-import type { Release } from '../release'
+import { isOver, type Release } from '../release'
 
 const [asked, kept] = [500, 2000] // lines
 
@@ -12,7 +12,7 @@ export function Output({ path, release: r }: { path: string; release: Release })
   const services = r.plan.services.map((s) => s.name)
   const [service, setService] = useState(services[0] ?? '')
   const [instance, setInstance] = useState('')
-  const [follow, setFollow] = useState(true)
+  const [follow, setFollow] = useState(!isOver(r))
   const [error, setError] = useState('')
   const [, grown] = useReducer((n: number) => n + 1, 0)
   const log = useRef(new LogLines())

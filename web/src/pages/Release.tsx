@@ -1,4 +1,4 @@
-import { Alert, Anchor, Button, Checkbox, Code, Group, Paper, Stack, Table, Text, Title } from '@mantine/core'
+import { Alert, Anchor, Button, Code, Group, Paper, Stack, Table, Text, Title } from '@mantine/core'
 import { Link, useParams } from '@tanstack/react-router'
 import { useEffect, useState } from 'react'
 import { ago, clock, duration, localTimes, short, size } from '../format'
@@ -79,7 +79,7 @@ export function Progress({ name, release: r, now, may }: { name: string; release
           ))}
         </ol>
         {r.waits && (gate ? (
-          <Alert color="yellow" title={`Waits for ${gate.kind === 'review' ? 'a review' : gate.kind}`}>
+          <Alert color="yellow" title={waitsFor(gate.kind)}>
             <Stack gap="xs" align="flex-start">
               <span className="wrap">{localTimes(r.waits, now)}</span>
               {may && <GateForm name={name} release={r} gate={gate} />}
@@ -92,6 +92,8 @@ export function Progress({ name, release: r, now, may }: { name: string; release
     </Paper>
   )
 }
+
+const waitsFor = (kind: string) => (kind === 'review' ? 'Waits for a review' : kind === 'inconclusive' ? 'Waits for a verdict' : ['ready', 'promotion', 'termination'].includes(kind) ? 'Waits for approval' : `Waits for ${kind}`)
 
 const signs = {
   done: { status: 'completed', conclusion: 'success' }, now: { status: 'in_progress' }, ahead: { status: 'pending' }, failed: { status: 'completed', conclusion: 'failure' },
@@ -209,22 +211,16 @@ export function Checks({ release: { checks, failed_checks: failed, plan, phase }
   )
 }
 
-// What happens all the time and tells little: it is shown on request.
-const fine = ['due', 'look', 'answered', 'notified']
-const page = 50
+const page = 50 // entries
 
 /** What happened to a release, the newest first. */
 export function Timeline({ entries, now }: { entries?: TimelineEntry[]; now: number }) {
-  const [detailed, setDetailed] = useState(false)
   const [count, setCount] = useState(page)
   if (!entries?.length) return null
-  const shown = entries.filter((e) => detailed || e.warning || !fine.includes(e.type)).reverse()
+  const shown = [...entries].reverse()
   return (
     <Paper withBorder p="md" component="section" aria-label="Timeline">
-      <Group justify="space-between" mb="xs">
-        <Title order={3} size="h4">Timeline</Title>
-        <Checkbox size="xs" label="Every detail" checked={detailed} onChange={(e) => setDetailed(e.currentTarget.checked)} />
-      </Group>
+      <Title order={3} size="h4" mb="xs">Timeline</Title>
       <ol className="timeline" reversed>
         {shown.slice(0, count).map((e, i) => (
           <li key={shown.length - i} className={e.warning ? 'warning' : undefined}>

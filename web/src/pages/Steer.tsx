@@ -63,9 +63,14 @@ function Confirm({ name, release: r, action, close }: { name: string; release: R
 export function Ask({ title, button, danger, act, close, children }: { title: string; button: string; danger?: boolean; act: () => Promise<unknown>; close: () => void; children: ReactNode }) {
   const [error, setError] = useState('')
   const [busy, setBusy] = useState(false)
-  const [opened, setOpened] = useState(true) // it goes when it has given the focus back
+  const [opened, setOpened] = useState(true)
+  const [from] = useState(() => document.activeElement) // what had the focus gets it again
+  const gone = () => {
+    close()
+    if (from instanceof HTMLElement) from.focus()
+  }
   return (
-    <Modal opened={opened} onClose={() => setOpened(false)} onExitTransitionEnd={close} title={title} closeButtonProps={{ 'aria-label': 'Close' }}>
+    <Modal opened={opened} onClose={() => setOpened(false)} onExitTransitionEnd={gone} returnFocus={false} title={title} closeButtonProps={{ 'aria-label': 'Close' }}>
       <form
         onSubmit={async (e) => {
           e.preventDefault()
