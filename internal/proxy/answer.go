@@ -63,7 +63,7 @@ func (x *exchange) failGRPC(status int, why string) {
 	x.w.WriteHeader(http.StatusOK)
 }
 
-// gone records that the client did not wait for the end of its answer.
+// gone ends a request whose client did not wait for the end of its answer.
 func (x *exchange) gone(err error) {
 	if !x.wrote {
 		x.status, x.wrote = statusGone, true
@@ -83,7 +83,7 @@ func (x *exchange) badBody(err error) {
 		x.fail(http.StatusRequestEntityTooLarge, fmt.Sprintf("the body has more than %d bytes, which is the most that is taken here", tooLarge.Limit), nil)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		x.fail(http.StatusRequestTimeout, "the body of the request did not come in time", nil)
-	case x.r.Context().Err() != nil:
+	case x.hasGone():
 		x.gone(err)
 	default:
 		x.fail(http.StatusBadRequest, "the body of the request is broken", err)

@@ -11,7 +11,8 @@ func receive(*net.UnixConn) (net.Conn, error) {
 	return nil, errors.New("this system hands out no connections")
 }
 
-// quiet cannot tell here; a connection that has been idle for long is not used again.
-func (u *upstream) quiet() bool { return true }
+const canPeek = false
 
-func (u *upstream) lookAt(uintptr) bool { return true }
+func peek(uintptr) (int, error) { return 0, errors.ErrUnsupported }
+
+func errWouldBlock(error) bool { return false }

@@ -50,20 +50,14 @@ func receive(c *net.UnixConn) (net.Conn, error) {
 	return net.FileConn(f)
 }
 
-// quiet says whether nothing has come on an idle connection: no end, no error, and no byte that the next request would
-// take for its answer.
-func (u *upstream) quiet() bool {
-	if u.raw == nil {
-		return true
-	}
-	u.quietly = false
-	return u.raw.Read(u.look) == nil && u.quietly
+// canPeek says whether the system lets us look at what has come on a connection.
+const canPeek = true
+
+// peek looks at what has come on a connection: nothing yet if errWouldBlock says so of the error.
+func peek(fd uintptr) (int, error) {
+	var one [1]byte
+	n, _, err := unix.Recvfrom(int(fd), one[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	return n, err
 }
 
-// lookAt is a method of its own so that it is made into a function once for a connection.
-func (u *upstream) lookAt(fd uintptr) bool {
-	var one [1]byte
-	_, _, err := unix.Recvfrom(int(fd), one[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-	u.quietly = err == unix.EAGAIN
-	return true // whatever it said: do not wait
-}
+func errWouldBlock(err error) bool { return err == unix.EAGAIN || err == unix.EINTR }

@@ -20,7 +20,8 @@ const (
 	maxInterim   = 8        // 1xx answers before the one that counts
 	maxWaiting   = 4_096    // requests that wait at paused routes
 	continueWait = time.Second
-	statusGone   = 499 // in metrics and logs: the client did not wait for its answer
+	slowestBody  = 1 << 10 // bytes per second on the average, of a body whose length is known
+	statusGone   = 499     // in metrics and logs: the client did not wait for its answer
 )
 
 // exchange is one request and its answer.
@@ -29,6 +30,7 @@ type exchange struct {
 	w       http.ResponseWriter
 	r       *http.Request
 	rc      *http.ResponseController
+	conn    *clientConn // if it is for us to see whether the client is still there; else the request's context tells
 	began   time.Time
 	head    head
 	route   *route
@@ -62,6 +64,13 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	out := x.out[:0]
 	*x = exchange{p: p, w: w, r: r, began: time.Now(), out: out}
 	x.rc = http.NewResponseController(w)
+	if c, ok := r.Context().Value(clientConnKey{}).(*clientConn); ok {
+		if r.Body == http.NoBody {
+			x.conn = c
+		} else {
+			c.reads.Store(true) // net/http looks when the body has been read, or finds out by reading
+		}
+	}
 	defer x.end()
 	x.head = p.newHead(r)
 	if p.ending.Load() || r.ProtoMajor == 1 && (r.ProtoMinor == 0 || len(r.TransferEncoding) > 0) {
@@ -90,6 +99,7 @@ func (x *exchange) end() {
 		x.count(time.Since(x.began))
 	}
 	x.finish()
+	x.copy.abandon()
 	if cap(x.out) > 16<<10 {
 		x.out = nil
 	}
@@ -126,6 +136,18 @@ func (x *exchange) finish() {
 	if x.p.log != nil {
 		x.p.log.record(x, time.Since(x.began))
 	}
+}
+
+// onGone calls f if the client goes away before stop is called, which is false if f has been called.
+func (x *exchange) onGone(f func()) (stop func() bool) {
+	if x.conn != nil {
+		return x.conn.watch(f)
+	}
+	return context.AfterFunc(x.r.Context(), f)
+}
+
+func (x *exchange) hasGone() bool {
+	return x.r.Context().Err() != nil || x.conn != nil && x.conn.gone.Load()
 }
 
 func (x *exchange) serve() {
@@ -177,11 +199,14 @@ func (x *exchange) wait(next <-chan struct{}) bool {
 		return true
 	default:
 	}
+	gone := make(chan struct{})
+	stop := x.onGone(func() { close(gone) })
+	defer stop()
 	select {
 	case <-next:
 		return true
-	case <-x.r.Context().Done():
-		x.gone(x.r.Context().Err())
+	case <-gone:
+		x.gone(errors.New("it was waiting at a paused route"))
 	case <-timer.C:
 		x.w.Header()["Retry-After"] = []string{"5"}
 		x.fail(http.StatusServiceUnavailable, "this service is paused, and the request has waited as long as it may", nil)
@@ -198,10 +223,8 @@ func (x *exchange) forward(t *table, setCookie string) bool {
 	}
 	x.pool.counters.inFlight.Add(1)
 	defer x.pool.counters.inFlight.Add(-1)
-	if len(x.out) == 0 && !x.route.GRPC {
-		if !x.prepare() {
-			return true
-		}
+	if !x.route.GRPC && !x.prepare() {
+		return true
 	}
 	if setCookie != "" {
 		x.setCookie(setCookie)
@@ -254,9 +277,8 @@ func (x *exchange) attempt(b *backend) (retry bool, err error) {
 	u, err := b.connect(x.r.Context(), repeatable)
 	for {
 		if err != nil {
-			if x.r.Context().Err() != nil {
+			if x.hasGone() {
 				x.gone(err)
-				return false, nil
 			}
 			x.pool.counters.connectFailures.Add(1)
 			return true, err
@@ -277,24 +299,28 @@ func idempotent(method string) bool {
 	return false
 }
 
-// prepare writes the request as it is sent on, and reads a small body.
+// prepare writes the request as it is sent on, and reads a small body, if that has not been done by a table before.
 func (x *exchange) prepare() bool {
 	x.head.target = targetOf(x.r, x.route)
 	length := x.r.ContentLength
 	if x.r.Body == nil || x.r.Body == http.NoBody {
 		length = 0
 	}
+	body := slices.Clone(x.out[x.headBytes:])
 	var good bool
-	if x.out, good = x.head.append(x.out, x.r, length); !good {
+	if x.out, good = x.head.append(x.out[:0], x.r, length); !good {
 		x.fail(http.StatusBadRequest, "a header of the request holds characters that none may hold", nil)
 		return false
 	}
 	x.headBytes = len(x.out)
-	if length == 0 {
+	switch {
+	case length == 0:
 		return true
-	}
-	if length < 0 || length > smallBody || expectsContinue(x.r) {
+	case length < 0 || length > smallBody || expectsContinue(x.r):
 		x.streams = true
+		return true
+	case len(body) > 0:
+		x.out = append(x.out, body...)
 		return true
 	}
 	_ = x.rc.SetReadDeadline(time.Now().Add(x.p.o.StallTimeout))
@@ -315,7 +341,7 @@ func (x *exchange) prepare() bool {
 func (x *exchange) exchangeOver(b *backend, u *upstream, repeatable bool) (stale bool) {
 	keep := false
 	var send *sender
-	stop := context.AfterFunc(x.r.Context(), u.abort)
+	stop := x.onGone(u.abort)
 	defer func() {
 		if send != nil && !send.finished() {
 			keep = false
@@ -354,7 +380,7 @@ func (x *exchange) exchangeOver(b *backend, u *upstream, repeatable bool) (stale
 	}
 	if err != nil {
 		if send != nil {
-			if x.r.Context().Err() != nil {
+			if x.hasGone() {
 				<-send.done // it reads nothing more; perhaps what it read last is why
 			}
 			if bodyErr := send.body.Load(); bodyErr != nil {
@@ -363,9 +389,8 @@ func (x *exchange) exchangeOver(b *backend, u *upstream, repeatable bool) (stale
 				return false
 			}
 		}
-		if x.r.Context().Err() != nil {
+		if x.hasGone() {
 			x.gone(err)
-			return false
 		}
 		if u.reused && !u.answered && repeatable && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return true
@@ -474,7 +499,7 @@ func (x *exchange) send(u *upstream, timeout time.Duration) (clients bool, err e
 	limit := orDefault(x.route.MaxBody, x.p.o.MaxBody)
 	const front = 8 // room for the length of a chunk
 	for {
-		_ = x.rc.SetReadDeadline(time.Now().Add(x.p.o.StallTimeout))
+		_ = x.rc.SetReadDeadline(x.bodyDue())
 		n, err := x.r.Body.Read(buf[front : len(buf)-2])
 		if err != nil && err != io.EOF {
 			return true, err
@@ -526,6 +551,17 @@ func (x *exchange) send(u *upstream, timeout time.Duration) (clients bool, err e
 	return false, err
 }
 
+// bodyDue is until when more of the body is to come. A body whose length is known does not come at a trickle either.
+func (x *exchange) bodyDue() time.Time {
+	due := time.Now().Add(x.p.o.StallTimeout)
+	if x.r.ContentLength > 0 {
+		if slowest := x.began.Add(x.p.o.StallTimeout + time.Duration(x.in/slowestBody)*time.Second); slowest.Before(due) {
+			return slowest
+		}
+	}
+	return due
+}
+
 // appendHex writes the length of a chunk and the end of its line.
 func appendHex(b []byte, n int) []byte {
 	const digits = "0123456789abcdef"
@@ -567,7 +603,6 @@ func (x *exchange) answer(res *http.Response, more *bufio.Reader) (whole bool) {
 		if streams && held && (more == nil || more.Buffered() == 0) {
 			if err := x.rc.Flush(); err != nil {
 				x.gone(err)
-				return false
 			}
 			held = false
 		}
@@ -576,7 +611,6 @@ func (x *exchange) answer(res *http.Response, more *bufio.Reader) (whole bool) {
 			x.sent += int64(n)
 			if _, err := x.w.Write(buf[:n]); err != nil {
 				x.gone(err)
-				return false
 			}
 			held = true
 		}
@@ -584,12 +618,11 @@ func (x *exchange) answer(res *http.Response, more *bufio.Reader) (whole bool) {
 			break
 		}
 		if err != nil {
-			if x.r.Context().Err() != nil {
+			if x.hasGone() {
 				x.gone(err)
-			} else {
-				x.err = fmt.Errorf("the answer broke off: %w", err)
-				x.pool.counters.resets.Add(1)
 			}
+			x.err = fmt.Errorf("the answer broke off: %w", err)
+			x.pool.counters.resets.Add(1)
 			panic(errAbort) // the client is to see that something is missing
 		}
 	}

@@ -56,6 +56,8 @@ func (e *connectError) Unwrap() error { return e.err }
 func (x *exchange) forwardHTTP2(b *backend) (retry bool, err error) {
 	ctx, cancel := context.WithCancelCause(x.r.Context())
 	defer cancel(nil)
+	stop := x.onGone(func() { cancel(context.Canceled) })
+	defer stop()
 	r, body, err := x.requestHTTP2(ctx)
 	if err != nil {
 		x.fail(http.StatusBadRequest, "the request cannot be sent on", err)
@@ -76,7 +78,7 @@ func (x *exchange) forwardHTTP2(b *backend) (retry bool, err error) {
 		var failed *connectError
 		var bad *bodyError
 		switch {
-		case x.r.Context().Err() != nil:
+		case x.hasGone():
 			x.gone(err)
 		case errors.As(err, &bad):
 			x.badBody(bad.err)

@@ -12,8 +12,9 @@ import (
 
 const (
 	logFlush = time.Second
-	logFull  = 64 << 10 // bytes that are written without waiting longer
-	logMost  = 1 << 20  // bytes that are held while the writer is slow
+	logLast  = 5 * time.Second // that the last lines may take
+	logFull  = 64 << 10        // bytes that are written without waiting longer
+	logMost  = 1 << 20         // bytes that are held while the writer is slow
 )
 
 // accessLog gathers lines, so that a request never waits for the writer.

@@ -8,11 +8,13 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 	"time"
 )
 
 const (
-	maxMirrors    = 32      // copies under way at once; twice as many wait; there are none of more
+	maxMirrors    = 32      // copies under way at once
+	maxCopies     = 96      // with those that wait, or whose body is coming; of more requests there are none
 	maxMirrorBody = 1 << 20 // bytes: a request with more has no copy
 	mirrorTime    = 30 * time.Second
 	mirrorHeader  = "X-Penstock-Mirror"
@@ -28,6 +30,8 @@ type mirrorCopy struct {
 	body   bytes.Buffer
 	over   bool // the body is too large
 	grpc   bool
+	copies *atomic.Int64 // of which this is one
+	handed bool          // to whoever sends it; the request's own until then
 }
 
 func (c *mirrorCopy) add(p []byte) {
@@ -44,9 +48,14 @@ func (x *exchange) beginMirror() {
 	if rt.mirror == nil || rt.mirror == x.pool || x.head.upgrade != "" || x.copy != nil || x.r.ContentLength > maxMirrorBody || rand.Float64()*100 >= rt.MirrorPercent {
 		return
 	}
-	c := &mirrorCopy{pool: rt.mirror, method: x.r.Method, host: x.r.Host, header: http.Header{}, grpc: rt.GRPC}
+	if x.p.copies.Add(1) > maxCopies {
+		x.p.copies.Add(-1)
+		return
+	}
+	c := &mirrorCopy{copies: &x.p.copies, pool: rt.mirror, method: x.r.Method, host: x.r.Host, header: http.Header{}, grpc: rt.GRPC}
 	target, err := url.ParseRequestURI(targetOf(x.r, rt))
 	if err != nil {
+		c.abandon()
 		return
 	}
 	c.url = *target
@@ -72,14 +81,18 @@ func (x *exchange) beginMirror() {
 	}
 }
 
-// mirror hands over a copy whose body is complete, if there is room for it. Nobody waits.
+// mirror hands over a copy whose body is complete. Nobody waits: there is room for all copies that there are.
 func (p *Proxy) mirror(c *mirrorCopy) {
-	if c.over {
-		return
+	if !c.over {
+		c.handed = true
+		p.mirrors <- c
 	}
-	select {
-	case p.mirrors <- c:
-	default:
+}
+
+// abandon gives up the copy of a request that has ended, unless it is being sent.
+func (c *mirrorCopy) abandon() {
+	if c != nil && !c.handed {
+		c.copies.Add(-1)
 	}
 }
 
@@ -89,6 +102,7 @@ func (p *Proxy) sendMirrors(ctx context.Context) {
 		select {
 		case c := <-p.mirrors:
 			c.send(ctx)
+			c.copies.Add(-1)
 		case <-ctx.Done():
 			return
 		}

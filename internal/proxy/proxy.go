@@ -42,12 +42,15 @@ type Options struct {
 type Proxy struct {
 	o        Options
 	table    atomic.Pointer[table]
-	http1    *http.Server // all connections, until they turn out to speak HTTP/2
-	http2    http2Server  // those that do: apart, since ending them means something else (see Stop)
-	late     http2Server  // those that turn out to when http2 has ended already
+	http1    *http.Server    // all connections, until they turn out to speak HTTP/2
+	http2    http2Server     // those that do: apart, since ending them means something else (see Stop)
+	late     http2Server     // those that turn out to when http2 has ended already
+	again    *handedListener // connections that wait no more for their next request
+	open     atomic.Int64    // clients' connections
 	log      *accessLog
 	ending   atomic.Bool
 	mirrors  chan *mirrorCopy
+	copies   atomic.Int64 // of requests, for mirrors
 	waiting  atomic.Int64 // requests at paused routes
 	stopping context.CancelFunc
 	workers  sync.WaitGroup
@@ -75,7 +78,8 @@ func New(o Options) *Proxy {
 	}
 	p := &Proxy{
 		o:         o,
-		mirrors:   make(chan *mirrorCopy, 2*maxMirrors),
+		again:     newHandedListener(),
+		mirrors:   make(chan *mirrorCopy, maxCopies),
 		backends:  map[string]*backend{},
 		retired:   map[string][]*backend{},
 		counters:  map[counterName]*counters{},
@@ -89,6 +93,7 @@ func New(o Options) *Proxy {
 	two.SetHTTP2(true)
 	two.SetUnencryptedHTTP2(true)
 	p.http1 = p.newServer(&one)
+	p.http1.ConnContext, p.http1.ConnState = connContext, connState
 	p.http1.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){"h2": p.serveTLSHTTP2}
 	for _, s := range []*http2Server{&p.http2, &p.late} {
 		*s = http2Server{p.newServer(&two), newHandedListener()}
@@ -103,6 +108,7 @@ func New(o Options) *Proxy {
 		p.workers.Go(func() { p.log.run(ctx) })
 	}
 	p.workers.Go(func() { p.sweep(ctx) })
+	p.workers.Go(func() { _ = p.http1.Serve(p.again) })
 	for range maxMirrors {
 		p.workers.Go(func() { p.sendMirrors(ctx) })
 	}
@@ -253,7 +259,7 @@ func (p *Proxy) serve(ctx context.Context, l net.Listener, conf *tls.Config) err
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 
-	var tracked net.Listener = &trackingListener{Listener: l, p: p}
+	var tracked net.Listener = &trackingListener{Listener: l, p: p, clear: conf == nil}
 	if conf != nil {
 		tracked = tls.NewListener(tracked, conf)
 	}
@@ -300,7 +306,16 @@ func (p *Proxy) Stop(ctx context.Context) error {
 	_ = p.http2.Close()
 	_ = p.late.Close()
 	p.stopping()
-	p.workers.Wait()
+	worked := make(chan struct{})
+	go func() {
+		p.workers.Wait()
+		close(worked)
+	}()
+	select {
+	case <-worked:
+	case <-time.After(logLast):
+		err = errors.Join(err, errors.New("stop the proxy: the access log takes nothing more"))
+	}
 	p.mu.Lock()
 	for _, b := range p.backends {
 		b.retire()

@@ -24,6 +24,7 @@ func (x *exchange) tunnel(u *upstream, res *http.Response, stop func() bool) {
 		return
 	}
 	_ = u.SetDeadline(time.Time{})
+	stop()
 	client, buffered, err := x.rc.Hijack()
 	if err != nil {
 		x.fail(http.StatusBadGateway, "this connection cannot change its protocol", err)
@@ -31,7 +32,6 @@ func (x *exchange) tunnel(u *upstream, res *http.Response, stop func() bool) {
 	}
 	defer client.Close()
 	defer u.Close()
-	stop()
 	x.status, x.wrote, x.upgraded = http.StatusSwitchingProtocols, true, true
 	x.count(time.Since(x.began)) // now: the rest is not the service's latency
 

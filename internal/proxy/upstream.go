@@ -31,7 +31,7 @@ var errHeadTooLarge = errors.New("the head of its answer is too large")
 
 func newUpstream(c net.Conn) *upstream {
 	u := &upstream{Conn: c}
-	if s, ok := c.(syscall.Conn); ok {
+	if s, ok := c.(syscall.Conn); ok && canPeek {
 		u.raw, _ = s.SyscallConn()
 	}
 	u.look = u.lookAt
@@ -92,4 +92,21 @@ func (b *backend) connectAnew(ctx context.Context) (*upstream, error) {
 		return nil, err
 	}
 	return newUpstream(c), nil
+}
+
+// quiet says whether nothing has come on an idle connection: no end, no error, and no byte that the next request would
+// take for its answer.
+func (u *upstream) quiet() bool {
+	if u.raw == nil {
+		return true
+	}
+	u.quietly = false
+	return u.raw.Read(u.look) == nil && u.quietly
+}
+
+// lookAt is a method so that it is made into a function once for a connection.
+func (u *upstream) lookAt(fd uintptr) bool {
+	_, err := peek(fd)
+	u.quietly = errWouldBlock(err)
+	return true // whatever it said: do not wait
 }
