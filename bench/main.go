@@ -46,6 +46,7 @@ var cases = []struct {
 	{"server", measureServer},
 	{"streams", measureStreams},
 	{"proxy", measureProxy},
+	{"handover", measureHandOver},
 	{"example", measureExample},
 }
 
