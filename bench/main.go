@@ -47,6 +47,7 @@ var cases = []struct {
 	{"server", measureServer},
 	{"streams", measureStreams},
 	{"proxy", measureProxy},
+	{"handover", measureHandOver},
 	{"example", measureExample},
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -101,29 +102,29 @@ func newClient(conf Config) *Client {
 // the proxy, for that was meant, and otherwise ctx's error.
 func (c *Client) Keep(ctx context.Context, log *slog.Logger) error {
 	wait := retry
-	for {
-		var gone waitAnswer
-		if err := call(ctx, c.http, http.MethodGet, "/wait", nil, &gone); err == nil {
-			if gone.Stopped {
-				return nil
-			}
-			wait = retry
-			continue
+	for ctx.Err() == nil {
+		err := call(ctx, c.http, http.MethodGet, "/wait", nil, nil)
+		if _, missing := os.Stat(filepath.Join(c.conf.Dir, stoppedFile)); missing == nil {
+			return nil
 		}
 		if ctx.Err() != nil {
-			return ctx.Err()
+			break
 		}
-		log.Warn("the proxy's process is gone; another is started")
-		if _, err := Ensure(ctx, c.conf); err != nil {
-			log.Error("the proxy does not serve", "error", err)
+		if err == nil || errors.Is(err, errBusy) {
+			wait = retry // somebody else took over, or will
+		} else {
+			log.Warn("the proxy's process is gone; another is started", "error", err)
+			if _, err := Ensure(ctx, c.conf); err != nil {
+				log.Error("the proxy does not serve", "error", err)
+			}
 		}
 		select {
 		case <-time.After(wait):
 			wait = min(2*wait, 10*time.Second)
 		case <-ctx.Done():
-			return ctx.Err()
 		}
 	}
+	return ctx.Err()
 }
 
 // Set puts a table in force. When it returns nil, the table is served and kept: the process that comes after a crash serves
@@ -136,7 +137,7 @@ func (c *Client) Set(ctx context.Context, t proxy.Table) error {
 func (c *Client) Status(ctx context.Context) (s Status, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
-	err = call(ctx, c.http, http.MethodGet, "/status", nil, &s)
+	err = c.askWhile(ctx, between, http.MethodGet, "/status", nil, &s)
 	if isGone(err) {
 		err = fmt.Errorf("no proxy runs in %s", c.conf.Dir)
 	}
@@ -244,9 +245,18 @@ func (c *Client) Stop(ctx context.Context) error {
 // ask asks, and asks again while there is no process, or it gives its place up.
 func (c *Client) ask(ctx context.Context, method, path string, in, out any) error {
 	until := time.Now().Add(absence)
+	return c.askWhile(ctx, func(err error) bool {
+		return between(err) || isGone(err) && time.Now().Before(until)
+	}, method, path, in, out)
+}
+
+// between says whether the error is of a process that gives its place up: its successor can be asked soon.
+func between(err error) bool { return errors.Is(err, errBusy) || ended(err) }
+
+func (c *Client) askWhile(ctx context.Context, again func(error) bool, method, path string, in, out any) error {
 	for {
 		err := call(ctx, c.http, method, path, in, out)
-		if err == nil || ctx.Err() != nil || time.Now().After(until) && !errors.Is(err, errBusy) || !isGone(err) && !ended(err) && !errors.Is(err, errBusy) {
+		if err == nil || ctx.Err() != nil || !again(err) {
 			return err
 		}
 		select {
@@ -352,6 +362,9 @@ func (c *Config) start(ctx context.Context, replace bool) error {
 	command := c.Command
 	if len(command) == 0 {
 		command = []string{program, "proxy", "run"}
+	}
+	if err := os.Remove(filepath.Join(c.Dir, stoppedFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("proxy: %w", err)
 	}
 	out, err := os.OpenFile(filepath.Join(c.Dir, logFile), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {

@@ -31,6 +31,7 @@ const (
 	logFile     = "log"
 	accessFile  = "access.log"
 	controlSock = "control.sock"
+	stoppedFile = "stopped" // is there while nobody is to start a process unasked
 	drainSocks  = "drain-*.sock"
 	tlsDir      = "tls"
 )

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -69,9 +70,6 @@ type (
 		From  time.Time     `json:"from"`
 		To    time.Time     `json:"to"`
 		Step  time.Duration `json:"step,omitempty"`
-	}
-	waitAnswer struct {
-		Stopped bool `json:"stopped"` // on purpose; otherwise another process has taken over
 	}
 	problem struct {
 		Error string `json:"error"`
@@ -151,15 +149,25 @@ func (d *daemon) controlHandler() http.Handler {
 	})
 	mux.HandleFunc("GET /wait", func(w http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done()
-		answer(w, waitAnswer{Stopped: !d.isHanded()})
+		answer(w, struct{}{})
 	})
 	mux.HandleFunc("POST /stop", func(w http.ResponseWriter, r *http.Request) {
 		d.log.Info("told to stop")
+		if err := os.WriteFile(filepath.Join(d.conf.Dir, stoppedFile), nil, 0o600); err != nil {
+			fail(w, fmt.Errorf("the proxy goes on, since it would be started again: %w", err))
+			return
+		}
 		answer(w, struct{}{})
 		d.stop()
 	})
 	mux.HandleFunc("POST /handover", d.giveOver)
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if d.leaving.Load() {
+			fail(w, errBusy) // what is asked now is for the process that has taken over
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
 }
 
 func (d *daemon) status() Status {

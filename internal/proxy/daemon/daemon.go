@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -51,6 +52,7 @@ type daemon struct {
 	others  *others
 	tls     *tlsauto.Manager // nil without ListenTLS
 	stop    context.CancelFunc
+	leaving atomic.Bool   // another process is about to be told that the place is its own
 	handed  chan struct{} // closed when another process has taken over
 	failed  chan error    // of a listener; has room for all
 
@@ -128,7 +130,11 @@ func Run(ctx context.Context, start Start) (err error) {
 	}
 	if err := d.run(ctx, start, ready); err != nil {
 		log.Error("the proxy does not serve", "error", err)
-		_ = d.proxy.Stop(context.WithoutCancel(canceled(ctx)))
+		ready(err)
+		// It may have taken connections already, if it failed to take over at the last moment.
+		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
+		defer cancel()
+		_ = d.proxy.Stop(ending)
 		return err
 	}
 	return nil
@@ -316,13 +322,6 @@ func (d *daemon) labelsOf(route, pool string) series.Labels {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.labels[poolName{route, pool}]
-}
-
-// canceled is a context that has ended.
-func canceled(ctx context.Context) context.Context {
-	ctx, cancel := context.WithCancel(ctx)
-	cancel()
-	return ctx
 }
 
 // takeLock takes a directory for this process, or gives nil if another has it.

@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strconv"
@@ -26,6 +27,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+	"golang.org/x/sys/unix"
+
 	"github.com/penstock-ci/penstock/internal/proxy"
 	"github.com/penstock-ci/penstock/internal/proxy/series"
 	"github.com/penstock-ci/penstock/internal/proxy/tlsauto"
@@ -34,9 +39,35 @@ import (
 // helper makes the test program a proxy's process.
 const helper = "proxy-process"
 
+// starterHelper makes it one that starts a proxy in the directory that follows, askerHelper one that asks at a socket.
+const (
+	starterHelper = "proxy-starter"
+	askerHelper   = "proxy-asker"
+)
+
 func TestMain(m *testing.M) {
 	if len(os.Args) > 2 && os.Args[1] == helper {
 		os.Exit(runHelper(os.Args[2:]))
+	}
+	if len(os.Args) == 3 && os.Args[1] == starterHelper {
+		if _, err := unix.FcntlInt(3, unix.F_SETFD, 0); err != nil { // what a careless parent leaves open
+			os.Exit(2)
+		}
+		if _, err := Ensure(context.Background(), Config{Dir: os.Args[2], Listen: "127.0.0.1:0", Command: []string{os.Args[0], helper}}); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		fmt.Println("serving")
+		select {}
+	}
+	if len(os.Args) == 3 && os.Args[1] == askerHelper {
+		var s Status
+		if err := call(context.Background(), socketClient(os.Args[2]), http.MethodGet, "/status", nil, &s); err == nil || isGone(err) {
+			fmt.Println("answered", s, err)
+		} else {
+			fmt.Println("refused")
+		}
+		os.Exit(0)
 	}
 	os.Exit(m.Run())
 }
@@ -501,24 +532,6 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-func TestStop(t *testing.T) {
-	conf := newConfig(t)
-	c, s := ensure(t, conf)
-	kept := make(chan error, 1)
-	waiting := make(chan struct{})
-	go func() { close(waiting); kept <- c.Keep(t.Context(), discard) }()
-	<-waiting
-	if err := c.Stop(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := net.Dial("tcp", s.Listeners["http"]); err == nil {
-		t.Error("a proxy that was stopped takes connections")
-	}
-	if _, err := c.Status(t.Context()); err == nil {
-		t.Error("a proxy that was stopped answers")
-	}
-}
-
 func TestBadTableOfBefore(t *testing.T) {
 	conf := newConfig(t)
 	if err := os.WriteFile(filepath.Join(conf.Dir, tableFile), []byte(`{"version": 3, "routes": [`), 0o600); err != nil {
@@ -593,4 +606,229 @@ func TestDrainedWaitsForThoseThatDrain(t *testing.T) {
 	if err := c.Drained(t.Context(), slow.Listener.Addr().String()); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestTablesDuringRestarts: what was acknowledged is served, whoever serves.
+func TestTablesDuringRestarts(t *testing.T) {
+	conf := newConfig(t)
+	c, s := ensure(t, conf)
+	one, two := backend(t, "odd"), backend(t, "even")
+	done := make(chan struct{})
+	var version atomic.Int64
+	go func() {
+		defer close(done)
+		for range 5 {
+			if err := c.Restart(t.Context()); err != nil {
+				t.Errorf("restart: %v", err)
+				return
+			}
+		}
+	}()
+	for restarting := true; restarting; {
+		select {
+		case <-done:
+			restarting = false
+		default:
+		}
+		v := version.Add(1)
+		set(t, c, tableOf(v, []string{two, one}[v%2]))
+		if got := get(t, s.Listeners["http"]); got != []string{"even", "odd"}[v%2] {
+			t.Fatalf("table %d is acknowledged, and %q answers", v, got)
+		}
+	}
+	if s, err := c.Status(t.Context()); err != nil || s.Table != version.Load() {
+		t.Errorf("table %d is served, %v; want %d", s.Table, err, version.Load())
+	}
+	t.Logf("%d tables", version.Load())
+}
+
+// TestKeep: the proxy comes back when its process is killed, and not when it was stopped.
+func TestKeep(t *testing.T) {
+	conf := newConfig(t)
+	c, s := ensure(t, conf)
+	set(t, c, tableOf(1, backend(t, "one")))
+	kept := make(chan error, 1)
+	go func() { kept <- c.Keep(t.Context(), discard) }()
+	for range 3 {
+		kill(t, s.PID)
+		eventually(t, "another process", func() bool {
+			now, err := c.Status(t.Context())
+			if err != nil || now.PID == s.PID {
+				return false
+			}
+			s = now
+			return true
+		})
+		if s.Table != 1 || get(t, s.Listeners["http"]) != "one" {
+			t.Fatalf("after a kill: %+v", s)
+		}
+	}
+	if err := c.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-kept; err != nil {
+		t.Errorf("Keep of a proxy that was stopped: %v, want nil", err)
+	}
+	if _, err := c.Status(t.Context()); err == nil || !strings.Contains(err.Error(), "no proxy runs") {
+		t.Errorf("status: %v", err)
+	}
+}
+
+// TestStarterIsKilled: with everything that it had open; the proxy has none of it, and serves on.
+func TestStarterIsKilled(t *testing.T) {
+	conf := newConfig(t)
+	if err := os.MkdirAll(conf.Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer read.Close()
+	starter := exec.Command(os.Args[0], starterHelper, conf.Dir)
+	starter.ExtraFiles = []*os.File{write} // which stays open in whatever inherits it
+	told, err := starter.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := starter.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_ = write.Close()
+	if line, err := bufio.NewReader(told).ReadString('\n'); err != nil || line != "serving\n" {
+		t.Fatalf("the starter says %q, %v", line, err)
+	}
+	kill(t, starter.Process.Pid)
+	_ = starter.Wait()
+	if b, err := io.ReadAll(read); err != nil || len(b) > 0 {
+		t.Errorf("read %q, %v", b, err)
+	}
+	c, err := Open(conf.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := c.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	set(t, c, tableOf(1, backend(t, "one")))
+	if got := get(t, s.Listeners["http"]); got != "one" {
+		t.Errorf("got %q", got)
+	}
+	if session, err := unix.Getsid(s.PID); err != nil || session != s.PID {
+		t.Errorf("session %d, %v; want its own, %d", session, err, s.PID)
+	}
+}
+
+// TestOtherUsers may not speak to the process, even where the directory lets them in.
+func TestOtherUsers(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("becomes another user")
+	}
+	conf := newConfig(t)
+	c, _ := ensure(t, conf)
+	if err := errors.Join(os.Chmod(conf.Dir, 0o755), os.Chmod(filepath.Join(conf.Dir, controlSock), 0o666)); err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(conf.Dir, "asker")
+	b, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(program, b, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	asker := exec.Command(program, askerHelper, filepath.Join(conf.Dir, controlSock))
+	asker.Dir = "/"
+	asker.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	if out, err := asker.CombinedOutput(); err != nil || string(out) != "refused\n" {
+		t.Errorf("another user: %q, %v; want to be refused", out, err)
+	}
+	if _, err := c.Status(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestMeasures: what is asked of the series by the socket.
+func TestMeasures(t *testing.T) {
+	conf := newConfig(t)
+	c, s := ensure(t, conf)
+	one := backend(t, "one")
+	table := tableOf(1, one)
+	table.Routes[0].Pools[0].Labels = map[string]string{"side": series.SideNew, "release": "12"}
+	set(t, c, table)
+	from := time.Now()
+	for range 20 {
+		get(t, s.Listeners["http"])
+	}
+	scope := series.Scope{Repository: "acme/shop", Environment: "production"}
+	eventually(t, "the requests in the series", func() bool {
+		d, err := c.Delta(t.Context(), route, "1", from.Add(-time.Minute), time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.Requests == 20
+	})
+	target := series.Target{Scope: scope, Service: "web", Side: series.SideNew}
+	if rate, query, err := c.SuccessRate(t.Context(), target, time.Minute, time.Now()); err != nil || rate != 100 || query == "" {
+		t.Errorf("success rate %v, %q, %v; want 100", rate, query, err)
+	}
+	if _, _, err := c.Duration(t.Context(), target, time.Minute, time.Now()); err != nil {
+		t.Errorf("duration: %v", err)
+	}
+	target.Side = series.SideOld
+	if _, query, err := c.Duration(t.Context(), target, time.Minute, time.Now()); !errors.Is(err, series.ErrNoValues) || query == "" {
+		t.Errorf("duration of what is not there: %q, %v; want ErrNoValues", query, err)
+	}
+	r, err := c.Query(t.Context(), `sum by (destination_version) (istio_requests_total{destination_workload="web"})`, time.Now(), scope)
+	if err != nil || len(r.Series) != 1 || r.Series[0].Metric["destination_version"] != "12" || r.Series[0].Points[0].Value != 20 {
+		t.Errorf("query: %+v, %v", r, err)
+	}
+	if _, err := c.Query(t.Context(), `sum(`, time.Now(), scope); err == nil || !strings.Contains(err.Error(), "parse error") {
+		t.Errorf("a query that can not be read: %v", err)
+	}
+	text, err := c.Metrics(t.Context())
+	if err != nil || !strings.Contains(string(text), `penstock_proxy_requests_total{route="acme/shop/production/web",pool="1",release="12",service="web",environment="production",repository="acme/shop",side="new",code="200"} 20`) ||
+		!strings.Contains(string(text), "penstock_proxy_requests_in_flight{") {
+		t.Errorf("metrics: %v\n%s", err, text)
+	}
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	if _, err := parser.TextToMetricFamilies(bytes.NewReader(text)); err != nil {
+		t.Errorf("metrics can not be read: %v", err)
+	}
+	charts, err := c.Range(t.Context(), route, from.Add(-time.Minute), time.Now().Add(10*time.Second), 10*time.Second)
+	if err != nil || len(charts) == 0 {
+		t.Errorf("charts: %+v, %v", charts, err)
+	}
+}
+
+func FuzzFrame(f *testing.F) {
+	f.Add([]byte("\x00\x00\x00\x02{}"))
+	f.Add([]byte("\x00\x00\x00\x0b{\"pid\": 12}"))
+	f.Add([]byte("\xff\xff\xff\xff{"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conns := [2]*net.UnixConn{}
+		for i, fd := range pair {
+			file := os.NewFile(uintptr(fd), "pair")
+			c, err := net.FileConn(file)
+			_ = file.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			conns[i] = c.(*net.UnixConn)
+		}
+		go func() { _, _ = conns[0].Write(b); _ = conns[0].Close() }()
+		var left estate
+		if files, err := receiveFrame(conns[1], &left); err == nil && (len(b) < 6 || len(files) > 0) {
+			t.Errorf("%q was read as %+v", b, left)
+		}
+	})
 }

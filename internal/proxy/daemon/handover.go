@@ -127,7 +127,9 @@ func (d *daemon) give(w http.ResponseWriter) (err error) {
 	if err := d.others.stay(d.drainHandler()); err != nil {
 		return err
 	}
+	d.leaving.Store(true)
 	if _, err = c.Write([]byte{sayYours}); err != nil {
+		d.leaving.Store(false)
 		d.others.withdraw()
 	}
 	return err

@@ -75,7 +75,13 @@ func (s *Series) Delta(route, pool string, from, to time.Time) Counts {
 func (h *history) at(times ...int64) []row {
 	out := make([]row, 0, len(times))
 	last := h.chunks[0].Base
-	h.rows(func(at int64, r *row, _ *chunk) bool {
+	begin := 0
+	for i, c := range h.chunks {
+		if c.First <= times[0] {
+			begin = i
+		}
+	}
+	h.rows(begin, func(at int64, r *row, _ *chunk) bool {
 		for len(out) < len(times) && at > times[len(out)] {
 			out = append(out, last)
 		}
@@ -88,10 +94,11 @@ func (h *history) at(times ...int64) []row {
 	return out
 }
 
-// rows calls yield with all samples by time, until it says no. Some come twice: a chunk begins with the row before it.
-func (h *history) rows(yield func(at int64, r *row, c *chunk) bool) {
+// rows calls yield with all samples by time, from a chunk on, until it says no. Some come twice: a chunk begins with the row
+// before it.
+func (h *history) rows(begin int, yield func(at int64, r *row, c *chunk) bool) {
 	more := true
-	for _, c := range h.chunks {
+	for _, c := range h.chunks[begin:] {
 		c.rows(func(at int64, r *row) bool {
 			more = yield(at, r, c)
 			return more

@@ -58,6 +58,14 @@ func (r row) less(earlier *row) row {
 	return r
 }
 
+// plus gives both together.
+func (r row) plus(more row) row {
+	for i, v := range more {
+		r[i] += v
+	}
+	return r
+}
+
 // history is the samples of one pool.
 type history struct {
 	name   name

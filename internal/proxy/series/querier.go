@@ -85,6 +85,17 @@ func (q *querier) selectPool(f *family, h *history, from, to int64, matchers []*
 	runs := map[Labels]*run{}
 	var order []*run
 	columns := f.columns()
+	for _, c := range h.chunks {
+		if runs[c.Labels] == nil {
+			if r := (&run{series: q.name(f, h, c.Labels, columns, matchers), last: math.MinInt64}); r.series != nil {
+				runs[c.Labels] = r
+				order = append(order, r)
+			}
+		}
+	}
+	if len(order) == 0 {
+		return nil
+	}
 	add := func(r *run, at int64, v func(column) float64) {
 		r.last = at
 		if at < from || at > to {
@@ -96,44 +107,34 @@ func (q *querier) selectPool(f *family, h *history, from, to int64, matchers []*
 			}
 		}
 	}
-	end := func(r *run, at int64) {
-		if at > r.last {
-			add(r, at, func(column) float64 { return math.Float64frombits(value.StaleNaN) })
+	for i, c := range h.chunks {
+		in := runs[c.Labels]
+		if in == nil {
+			continue
 		}
-	}
-	var in *run
-	var current *chunk
-	var before row
-	h.rows(func(at int64, r *row, c *chunk) bool {
-		if c != current {
-			if current == nil || current.Ended != 0 {
-				if in != nil {
-					end(in, current.Ended)
+		if i == 0 {
+			in.own = c.Base
+		}
+		// A chunk begins with what the one before ended with.
+		after := &h.row
+		if i+1 < len(h.chunks) {
+			after = &h.chunks[i+1].Base
+		}
+		began := in.own
+		if c.Last >= from && c.First <= to {
+			c.rows(func(at int64, r *row) bool {
+				if at > in.last {
+					in.own = began.plus(r.less(&c.Base))
+					add(in, at, func(c column) float64 { return c.of(&in.own) })
 				}
-				if in = runs[c.Labels]; in == nil {
-					in = &run{series: q.name(f, h, c.Labels, columns, matchers), last: math.MinInt64}
-					if current == nil {
-						in.own = *r
-					}
-					runs[c.Labels] = in
-					order = append(order, in)
-				}
-				before = *r
-			}
-			current = c
+				return at <= to
+			})
 		}
-		if at <= in.last {
-			return true // a chunk begins with the last row of the one before
+		in.own = began.plus(after.less(&c.Base))
+		in.last = c.Last
+		if c.Ended > in.last {
+			add(in, c.Ended, func(column) float64 { return math.Float64frombits(value.StaleNaN) })
 		}
-		for i, v := range r.less(&before) {
-			in.own[i] += v
-		}
-		before = *r
-		add(in, at, func(c column) float64 { return c.of(&in.own) })
-		return at <= to
-	})
-	if in != nil && current.Ended != 0 {
-		end(in, current.Ended)
 	}
 	var out []*listed
 	for _, r := range order {
@@ -147,32 +148,43 @@ func (q *querier) selectPool(f *family, h *history, from, to int64, matchers []*
 	return out
 }
 
-// name gives a series without samples for each column that matches, nil for the others.
+// name gives a series without samples for each column that matches, nil for the others, and nil if none does.
 func (q *querier) name(f *family, h *history, l Labels, columns []column, matchers []*labels.Matcher) []*listed {
 	if q.scope != (Scope{}) && q.scope != (Scope{l.Repository, l.Environment}) {
 		return nil
 	}
 	pairs := f.labels(h.name, l)
-	out := make([]*listed, len(columns))
+	var out []*listed
 	for i, c := range columns {
-		own := map[string]string{labels.MetricName: f.name}
-		for i := 0; i < len(pairs); i += 2 {
-			if pairs[i+1] != "" {
-				own[pairs[i]] = strings.ToValidUTF8(pairs[i+1], "\uFFFD")
-			}
-		}
-		if c.label != "" {
-			own[c.label] = c.value
-		}
+		own := append(pairs[:len(pairs):len(pairs)], labels.MetricName, f.name, c.label, c.value)
 		if slices.ContainsFunc(matchers, func(m *labels.Matcher) bool {
 			free := f.foreign && q.scope != (Scope{}) && anywhere[m.Name]
-			return !free && !m.Matches(own[m.Name])
+			return !free && !m.Matches(valueOf(own, m.Name))
 		}) {
 			continue
 		}
-		out[i] = &listed{labels: labels.FromMap(own)}
+		builder := labels.NewScratchBuilder(len(own) / 2)
+		for i := 0; i < len(own); i += 2 {
+			if own[i+1] != "" {
+				builder.Add(own[i], strings.ToValidUTF8(own[i+1], "\uFFFD"))
+			}
+		}
+		builder.Sort()
+		if out == nil {
+			out = make([]*listed, len(columns))
+		}
+		out[i] = &listed{labels: builder.Labels()}
 	}
 	return out
+}
+
+func valueOf(pairs []string, label string) string {
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i] == label {
+			return pairs[i+1]
+		}
+	}
+	return ""
 }
 
 func matches(matchers []*labels.Matcher, label, value string) bool {
