@@ -274,7 +274,7 @@ func (s *Server) steerRelease(w http.ResponseWriter, r *http.Request) {
 	case "reject":
 		in = cd.Approve{By: by.login, Comment: ask.Reason, Reject: true}
 	case "promote":
-		if in = (cd.Promote{By: by.login, Force: ask.Force}); found.Gate != nil {
+		if in = (cd.Promote{By: by.login, Force: ask.Force}); found.Gate != nil && !found.Paused {
 			in = cd.Approve{By: by.login, Comment: ask.Reason}
 		}
 	case "abort":

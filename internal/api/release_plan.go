@@ -170,7 +170,7 @@ func mistaken(err error) error {
 func front(repo store.Repository, environment *config.Environment, service *config.Service) deploy.Front {
 	return deploy.Front{
 		Repository: repo.FullName(), Environment: environment.Name, Service: service.Name, Hosts: service.Hosts, Path: service.Path, Strip: service.StripPath,
-		Sticky: proxy.Sticky{Cookie: service.Sticky.Cookie, MaxAge: service.Sticky.MaxAge, Header: service.Sticky.Header},
+		Sticky:  proxy.Sticky{Cookie: service.Sticky.Cookie, MaxAge: service.Sticky.MaxAge, Header: service.Sticky.Header},
 		MaxBody: service.MaxBody, ResponseTimeout: service.ResponseTimeout, GRPC: service.GRPC,
 	}
 }

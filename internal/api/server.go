@@ -63,18 +63,18 @@ type Server struct {
 	ServerOptions
 	Engine   *engine.Engine
 	Releases *engine.Releases
-	Runtime *Runtime // for jobs that run here
-	hosted  *forge.Hosted
-	rest    *rest.API
-	page    http.Handler // what pages ask of pagePath
-	web     http.Handler // the pages
-	text    http.Handler // the pages for who asks for no HTML
-	runners http.Handler // runner.QueuePath
-	metrics *metrics
-	hub     recordHub
-	limits  limits
-	present presence      // of runners elsewhere
-	clock   chan struct{} // told that there are other schedules
+	Runtime  *Runtime // for jobs that run here
+	hosted   *forge.Hosted
+	rest     *rest.API
+	page     http.Handler // what pages ask of pagePath
+	web      http.Handler // the pages
+	text     http.Handler // the pages for who asks for no HTML
+	runners  http.Handler // runner.QueuePath
+	metrics  *metrics
+	hub      recordHub
+	limits   limits
+	present  presence      // of runners elsewhere
+	clock    chan struct{} // told that there are other schedules
 
 	mu        sync.Mutex
 	heard     map[int64]listening // by repository

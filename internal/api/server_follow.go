@@ -280,7 +280,9 @@ func (s *Server) makeEnvironment(ctx context.Context, repo store.Repository, nam
 }
 
 // deploymentKey is the key of a job's deployment.
-func deploymentKey(run *ci.Run, j *ci.Job) string { return fmt.Sprintf("run %d/%d %s", run.ID, j.Attempt, j.ID) }
+func deploymentKey(run *ci.Run, j *ci.Job) string {
+	return fmt.Sprintf("run %d/%d %s", run.ID, j.Attempt, j.ID)
+}
 
 // chain begins the runs that a run starts by workflow_run.
 func (s *Server) chain(ctx context.Context, repo store.Repository, run *ci.Run, action string) (bool, error) {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/penstock-ci/penstock/internal/cd"
+	"github.com/penstock-ci/penstock/internal/config"
 	"github.com/penstock-ci/penstock/internal/proxy"
 	"github.com/penstock-ci/penstock/internal/proxy/daemon"
 	"github.com/penstock-ci/penstock/internal/proxy/series"
@@ -189,7 +190,11 @@ func (c *Carrier) query(ctx context.Context, r *cd.Release, t cd.Task, done *cd.
 	m := t.Metric
 	if m.Query != "" {
 		var err error
-		if done.Query, err = Resolve(m, r.Plan, t.Service); err != nil {
+		names := config.Names{
+			Name: t.Service, Target: t.Service, Service: t.Service, Ingress: t.Service, Route: t.Service, Namespace: r.Plan.Environment,
+			Interval: m.Interval, Variables: m.Variables,
+		}
+		if done.Query, err = config.RenderQuery(m.Query, names); err != nil {
 			return err
 		}
 		if m.Server != "" {

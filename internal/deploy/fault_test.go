@@ -243,7 +243,7 @@ func TestKeeperKilled(t *testing.T) {
 		r := appRevision(name)
 		r.Secrets = map[string]string{"TOKEN": "1"}
 		p.target.Ensure([]Wanted{wanted(1, r)})
-		i := p.wait(1, 0, cd.Healthy)
+		p.wait(1, 0, cd.Healthy)
 		before := processes("APP_NAME=" + name)
 		p.mu.Lock()
 		p.secrets = map[string]string{"TOKEN": "second"}
@@ -260,7 +260,7 @@ func TestKeeperKilled(t *testing.T) {
 			now := processes("APP_NAME=" + name)
 			return len(now) == 0 || len(before) == 1 && now[0] != before[0]
 		})
-		i = p.waitFrom(at, 1, 0, cd.Healthy)
+		i := p.waitFrom(at, 1, 0, cd.Healthy)
 		if got := p.page(i, "/?env=TOKEN"); !strings.HasSuffix(got, "TOKEN=second\n") {
 			t.Errorf("it came again with %q", got)
 		}

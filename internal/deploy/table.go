@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -106,20 +107,23 @@ func (f Front) labels(release cd.ReleaseID, side string) map[string]string {
 	}
 }
 
-// fill sees to it that what takes traffic has backends: a pool without any takes none if another can, and if none can they
-// get those that are ill.
+// fill sees to it that traffic leads somewhere: where no pool that takes some has a backend they get those that are ill,
+// and then one without any takes none if another can.
 func fill(pools []proxy.Pool, of []*cd.Release, service string) {
-	able := false
-	for _, p := range pools {
-		able = able || p.Weight > 0 && len(p.Backends) > 0
+	able := func(p proxy.Pool) bool { return p.Weight > 0 && len(p.Backends) > 0 }
+	if !slices.ContainsFunc(pools, able) {
+		for i := range pools {
+			if pools[i].Weight > 0 {
+				pools[i].Backends = backends(of[i], service, cd.Ill)
+			}
+		}
+	}
+	if !slices.ContainsFunc(pools, able) {
+		return
 	}
 	for i := range pools {
-		switch p := &pools[i]; {
-		case len(p.Backends) > 0 || p.Weight == 0:
-		case able:
-			p.Weight = 0
-		default:
-			p.Backends = backends(of[i], service, cd.Ill)
+		if len(pools[i].Backends) == 0 {
+			pools[i].Weight = 0
 		}
 	}
 }

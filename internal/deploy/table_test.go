@@ -1,0 +1,142 @@
+package deploy
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/penstock-ci/penstock/internal/cd"
+	"github.com/penstock-ci/penstock/internal/proxy"
+)
+
+var update = flag.Bool("update", false, "write what is wanted anew")
+
+// tableCase is testdata/table/NAME.json: releases and fronts, and the table that they make.
+type tableCase struct {
+	About    string        `json:"about"`
+	Releases []*cd.Release `json:"releases"`
+	Fronts   []Front       `json:"fronts"`
+	Want     proxy.Table   `json:"want"`
+}
+
+func TestTable(t *testing.T) {
+	files, err := filepath.Glob("testdata/table/*.json")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%d cases, %v", len(files), err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			var c tableCase
+			if err := readJSON(file, &c); err != nil {
+				t.Fatal(err)
+			}
+			got := Table(c.Releases, c.Fronts)
+			if *update {
+				c.Want = got
+				text, err := json.MarshalIndent(c, "", "  ")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(file, append(text, '\n'), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got, want := indented(t, got), indented(t, c.Want); got != want {
+				t.Errorf("%s: got %s\nwant %s", c.About, got, want)
+			}
+		})
+	}
+}
+
+func indented(t *testing.T, v any) string {
+	t.Helper()
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// twoReleases are one that serves and one that takes its place, in a phase.
+func twoReleases(phase cd.Phase, weight int, kind cd.Kind) (old, fresh *cd.Release) {
+	instance := func(i int, addr string) cd.Instance { return cd.Instance{Index: i, State: cd.Healthy, Addr: addr} }
+	plan := func(before cd.ReleaseID) *cd.Plan {
+		return &cd.Plan{
+			Repository: "maria/shop", Environment: "production", Strategy: cd.Strategy{Kind: kind},
+			Services: []cd.Service{{Name: "web", Before: before, BeforeInstances: 2, Instances: 2}},
+		}
+	}
+	old = &cd.Release{ID: 1, Plan: plan(0), Phase: cd.Live, Weight: 100, Parts: []cd.Part{{Service: "web", Want: 2, Instances: []cd.Instance{instance(0, "unix:/i/a"), instance(1, "unix:/i/b")}}}}
+	fresh = &cd.Release{ID: 2, Plan: plan(1), Phase: phase, Weight: weight, Parts: []cd.Part{{
+		Service: "web", Want: 2, Before: cd.Scale{Instances: 2}, Instances: []cd.Instance{instance(0, "unix:/i/c"), instance(1, "unix:/i/d")},
+	}}}
+	return old, fresh
+}
+
+var shopFront = Front{Repository: "maria/shop", Environment: "production", Service: "web", Hosts: []string{"shop.example.com"}}
+
+// TestTableNeverLeadsNowhere changes the instances of a rollout in all ways: as long as one of a pool that takes traffic is
+// healthy, or else ill, the route leads to one, and never to what is not wanted or can not be reached.
+func TestTableNeverLeadsNowhere(t *testing.T) {
+	states := []cd.State{cd.Starting, cd.Healthy, cd.Ill, cd.Exited}
+	for _, weight := range []int{0, 10, 100} {
+		for n := range 4 * 4 * 4 * 4 {
+			old, fresh := twoReleases(cd.Shifting, weight, cd.Canary)
+			state := map[string]cd.State{}
+			for i := range 4 {
+				r := []*cd.Release{old, fresh}[i/2]
+				in := &r.Parts[0].Instances[i%2]
+				in.State = states[n>>(2*i)&3]
+				state[in.Addr] = in.State
+			}
+			table := Table([]*cd.Release{fresh, old}, []Front{shopFront})
+			best, takes := map[cd.State]bool{}, fresh.Shares()[0].Weight
+			for _, p := range table.Routes[0].Pools {
+				for _, b := range p.Backends {
+					if s := state[b.Addr]; s != cd.Healthy && s != cd.Ill {
+						t.Fatalf("weight %d, %v: leads to one that is %s", weight, state, s)
+					}
+					best[state[b.Addr]] = best[state[b.Addr]] || p.Weight > 0
+				}
+			}
+			able := map[cd.State]bool{}
+			for i, r := range []*cd.Release{old, fresh} {
+				for _, in := range r.Parts[0].Instances {
+					able[in.State] = able[in.State] || []int{100 - takes, takes}[i] > 0
+				}
+			}
+			for _, p := range table.Routes[0].Pools {
+				if p.Weight > 0 && len(p.Backends) == 0 && (able[cd.Healthy] || able[cd.Ill]) {
+					t.Fatalf("weight %d, %v: a part of the traffic leads nowhere: %s", weight, state, indented(t, table))
+				}
+			}
+			if best[cd.Healthy] != able[cd.Healthy] || best[cd.Ill] != (able[cd.Ill] && !able[cd.Healthy]) {
+				t.Fatalf("weight %d, %v: %s", weight, state, indented(t, table))
+			}
+		}
+	}
+}
+
+func TestTableSettings(t *testing.T) {
+	old, fresh := twoReleases(cd.Shifting, 10, cd.Canary)
+	f := shopFront
+	f.Path, f.Strip, f.Paused, f.MaxBody, f.ResponseTimeout, f.GRPC = "/api", true, true, 1<<20, time.Minute, true
+	f.Sticky = proxy.Sticky{Header: "x-user"}
+	got := Table([]*cd.Release{old, fresh}, []Front{f}).Routes[0]
+	got.Pools = nil
+	want := proxy.Route{
+		Name: "maria/shop/production/web", Hosts: f.Hosts, Path: "/api", Strip: true, Paused: true, MaxBody: 1 << 20,
+		ResponseTimeout: time.Minute, GRPC: true, Sticky: proxy.Sticky{Header: "x-user"},
+	}
+	if indented(t, got) != indented(t, want) {
+		t.Errorf("got %s\nwant %s", indented(t, got), indented(t, want))
+	}
+	before := indented(t, []*cd.Release{old, fresh})
+	Table([]*cd.Release{old, fresh}, []Front{f})
+	if after := indented(t, []*cd.Release{old, fresh}); after != before {
+		t.Errorf("it changes what it is given: %s\nwas %s", after, before)
+	}
+}
