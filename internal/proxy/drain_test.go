@@ -277,3 +277,44 @@ func TestPause(t *testing.T) {
 		t.Errorf("%d failed: %.500q", len(failed), failed)
 	}
 }
+
+func TestIdleConnectionsArePutAside(t *testing.T) {
+	p := start(t, Options{IdleTimeout: time.Second})
+	if !canPeek {
+		t.Skip("this system has no way to look")
+	}
+	p.open.Add(10_000) // as if there were many
+	p.set(t, routeTo(startApp(t, 0).addr))
+	c, err := net.Dial("tcp", p.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	r := bufio.NewReader(c)
+	for i := range 3 {
+		fmt.Fprint(c, getOrPost(i))
+		res, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body, err := io.ReadAll(res.Body); string(body) != "app 0" || err != nil {
+			t.Fatalf("got %q, %v", body, err)
+		}
+		var mine *clientConn
+		p.mu.Lock()
+		for mine = range p.conns {
+		}
+		p.mu.Unlock()
+		until(t, mine.idle.Load)
+		until(t, func() bool { return !mine.idle.Load() }) // though nothing has been sent
+	}
+	if _, err := r.ReadByte(); err != io.EOF {
+		t.Errorf("got %v after the idle timeout", err)
+	}
+	until(t, func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return len(p.conns) == 0
+	})
+}
