@@ -427,8 +427,6 @@ func (x *exchange) readAnswer(u *upstream, send **sender, timeout time.Duration)
 		switch {
 		case res.StatusCode == http.StatusSwitchingProtocols || res.StatusCode >= 200:
 			return res, nil
-		case res.StatusCode < 100:
-			return nil, fmt.Errorf("status %d is none", res.StatusCode)
 		case res.StatusCode == http.StatusContinue:
 			if x.streams && *send == nil {
 				*send = x.startSender(u, timeout)

@@ -25,6 +25,8 @@ type upstream struct {
 	header http.Header
 	body   upstreamBody
 
+	trailing bool // what is read follows chunks
+
 	raw     syscall.RawConn
 	look    func(fd uintptr) bool
 	quietly bool // what look found
@@ -64,7 +66,7 @@ func (u *upstream) Read(b []byte) (int, error) {
 
 // begin readies the connection for a request.
 func (u *upstream) begin() {
-	u.headLeft, u.answered = maxResponseHead, false
+	u.headLeft, u.answered, u.trailing = maxResponseHead, false, false
 }
 
 // connect gives a connection for a request: an idle one if there is one that may be used. A request that may not be sent

@@ -18,9 +18,10 @@ import (
 // maxTrailers bounds the trailers of an answer, in bytes.
 const maxTrailers = 64 << 10
 
-// readHead reads an answer in HTTP/1.0 or 1.1 up to its body. It takes what RFC 9112 says an answer is, a line that ends
-// in a bare LF besides, and nothing that two readers might take for two things: a length and a coding at once, a list of
-// lengths, a folded header, a space before a colon, a control character. The answer is good until the next is read.
+// readHead reads an answer in HTTP/1.0 or 1.1 up to its body. It takes what RFC 9112 says an answer is, and lines of the
+// head that end in a bare LF besides, but nothing that two readers might take for two things: a length and a coding at
+// once, a list of lengths, a folded header, a space before a colon, a control character. The answer is good until the
+// next is read.
 func (u *upstream) readHead(method string) (*http.Response, error) {
 	res, err := u.parseHead(method)
 	if err != nil && u.headLeft == 0 {
@@ -49,6 +50,9 @@ func (u *upstream) parseHead(method string) (*http.Response, error) {
 		}
 		res.StatusCode = 10*res.StatusCode + int(c-'0')
 	}
+	if res.StatusCode < 100 {
+		return nil, fmt.Errorf("its status is %d", res.StatusCode)
+	}
 	if err := u.fields(res.Header); err != nil {
 		return nil, err
 	}
@@ -73,8 +77,12 @@ func (u *upstream) line() ([]byte, error) {
 		return nil, err
 	}
 	line = line[:len(line)-1]
-	if n := len(line); n > 0 && line[n-1] == '\r' {
-		line = line[:n-1]
+	n := len(line)
+	if n > 0 && line[n-1] == '\r' {
+		return line[:n-1], nil
+	}
+	if u.trailing {
+		return nil, errors.New("a line among its chunks ends in a bare LF")
 	}
 	return line, nil
 }
@@ -228,7 +236,7 @@ func (b *upstreamBody) Close() error { return nil }
 
 // trailers reads what follows the last chunk.
 func (b *upstreamBody) trailers() error {
-	b.u.headLeft = maxTrailers
+	b.u.headLeft, b.u.trailing = maxTrailers, true
 	into := http.Header{}
 	if err := b.u.fields(into); err != nil {
 		return err
