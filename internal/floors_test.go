@@ -18,8 +18,7 @@ const module = "github.com/penstock-ci/penstock/internal/"
 var floors = [][]string{
 	{"npmtest", "pgtest", "s3test"}, // for tests alone, as imagetest is
 	{"expr", "layer", "blob", "toolchain", "osv", "auth", "web", "cd", "proxy"},
-	{"workflow", "sandbox", "image", "config", "proxy/series", "proxy/tlsauto"},
-	{"proxy/daemon"},
+	{"workflow", "sandbox", "image", "config", "proxy/daemon", "proxy/series", "proxy/tlsauto"},
 	{"ci", "forge", "container", "build", "imagetest"},
 	{"store", "docker", "job/native", "job", "deploy"},
 	{"engine", "runner"},

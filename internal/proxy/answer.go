@@ -22,7 +22,7 @@ func (x *exchange) fail(status int, why string, cause error) {
 		panic(errAbort)
 	}
 	x.status, x.wrote = status, true
-	if x.route != nil && x.route.GRPC && strings.HasPrefix(x.r.Header.Get("Content-Type"), "application/grpc") {
+	if x.route != nil && x.route.GRPC && isGRPC(x.r) {
 		x.failGRPC(status, why)
 		return
 	}

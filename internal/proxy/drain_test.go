@@ -170,7 +170,34 @@ func TestHandOverUnderLoad(t *testing.T) {
 	}
 	old = begin(l)
 	done, stop := load(t, 64, getOrPost, func() string { return addr })
+	// Beside them clients of HTTP/2, which send a POST again only if they are told that it has not been looked at.
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	transport := &http.Transport{Protocols: &protocols}
+	defer transport.CloseIdleConnections()
+	var posting sync.WaitGroup
+	var posted atomic.Int64
+	var enough atomic.Bool
+	for range 4 {
+		posting.Go(func() {
+			client := http.Client{Transport: transport}
+			for !enough.Load() {
+				res, err := client.Post("http://"+addr, "text/plain", strings.NewReader("body"))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if body, err := io.ReadAll(res.Body); string(body) != "app 0" || err != nil || res.ProtoMajor != 2 {
+					t.Errorf("got %s %q, %v", res.Proto, body, err)
+				}
+				_ = res.Body.Close()
+				posted.Add(1)
+			}
+		})
+	}
 	for range 20 {
+		two := posted.Load()
+		until(t, func() bool { return posted.Load() > two+5 })
 		before := done.Load()
 		until(t, func() bool { return done.Load() > before+100 })
 		next := handOver(t, l)
@@ -184,6 +211,8 @@ func TestHandOverUnderLoad(t *testing.T) {
 		old, l = fresh, next
 	}
 	failed := stop()
+	enough.Store(true)
+	posting.Wait()
 	if err := old.Stop(context.Background()); err != nil {
 		t.Error(err)
 	}
@@ -276,4 +305,45 @@ func TestPause(t *testing.T) {
 	if failed := stop(); len(failed) > 0 {
 		t.Errorf("%d failed: %.500q", len(failed), failed)
 	}
+}
+
+func TestIdleConnectionsArePutAside(t *testing.T) {
+	p := start(t, Options{IdleTimeout: time.Second})
+	if !canPeek {
+		t.Skip("this system has no way to look")
+	}
+	p.open.Add(10_000) // as if there were many
+	p.set(t, routeTo(startApp(t, 0).addr))
+	c, err := net.Dial("tcp", p.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	r := bufio.NewReader(c)
+	for i := range 3 {
+		fmt.Fprint(c, getOrPost(i))
+		res, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body, err := io.ReadAll(res.Body); string(body) != "app 0" || err != nil {
+			t.Fatalf("got %q, %v", body, err)
+		}
+		var mine *clientConn
+		p.mu.Lock()
+		for mine = range p.conns {
+		}
+		p.mu.Unlock()
+		until(t, mine.idle.Load)
+		until(t, func() bool { return !mine.idle.Load() }) // though nothing has been sent
+	}
+	if _, err := r.ReadByte(); err != io.EOF {
+		t.Errorf("got %v after the idle timeout", err)
+	}
+	until(t, func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return len(p.conns) == 0
+	})
 }

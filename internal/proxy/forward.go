@@ -246,19 +246,20 @@ func (x *exchange) forward(t *table, setCookie string) bool {
 			tried = append(tried, b)
 			continue
 		}
+		if last != nil {
+			x.pool.counters.retries.Add(1)
+		}
 		retry, err := x.attempt(b)
 		if !retry {
 			return true
 		}
 		last = err
 		tried = append(tried, b)
-		x.pool.counters.retries.Add(1)
 	}
 	if last == nil {
 		x.fail(http.StatusServiceUnavailable, "no instance of this service is running at the moment", nil)
 		return true
 	}
-	x.pool.counters.retries.Add(^uint64(0)) // the last one was not tried again
 	x.fail(http.StatusBadGateway, "no instance of this service can be connected to", last)
 	return true
 }
@@ -419,15 +420,13 @@ func (x *exchange) exchangeOver(b *backend, u *upstream, repeatable bool) (stale
 // readAnswer reads the answer that counts, and passes on the interim ones before it.
 func (x *exchange) readAnswer(u *upstream, send **sender, timeout time.Duration) (*http.Response, error) {
 	for range maxInterim {
-		res, err := u.readHead(x.r)
+		res, err := u.readHead(x.r.Method)
 		if err != nil {
 			return nil, err
 		}
 		switch {
 		case res.StatusCode == http.StatusSwitchingProtocols || res.StatusCode >= 200:
 			return res, nil
-		case res.StatusCode < 100:
-			return nil, fmt.Errorf("status %d is none", res.StatusCode)
 		case res.StatusCode == http.StatusContinue:
 			if x.streams && *send == nil {
 				*send = x.startSender(u, timeout)

@@ -72,6 +72,9 @@ func (x *exchange) forwardHTTP2(b *backend) (retry bool, err error) {
 	}
 	timeout := orDefault(x.route.ResponseTimeout, x.p.o.ResponseTimeout)
 	timer := time.AfterFunc(timeout, func() { cancel(os.ErrDeadlineExceeded) })
+	if x.route.ResponseTimeout == 0 && isGRPC(x.r) {
+		timer.Stop() // a call has a deadline of its own, and a stream may begin with silence
+	}
 	res, err := b.transport(true).RoundTrip(r)
 	timer.Stop()
 	if err != nil {
@@ -95,6 +98,10 @@ func (x *exchange) forwardHTTP2(b *backend) (retry bool, err error) {
 	defer res.Body.Close()
 	x.answer(res, nil)
 	return false, nil
+}
+
+func isGRPC(r *http.Request) bool {
+	return strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc")
 }
 
 func (x *exchange) requestHTTP2(ctx context.Context) (_ *http.Request, body *sentBody, _ error) {
@@ -126,7 +133,7 @@ func (x *exchange) requestHTTP2(ctx context.Context) (_ *http.Request, body *sen
 	}
 	if x.r.Body != nil && x.r.Body != http.NoBody {
 		body = &sentBody{p: x.p, body: x.r.Body, rc: x.rc, limit: orDefault(x.route.MaxBody, x.p.o.MaxBody), copy: x.copy}
-		if !strings.HasPrefix(x.r.Header.Get("Content-Type"), "application/grpc") {
+		if !isGRPC(x.r) {
 			body.stall = x.p.o.StallTimeout
 		}
 		r.Body = body

@@ -48,6 +48,7 @@ type clientConn struct {
 
 	raw        syscall.RawConn // nil with TLS, and where the system has no way to look
 	idle       atomic.Bool     // net/http waits for the next request, and nothing of it has come
+	idleUntil  time.Time       // the read deadline that net/http has set while idle
 	parks      atomic.Bool     // the next Close is net/http's giving up on that
 	reads      atomic.Bool     // net/http's own watching is let through
 	limited    atomic.Bool     // there is a read deadline
@@ -82,7 +83,7 @@ func connContext(ctx context.Context, c net.Conn) context.Context {
 
 // connState hears what net/http does with a connection.
 func connState(c net.Conn, s http.ConnState) {
-	if c, ok := c.(*clientConn); ok && c.raw != nil {
+	if c, ok := c.(*clientConn); ok && c.raw != nil && s != http.StateClosed { // it may have been parked then, and be served again
 		c.reads.Store(s == http.StateHijacked)
 		c.idle.Store(s == http.StateIdle)
 	}
@@ -99,7 +100,7 @@ func (c *clientConn) Read(b []byte) (int, error) {
 		if n > 0 {
 			c.idle.Store(false)
 		} else if errors.Is(err, os.ErrDeadlineExceeded) {
-			c.parks.Store(true)
+			c.parks.Store(time.Now().Before(c.idleUntil))
 		}
 	}
 	return n, err
@@ -127,6 +128,7 @@ func (c *clientConn) SetReadDeadline(t time.Time) error {
 		return nil
 	}
 	if c.idle.Load() {
+		c.idleUntil = t
 		if soon := time.Now().Add(c.p.parkAfter()); soon.Before(t) {
 			t = soon
 		}
@@ -197,10 +199,11 @@ func (p *Proxy) parkAfter() time.Duration {
 	return 5 * time.Second
 }
 
-// park waits for the next request, and then gives the connection to net/http as a new one.
+// park waits for the next request, and then gives the connection to net/http as a new one. It ends with the connection,
+// which Stop waits for.
 func (c *clientConn) park() {
 	c.idle.Store(false)
-	_ = c.SetReadDeadline(time.Now().Add(c.p.o.IdleTimeout))
+	_ = c.SetReadDeadline(c.idleUntil)
 	err := c.raw.Read(func(fd uintptr) bool {
 		_, err := peek(fd)
 		return !errWouldBlock(err)

@@ -21,6 +21,12 @@ type upstream struct {
 	headLeft int  // bytes that the head of an answer may still have; negative while a body is read
 	answered bool // a byte of the answer has come
 
+	res    http.Response // what is read of the answer
+	header http.Header
+	body   upstreamBody
+
+	trailing bool // what is read follows chunks
+
 	raw     syscall.RawConn
 	look    func(fd uintptr) bool
 	quietly bool // what look found
@@ -30,7 +36,7 @@ type upstream struct {
 var errHeadTooLarge = errors.New("the head of its answer is too large")
 
 func newUpstream(c net.Conn) *upstream {
-	u := &upstream{Conn: c}
+	u := &upstream{Conn: c, header: http.Header{}}
 	if s, ok := c.(syscall.Conn); ok && canPeek {
 		u.raw, _ = s.SyscallConn()
 	}
@@ -60,16 +66,7 @@ func (u *upstream) Read(b []byte) (int, error) {
 
 // begin readies the connection for a request.
 func (u *upstream) begin() {
-	u.headLeft, u.answered = maxResponseHead, false
-}
-
-// readHead reads an answer up to its body, interim ones as well.
-func (u *upstream) readHead(r *http.Request) (*http.Response, error) {
-	res, err := http.ReadResponse(u.br, r)
-	if err != nil && u.headLeft == 0 {
-		err = errHeadTooLarge // whatever the parser made of that
-	}
-	return res, err
+	u.headLeft, u.answered, u.trailing = maxResponseHead, false, false
 }
 
 // connect gives a connection for a request: an idle one if there is one that may be used. A request that may not be sent

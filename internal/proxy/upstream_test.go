@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -64,6 +65,17 @@ func TestAnswersOfEveryForm(t *testing.T) {
 		{"half a head", "HTTP/1.1 200 OK\r\nContent-Le", true, 502, "not HTTP", ""},
 		{"not HTTP", "220 smtp.example.com ESMTP\r\n", true, 502, "not HTTP", ""},
 		{"two lengths", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", true, 502, "not HTTP", ""},
+		{"a length and a coding", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", true, 502, "not HTTP", ""},
+		{"a length with a sign", "HTTP/1.1 200 OK\r\nContent-Length: +3\r\n\r\nabc", true, 502, "not HTTP", ""},
+		{"a length twice", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc", false, 200, "abc", ""},
+		{"a space before a colon", "HTTP/1.1 200 OK\r\nContent-Length : 3\r\n\r\nabc", true, 502, "not HTTP", ""},
+		{"a folded header", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nX-A: b\r\n c\r\n\r\nabc", true, 502, "not HTTP", ""},
+		{"a control character", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nX-A: b\x00c\r\n\r\nabc", true, 502, "not HTTP", ""},
+		{"a coding in HTTP/1.0", "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", true, 502, "not HTTP", ""},
+		{"HTTP/1.0 that keeps the connection", "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 3\r\n\r\nabc", false, 200, "abc", ""},
+		{"HTTP/2", "HTTP/2.0 200 OK\r\nContent-Length: 3\r\n\r\nabc", true, 502, "not HTTP", ""},
+		{"a long header", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nX-A: " + strings.Repeat("b", 10_000) + "\r\n\r\nabc", false, 200, "abc", "X-A: " + strings.Repeat("b", 10_000)},
+		{"no reason", "HTTP/1.1 200\r\nContent-Length: 3\r\n\r\nabc", false, 200, "abc", ""},
 		{"an unknown coding", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nabcd", true, 502, "not HTTP", ""},
 		{"a header that is too large", "HTTP/1.1 200 OK\r\nX-A: " + strings.Repeat("a", maxResponseHead) + "\r\n\r\n", true, 502, "the head of the service's answer is too large", ""},
 		{"headers without end", "HTTP/1.1 200 OK\r\n" + strings.Repeat("X-A: b\r\n", maxResponseHead/8), true, 502, "the head of the service's answer is too large", ""},
@@ -518,6 +530,62 @@ func FuzzAnswer(f *testing.F) {
 		p.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
 		if w.Code != 200 || w.Body.String() != "ok" {
 			t.Fatalf("got %d %q", w.Code, w.Body)
+		}
+	})
+}
+
+// FuzzReadHead holds the reader of answers to net/http's: what it takes, net/http takes for the same.
+func FuzzReadHead(f *testing.F) {
+	for _, text := range []string{
+		"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nX-a: b \r\nx-A: \tc\r\n\r\nabcrest",
+		"HTTP/1.1 200 OK\nTransfer-Encoding: chunked\nTrailer: X\n\n3\r\nabc\r\n0\r\nX: y\r\n\r\nrest",
+		"HTTP/1.0 404\r\nConnection: keep-alive, close\r\n\r\nto the end",
+		"HTTP/1.1 304 Not\r\nContent-Length: 7\r\n\r\n",
+		"HTTP/1.1 000 No\n\n",
+		"HTTP/1.1 200 \nTransfer-Encoding: Chunked\n\n0\r\n\n",
+	} {
+		f.Add([]byte(text), false)
+		f.Add([]byte(text), true)
+	}
+	f.Fuzz(func(t *testing.T, text []byte, head bool) {
+		method := "GET"
+		if head {
+			method = "HEAD"
+		}
+		u := newUpstream(nil)
+		u.br = bufio.NewReader(bytes.NewReader(text))
+		u.begin()
+		got, err := u.readHead(method)
+		if err != nil {
+			return
+		}
+		theirs := bufio.NewReader(bytes.NewReader(text))
+		want, err := http.ReadResponse(theirs, &http.Request{Method: method})
+		if err != nil {
+			t.Fatalf("net/http says %v of %q", err, text)
+		}
+		final := got.StatusCode >= 200
+		if got.StatusCode != want.StatusCode || final && (got.ContentLength != want.ContentLength && got.Body != http.NoBody || !got.Close && want.Close) {
+			t.Fatalf("got %+v, want %+v of %q", got, want, text)
+		}
+		want.Header.Del("Trailer")
+		if _, added := got.Header["Cache-Control"]; !added && want.Header.Get("Pragma") == "no-cache" {
+			want.Header.Del("Cache-Control") // which net/http makes up
+		}
+		if !reflect.DeepEqual(got.Header, want.Header) {
+			t.Fatalf("got %q, want %q of %q", got.Header, want.Header, text)
+		}
+		if !final {
+			return
+		}
+		body, err := io.ReadAll(got.Body)
+		wanted, err2 := io.ReadAll(want.Body)
+		if err == nil && err2 != nil || !bytes.Equal(body, wanted) && err == nil {
+			t.Fatalf("got %q, %v, want %q, %v of %q", body, err, wanted, err2, text)
+		}
+		rest, _ := io.ReadAll(u.br)
+		if wantedRest, _ := io.ReadAll(theirs); err == nil && !bytes.Equal(rest, wantedRest) {
+			t.Fatalf("%q is left, want %q of %q", rest, wantedRest, text)
 		}
 	})
 }

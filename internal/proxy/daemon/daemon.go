@@ -158,7 +158,10 @@ func (d *daemon) run(ctx context.Context, start Start, ready func(error)) error 
 	err := d.watch(ctx)
 	unblock() // who waits asks again, and finds the process that has taken over
 	_ = d.control.Close()
-	_ = d.lock.Close() // the lock itself goes on with the process that has taken over
+	for _, l := range d.listeners {
+		_ = l.Close()
+	}
+	_ = d.lock.Close() // last: who has it next finds the addresses free; or it goes on with the process that has taken over
 	limit := stopTime
 	if d.isHanded() {
 		limit = d.conf.drain()

@@ -13,8 +13,8 @@ const (
 	maxPools = 1000
 	// chunkSamples is how many samples are forgotten at once: ten minutes.
 	chunkSamples = 120
-	// maxHistory bounds the bytes of a pool's samples: older ones go first. A sample costs 2 bytes of an idle pool and about
-	// 100 of a busy one, so four hours of 2,880 samples are 6 kB to 300 kB.
+	// maxHistory bounds the bytes of a pool's samples: older ones go first. A sample costs 3 bytes of an idle pool and some
+	// 35 of a busy one, so the 2,880 of four hours are 9 kB to 100 kB.
 	maxHistory = 512 << 10
 )
 

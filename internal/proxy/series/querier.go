@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
@@ -53,7 +54,7 @@ func (q *querier) Select(ctx context.Context, sorted bool, hints *storage.Select
 	held := 0
 	for i := range families {
 		f := &families[i]
-		if !matches(matchers, labels.MetricName, f.name) {
+		if !matches(matchers, model.MetricNameLabel, f.name) {
 			continue
 		}
 		for _, h := range all {
@@ -156,7 +157,7 @@ func (q *querier) name(f *family, h *history, l Labels, columns []column, matche
 	pairs := f.labels(h.name, l)
 	var out []*listed
 	for i, c := range columns {
-		own := append(pairs[:len(pairs):len(pairs)], labels.MetricName, f.name, c.label, c.value)
+		own := append(pairs[:len(pairs):len(pairs)], model.MetricNameLabel, f.name, c.label, c.value)
 		if slices.ContainsFunc(matchers, func(m *labels.Matcher) bool {
 			free := f.foreign && q.scope != (Scope{}) && anywhere[m.Name]
 			return !free && !m.Matches(valueOf(own, m.Name))
