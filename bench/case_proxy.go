@@ -317,18 +317,19 @@ http {
 	return c, nil
 }
 
-// listenAndTell listens on loopback and prints where.
-func listenAndTell() (net.Listener, error) {
+// listenAndTell listens on loopback until ctx ends, and prints where.
+func listenAndTell(ctx context.Context) (net.Listener, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err == nil {
+		context.AfterFunc(ctx, func() { _ = l.Close() })
 		fmt.Println(l.Addr())
 	}
 	return l, err
 }
 
 // serveBackend answers every GET alike, at as little cost as can be.
-func serveBackend(context.Context, []string) error {
-	l, err := listenAndTell()
+func serveBackend(ctx context.Context, _ []string) error {
+	l, err := listenAndTell(ctx)
 	if err != nil {
 		return err
 	}
@@ -369,7 +370,7 @@ func serveOurs(ctx context.Context, args []string) error {
 	}}}); err != nil {
 		return err
 	}
-	l, err := listenAndTell()
+	l, err := listenAndTell(ctx)
 	if err != nil {
 		return err
 	}
@@ -377,8 +378,8 @@ func serveOurs(ctx context.Context, args []string) error {
 }
 
 // serveReverseProxy is net/http's proxy with nothing more than what makes it fast.
-func serveReverseProxy(_ context.Context, args []string) error {
-	l, err := listenAndTell()
+func serveReverseProxy(ctx context.Context, args []string) error {
+	l, err := listenAndTell(ctx)
 	if err != nil {
 		return err
 	}
