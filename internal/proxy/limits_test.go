@@ -122,9 +122,6 @@ func TestSlowClients(t *testing.T) {
 	fmt.Fprint(c, "GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
 	until(t, func() bool { return p.Collect()[1].InFlight == 1 })
 	p.settled(t)
-	if s := p.Collect()[1]; s.Gone != 0 && s.Requests[2] == 0 {
-		t.Errorf("got counts %+v", s)
-	}
 }
 
 func TestResponseTimeout(t *testing.T) {
