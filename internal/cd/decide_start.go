@@ -215,13 +215,21 @@ func (r *Release) progressLimit() time.Duration {
 	return defaultProgress
 }
 
-// faulty is an instance that has ended too often before its service was up, and what is wrong with it.
+// faulty is an instance that has ended too often, or whose health was asked for in vain, before its service was up, and what is
+// wrong with it.
 func (r *Release) faulty() (*Part, string) {
 	for i := range r.Parts {
 		p := &r.Parts[i]
 		for _, in := range p.Instances {
 			if in.Index >= p.Want {
 				continue
+			}
+			if in.State == Ill && in.Index >= p.Up {
+				why := fmt.Sprintf("%s %d does not get healthy", p.Service, in.Index)
+				if in.Reason != "" {
+					why += ": " + in.Reason
+				}
+				return p, why
 			}
 			exits := in.Restarts
 			if in.State == Exited {
