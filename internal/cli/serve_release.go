@@ -85,6 +85,16 @@ func (f *proxyFlags) open(ctx context.Context, dir string) (client *daemon.Clien
 	if err != nil {
 		return nil, "", err
 	}
+	was := daemon.Config{}
+	if before, err := daemon.Open(dir); err == nil {
+		was = before.Config()
+	}
+	if conf.Listen, err = fixedPort(conf.Listen, was.Listen); err != nil {
+		return nil, "", err
+	}
+	if conf.ListenTLS, err = fixedPort(conf.ListenTLS, was.ListenTLS); err != nil {
+		return nil, "", err
+	}
 	if client, err = daemon.Ensure(ctx, conf); err != nil {
 		return nil, "", withHint(err, "--proxy HOST:PORT takes a free port with 0; penstock proxy stop --dir "+dir+" ends one that runs")
 	}
@@ -96,6 +106,24 @@ func (f *proxyFlags) open(ctx context.Context, dir string) (client *daemon.Clien
 		return client, "https://" + reachable(status.Listeners["https"]), nil
 	}
 	return client, "http://" + reachable(status.Listeners["http"]), nil
+}
+
+// fixedPort gives an address with port 0 a port: the one it had before, or a free one. A proxy that is started again, whoever
+// ended it, has to be where it was.
+func fixedPort(address, before string) (string, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || port != "0" {
+		return address, nil // what is wrong with it is told where it is used
+	}
+	if was, _, err := net.SplitHostPort(before); err == nil && was == host {
+		return before, nil
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return "", fmt.Errorf("listen: %w", err)
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
 }
 
 // reachable is an address that is listened at, as clients on this machine reach it.

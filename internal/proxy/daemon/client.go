@@ -94,6 +94,9 @@ func Open(dir string) (*Client, error) {
 	return newClient(conf), nil
 }
 
+// Config is how the proxy is to run, as it was told last.
+func (c *Client) Config() Config { return c.conf }
+
 func newClient(conf Config) *Client {
 	return &Client{conf: conf, http: socketClient(filepath.Join(conf.Dir, controlSock))}
 }
