@@ -483,7 +483,12 @@ func TestDiskFull(t *testing.T) {
 	if err := syscall.Mount("none", p.dir, "tmpfs", 0, "size=128k"); err != nil {
 		t.Skipf("a small disk can not be made here: %v", err)
 	}
-	t.Cleanup(func() { _ = syscall.Unmount(p.dir, syscall.MNT_DETACH) })
+	t.Cleanup(func() {
+		p.end() // while the disk is there
+		if err := syscall.Unmount(p.dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
 	p.reopen()
 	p.target.Ensure([]Wanted{wanted(1, appRevision("one"))})
 	i := p.wait(1, 0, cd.Healthy)

@@ -118,6 +118,7 @@ type place struct {
 	suite  suite
 	dir    string
 	target Target
+	over   bool
 	ctx    context.Context
 
 	mu       sync.Mutex
@@ -152,6 +153,9 @@ func (s suite) place(t *testing.T) *place {
 	t.Cleanup(func() {
 		cancel()
 		p.end()
+		if err := os.RemoveAll(p.dir); err != nil {
+			t.Error(err)
+		}
 	})
 	p.reopen()
 	return p
@@ -177,8 +181,12 @@ func (p *place) close() {
 	p.target = nil
 }
 
-// end stops what runs.
+// end stops what runs, once.
 func (p *place) end() {
+	if p.over {
+		return
+	}
+	p.over = true
 	if p.target == nil {
 		p.reopen()
 	}
@@ -197,9 +205,6 @@ func (p *place) end() {
 		}
 	}
 	p.close()
-	if err := os.RemoveAll(p.dir); err != nil {
-		p.t.Error(err)
-	}
 }
 
 func (p *place) seen(_ context.Context, release cd.ReleaseID, o cd.Observed) error {
