@@ -616,8 +616,11 @@ func suiteTakenOver(t *testing.T, s suite) {
 	at := p.mark()
 	p.reopen()
 	p.target.Ensure([]Wanted{all[0], all[2]})
-	if i := p.waitFrom(at, 1, 0, cd.Healthy); i.Addr != one.Addr || i.Restarts != 0 {
+	if i := p.waitFrom(at, 1, 0, cd.Healthy); i.Addr != one.Addr || i.Restarts != one.Restarts {
 		t.Errorf("taken over as %+v, was %+v", i, one)
+	}
+	if one.Restarts > 0 {
+		t.Errorf("it did not start at once: %s", history(p.told[:at]))
 	}
 	if got := p.page(one, "/"); got != before {
 		t.Errorf("taken over it answers %q, before %q", got, before)
