@@ -147,10 +147,15 @@ func (i *instance) homeDir() string {
 	return ""
 }
 
-// failed tells why an instance could not be got going, and waits before it is tried again or something else is wanted.
+// failed tells why an instance could not be got going, or ended, and waits before it is tried again or something else is
+// wanted.
 func (i *instance) failed(ctx context.Context, w *Wanted, err error) {
-	i.restarts++
-	i.tell(cd.Instance{State: cd.Exited, Restarts: i.restarts, Reason: clip(err.Error(), maxReason)})
+	if i.fits(w) {
+		i.restarts++
+		i.tell(cd.Instance{State: cd.Exited, Restarts: i.restarts, Reason: clip(err.Error(), maxReason)})
+	} else { // whether it runs matters to nobody any more
+		i.h.o.Log("%s %d of release %d: %v", i.id.service, i.id.index, i.id.release, err)
+	}
 	wait := time.After(min(firstPause<<min(i.failures, 10), lastPause))
 	i.failures++
 	for i.wanted() == w {
@@ -304,10 +309,15 @@ func (i *instance) tend(ctx context.Context) error {
 		cancel()
 		t.asking.Wait()
 	}()
+	first := time.After(keeperWait)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-first:
+			if t.status.Phase == "" {
+				return errors.Join(errNoAnswer, killKeeper(d.dir))
+			}
 		case <-i.wake:
 			if w := i.wanted(); w == nil || !i.fits(w) {
 				return nil
@@ -345,6 +355,8 @@ func (i *instance) gone(ctx context.Context, d *home, last status) error {
 	return keeperFailed(d.dir)
 }
 
+var errNoAnswer = errors.New("its keeper does not answer, and is killed")
+
 // watch connects to a keeper, which may not yet listen. It gives none if the keeper has gone meanwhile.
 func (i *instance) watch(ctx context.Context, d *home) (*json.Decoder, func(), error) {
 	for began := time.Now(); ; {
@@ -356,7 +368,7 @@ func (i *instance) watch(ctx context.Context, d *home) (*json.Decoder, func(), e
 			return nil, nil, keeperFailed(d.dir)
 		}
 		if time.Since(began) > keeperWait {
-			return nil, nil, errors.Join(fmt.Errorf("its keeper does not answer: %w", err), killKeeper(d.dir))
+			return nil, nil, errors.Join(errNoAnswer, err, killKeeper(d.dir))
 		}
 		if pause(ctx, 5*time.Millisecond) != nil {
 			return nil, nil, nil

@@ -118,6 +118,7 @@ type place struct {
 	suite  suite
 	dir    string
 	target Target
+	over   bool
 	ctx    context.Context
 
 	mu       sync.Mutex
@@ -152,6 +153,9 @@ func (s suite) place(t *testing.T) *place {
 	t.Cleanup(func() {
 		cancel()
 		p.end()
+		if err := os.RemoveAll(p.dir); err != nil {
+			t.Error(err)
+		}
 	})
 	p.reopen()
 	return p
@@ -177,8 +181,12 @@ func (p *place) close() {
 	p.target = nil
 }
 
-// end stops what runs.
+// end stops what runs, once.
 func (p *place) end() {
+	if p.over {
+		return
+	}
+	p.over = true
 	if p.target == nil {
 		p.reopen()
 	}
@@ -197,9 +205,6 @@ func (p *place) end() {
 		}
 	}
 	p.close()
-	if err := os.RemoveAll(p.dir); err != nil {
-		p.t.Error(err)
-	}
 }
 
 func (p *place) seen(_ context.Context, release cd.ReleaseID, o cd.Observed) error {
@@ -611,8 +616,11 @@ func suiteTakenOver(t *testing.T, s suite) {
 	at := p.mark()
 	p.reopen()
 	p.target.Ensure([]Wanted{all[0], all[2]})
-	if i := p.waitFrom(at, 1, 0, cd.Healthy); i.Addr != one.Addr || i.Restarts != 0 {
+	if i := p.waitFrom(at, 1, 0, cd.Healthy); i.Addr != one.Addr || i.Restarts != one.Restarts {
 		t.Errorf("taken over as %+v, was %+v", i, one)
+	}
+	if one.Restarts > 0 {
+		t.Errorf("it did not start at once: %s", history(p.told[:at]))
 	}
 	if got := p.page(one, "/"); got != before {
 		t.Errorf("taken over it answers %q, before %q", got, before)
