@@ -159,7 +159,7 @@ func (f *demoFlags) show(ctx context.Context, repository string, told ready, out
 		err = os.WriteFile(readme, append(text, "\nSay hello.\n"...), 0o644)
 	}
 	if err == nil {
-		err = gitIn(ctx, repository, []string{"commit", "--quiet", "--all", "--message", "Say hello in the README"}, []string{"push", "--quiet", "origin", "HEAD:refs/for/main"},
+		err = gitIn(ctx, repository, []string{"commit", "--quiet", "--all", "--message", "Say hello in the README [skip ci]"}, []string{"push", "--quiet", "origin", "HEAD:refs/for/main"},
 			[]string{"checkout", "--quiet", "main"})
 	}
 	if err != nil {

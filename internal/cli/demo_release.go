@@ -24,7 +24,7 @@ const (
 	// visitEvery is how often a visitor of the demo's production asks for something.
 	visitEvery = 25 * time.Millisecond
 	// approveAfter is how long the demo leaves an approval to whoever looks at it.
-	approveAfter = 5 * time.Second
+	approveAfter = 3 * time.Second
 )
 
 // tour is what the demo shows of releases: what CI has built goes to staging, is tried there, and to production; a good change
@@ -77,9 +77,18 @@ func (t *tour) run(ctx context.Context) error {
 		return err
 	}
 	t.tell("v%d: %s: %s", bad.Number, bad.Outcome, firstLine(bad.Reason))
+	if err := t.louder(ctx); err != nil {
+		return err
+	}
 	t.tell("v%d serves as before. Try penstock rollback, or look at the page: %s", good.Number, bad.Page)
 	<-visiting.Done()
 	return nil
+}
+
+// louder pushes to the pull request, whose checks run from then on: not before, for the machine had enough to do.
+func (t *tour) louder(ctx context.Context) error {
+	return gitIn(ctx, t.repository, []string{"checkout", "--quiet", "greeting"}, []string{"commit", "--quiet", "--allow-empty", "--message", "Say it louder"},
+		[]string{"push", "--quiet", "origin", "HEAD:refs/for/main"}, []string{"checkout", "--quiet", "main"})
 }
 
 // badChange is put into the example: not into its health check, or it would never take traffic.
