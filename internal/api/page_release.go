@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -124,14 +125,37 @@ func (s *Server) answerRelease(w http.ResponseWriter, r *http.Request, status in
 }
 
 func (s *Server) releaseView(r store.Release) ReleaseView {
+	shown := *r.Release
+	shown.Reason = s.numbered(r, shown.Reason)
 	v := ReleaseView{
-		Release: r.Release, Number: r.Number, Waits: r.Waits(),
+		Release: &shown, Number: r.Number, Waits: s.numbered(r, r.Waits()),
 		Page: fmt.Sprintf("%s/%s/environments/%s/%d", s.URL, r.Plan.Repository, url.PathEscape(r.Plan.Environment), r.Number),
 	}
 	if v.Outcome = outcome(r.Release); v.Outcome == "released" && !s.Releases.InForce(r) {
 		v.Outcome = "" // not before its traffic goes there
 	}
 	return v
+}
+
+// releaseNamed matches a release in a sentence, by its ID.
+var releaseNamed = regexp.MustCompile(`\b[Rr]elease (\d+)\b`)
+
+// numbered calls releases in a sentence as people know them: by their numbers in their environment.
+func (s *Server) numbered(r store.Release, text string) string {
+	return releaseNamed.ReplaceAllStringFunc(text, func(found string) string {
+		_, digits, _ := strings.Cut(found, " ")
+		id, err := strconv.ParseInt(digits, 10, 64)
+		if err != nil {
+			return found
+		}
+		other := r
+		if cd.ReleaseID(id) != r.ID {
+			if other, err = s.Releases.Release(context.Background(), cd.ReleaseID(id)); err != nil || !strings.EqualFold(other.Plan.Environment, r.Plan.Environment) || other.Plan.Repository != r.Plan.Repository {
+				return found
+			}
+		}
+		return fmt.Sprintf("v%d", other.Number)
+	})
 }
 
 // outcome is how a release ended: released as soon as it takes all traffic; empty while that is not known.
@@ -175,7 +199,7 @@ func (s *Server) showRelease(w http.ResponseWriter, r *http.Request) {
 	}
 	v := s.releaseView(found)
 	var err error
-	if v.Timeline, err = s.timeline(r.Context(), found.ID); err != nil {
+	if v.Timeline, err = s.timeline(r.Context(), found); err != nil {
 		s.failed(w, r, err)
 		return
 	}
@@ -186,17 +210,17 @@ func (s *Server) showRelease(w http.ResponseWriter, r *http.Request) {
 var tooFine = map[cd.EventType]bool{cd.EventLook: true, cd.EventAnswered: true, cd.EventDue: true, cd.EventWanted: true, cd.EventUp: true}
 
 // timeline is what happened to a release, the latest.
-func (s *Server) timeline(ctx context.Context, id cd.ReleaseID) ([]TimelineEntry, error) {
+func (s *Server) timeline(ctx context.Context, r store.Release) ([]TimelineEntry, error) {
 	all := []TimelineEntry{}
 	for after := int64(0); ; {
-		records, err := s.Releases.Timeline(ctx, id, after, maxTimeline)
+		records, err := s.Releases.Timeline(ctx, r.ID, after, maxTimeline)
 		if err != nil {
 			return nil, err
 		}
 		for _, rec := range records {
 			after = rec.Seq
 			if e := rec.Event; e.Text != "" && !tooFine[e.Type] {
-				all = append(all, TimelineEntry{At: e.At, Type: string(e.Type), Text: e.Text, Warning: e.Warning, By: e.By})
+				all = append(all, TimelineEntry{At: e.At, Type: string(e.Type), Text: s.numbered(r, e.Text), Warning: e.Warning, By: e.By})
 			}
 		}
 		if len(records) < maxTimeline {
@@ -223,7 +247,7 @@ func (s *Server) showVersion(w http.ResponseWriter, r *http.Request) {
 	}
 	v := s.releaseView(found)
 	if err == nil {
-		v.Timeline, err = s.timeline(r.Context(), found.ID)
+		v.Timeline, err = s.timeline(r.Context(), found)
 	}
 	if err != nil {
 		s.failed(w, r, err)

@@ -91,7 +91,7 @@ func (s *Server) traffic(w http.ResponseWriter, r *http.Request) {
 			for _, p := range c.Points {
 				point := TrafficPoint{At: p.At.Unix(), Requests: p.Rate}
 				if p.Rate > 0 {
-					errors, p50, p99 := 100*p.ErrorRate, 1000*p.P50, 1000*p.P99
+					errors, p50, p99 := 100*p.ErrorRate, p.P50, p.P99
 					point.Errors, point.P50, point.P99 = &errors, &p50, &p99
 				}
 				pool.Points = append(pool.Points, point)

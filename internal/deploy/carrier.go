@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -221,27 +220,26 @@ func (c *Carrier) query(ctx context.Context, r *cd.Release, t cd.Task, done *cd.
 	if interval <= 0 {
 		interval = time.Minute
 	}
-	now := time.Now()
-	route, pool := RouteName(r.Plan, t.Service), PoolName(r.ID, t.Service)
-	counts, err := c.Proxy.Delta(ctx, route, pool, now.Add(-interval), now)
-	if err != nil {
-		return err
-	}
-	done.Query = fmt.Sprintf("%s of v%d of %s over %s", m.Name, r.ID, t.Service, interval)
-	if counts.Requests == 0 {
-		return nil
+	of := series.Target{
+		Scope: series.Scope{Repository: r.Plan.Repository, Environment: r.Plan.Environment}, Service: t.Service, Side: series.SideNew,
 	}
 	var value float64
+	var err error
 	switch m.Name {
 	case "request-success-rate":
-		value = 100 * float64(counts.Requests-counts.Errors) / float64(counts.Requests)
+		value, done.Query, err = c.Proxy.SuccessRate(ctx, of, interval, time.Now())
 	case "request-duration":
-		value = math.Trunc(1000 * counts.Quantile(0.99)) // whole milliseconds
+		var p99 time.Duration
+		p99, done.Query, err = c.Proxy.Duration(ctx, of, interval, time.Now())
+		value = float64(p99.Milliseconds())
 	default:
 		return fmt.Errorf("there is no metric %q", m.Name)
 	}
+	if errors.Is(err, series.ErrNoValues) {
+		return nil
+	}
 	done.Value = &value
-	return nil
+	return err
 }
 
 // sample measures both sides since a time.

@@ -71,7 +71,7 @@ func (o Outside) control(_, address string, _ syscall.RawConn) error {
 // transport makes requests within the rules, without a proxy of the environment's, which would make them for us.
 func (o Outside) transport(insecure bool) *http.Transport {
 	dialer := &net.Dialer{Timeout: 10 * time.Second, Control: o.control}
-	return &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: insecure}} //nolint:gosec // disableTLS of a manifest asks for it
+	return &http.Transport{DialContext: dialing(dialer), DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: insecure}} //nolint:gosec // disableTLS of a manifest asks for it
 }
 
 // Webhook calls a webhook as Flagger does: the payload by POST, and an answer of at most 202 is a success; 204 is none. What
