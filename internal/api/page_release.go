@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/penstock-ci/penstock/internal/auth"
 	"github.com/penstock-ci/penstock/internal/cd"
 	"github.com/penstock-ci/penstock/internal/engine"
 	"github.com/penstock-ci/penstock/internal/store"
@@ -30,9 +31,26 @@ type releaser struct {
 	repo store.Repository
 }
 
+// repoOfReleases is repoOfPage, also for a job that may see deployments and not the code.
+func (s *Server) repoOfReleases(w http.ResponseWriter, r *http.Request) (store.Repository, bool) {
+	from := visitorOf(r).session
+	if from == nil || !auth.ParsePermissions(from.permissions, true).Allows("deployments", "read") {
+		return s.repoOfPage(w, r)
+	}
+	repo, err := s.Store.RepositoryNamed(r.Context(), r.PathValue("owner"), r.PathValue("repo"))
+	if errors.Is(err, store.ErrNotFound) || err == nil && !strings.EqualFold(from.repository, repo.FullName()) {
+		refuse(w, http.StatusNotFound, "Not Found")
+		return repo, false
+	}
+	if err != nil {
+		s.failed(w, r, err)
+	}
+	return repo, err == nil
+}
+
 // releaseRights finds out who asks, and refuses who may not release.
 func (s *Server) releaseRights(w http.ResponseWriter, r *http.Request) (releaser, bool) {
-	repo, ok := s.repoOfPage(w, r)
+	repo, ok := s.repoOfReleases(w, r)
 	if !ok {
 		return releaser{}, false
 	}
@@ -189,7 +207,7 @@ func (s *Server) releaseOfPage(w http.ResponseWriter, r *http.Request, repo stor
 
 // showRelease is GET .../releases/{release}: with its timeline.
 func (s *Server) showRelease(w http.ResponseWriter, r *http.Request) {
-	repo, ok := s.repoOfPage(w, r)
+	repo, ok := s.repoOfReleases(w, r)
 	if !ok {
 		return
 	}
@@ -231,7 +249,7 @@ func (s *Server) timeline(ctx context.Context, r store.Release) ([]TimelineEntry
 
 // showVersion is GET .../environments/{environment}/versions/{number}.
 func (s *Server) showVersion(w http.ResponseWriter, r *http.Request) {
-	repo, ok := s.repoOfPage(w, r)
+	repo, ok := s.repoOfReleases(w, r)
 	if !ok {
 		return
 	}
@@ -270,7 +288,7 @@ func (s *Server) version(ctx context.Context, repo store.Repository, environment
 
 // steerRelease is POST .../releases/{release}/{action}.
 func (s *Server) steerRelease(w http.ResponseWriter, r *http.Request) {
-	repo, ok := s.repoOfPage(w, r)
+	repo, ok := s.repoOfReleases(w, r)
 	if !ok {
 		return
 	}
@@ -384,7 +402,7 @@ func (s *Server) activeIn(ctx context.Context, repo store.Repository, environmen
 
 // showEnvironment is GET .../environments/{environment}. With ?after=VERSION it waits for another one, a while.
 func (s *Server) showEnvironment(w http.ResponseWriter, r *http.Request) {
-	repo, ok := s.repoOfPage(w, r)
+	repo, ok := s.repoOfReleases(w, r)
 	if !ok {
 		return
 	}
@@ -461,7 +479,7 @@ func (s *Server) serviceView(proxy string, r store.Release, share cd.Share, numb
 
 // releaseHistory is GET .../environments/{environment}/history, the newest first; ?before=ID is the next page.
 func (s *Server) releaseHistory(w http.ResponseWriter, r *http.Request) {
-	repo, ok := s.repoOfPage(w, r)
+	repo, ok := s.repoOfReleases(w, r)
 	if !ok {
 		return
 	}

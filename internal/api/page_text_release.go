@@ -15,7 +15,7 @@ import (
 
 // environmentText is what serves in an environment, what is under way, and what was released, as text.
 func (s *Server) environmentText(w http.ResponseWriter, r *http.Request) {
-	repo, ok := s.repoOfPage(w, r)
+	repo, ok := s.repoOfReleases(w, r)
 	if !ok {
 		return
 	}
@@ -56,7 +56,7 @@ func (s *Server) environmentText(w http.ResponseWriter, r *http.Request) {
 
 // versionText is one release of an environment, as text.
 func (s *Server) versionText(w http.ResponseWriter, r *http.Request) {
-	repo, ok := s.repoOfPage(w, r)
+	repo, ok := s.repoOfReleases(w, r)
 	if !ok {
 		return
 	}

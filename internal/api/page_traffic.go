@@ -49,7 +49,7 @@ type TrafficPoint struct {
 
 // traffic is GET .../environments/{environment}/traffic?minutes=N.
 func (s *Server) traffic(w http.ResponseWriter, r *http.Request) {
-	repo, ok := s.repoOfPage(w, r)
+	repo, ok := s.repoOfReleases(w, r)
 	if !ok {
 		return
 	}
@@ -105,7 +105,7 @@ func (s *Server) traffic(w http.ResponseWriter, r *http.Request) {
 
 // releaseLogs is GET .../environments/{environment}/logs: what instances have written, as text.
 func (s *Server) releaseLogs(w http.ResponseWriter, r *http.Request) {
-	repo, ok := s.repoOfPage(w, r)
+	repo, ok := s.repoOfReleases(w, r)
 	if !ok {
 		return
 	}
