@@ -149,9 +149,13 @@ func runAs(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// browse is `browse`: it plays a user's way through the pages in a browser. Screenshots are kept where
+// browse is `browse [WAY ARG...]`: it plays a user's way through the pages in a browser. Screenshots are kept where
 // PENSTOCK_SCREENSHOTS says, if it does.
-func browse(ts *testscript.TestScript, _ bool, _ []string) {
+func browse(ts *testscript.TestScript, _ bool, args []string) {
+	way := "run"
+	if len(args) > 0 {
+		way, args = args[0], args[1:]
+	}
 	shots := os.Getenv("PENSTOCK_SCREENSHOTS")
 	if shots == "" {
 		shots = ts.MkAbs("screenshots")
@@ -159,7 +163,7 @@ func browse(ts *testscript.TestScript, _ bool, _ []string) {
 	if _, err := os.Stat("../web/dist/index.html"); err != nil {
 		ts.Fatalf("the pages are not built: make web")
 	}
-	cmd := exec.Command("node", "../../web/e2e/run.mjs", ts.Getenv("URL"), ts.Getenv("TOKEN"), shots)
+	cmd := exec.Command("node", append([]string{"../../web/e2e/" + way + ".mjs", ts.Getenv("URL"), ts.Getenv("TOKEN"), shots}, args...)...)
 	out, err := cmd.CombinedOutput()
 	ts.Logf("%s", out)
 	if err != nil {
