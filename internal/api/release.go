@@ -296,4 +296,4 @@ func (s *Server) released(own http.Handler) http.Handler {
 }
 
 // now is the time as it is stored.
-func (s *Server) now() time.Time { return time.Now().UTC() }
+func (s *Server) now() time.Time { return s.Now().UTC() }

@@ -15,9 +15,12 @@ import (
 	"io/fs"
 	"net/http"
 	"regexp"
+	"strings"
+	"time"
 
 	"github.com/penstock-ci/penstock/internal/blob"
 	"github.com/penstock-ci/penstock/internal/job/native"
+	"github.com/penstock-ci/penstock/internal/store"
 )
 
 const (
@@ -47,9 +50,7 @@ func (s *Server) keepFiles(ctx context.Context, write func(io.Writer) error) (di
 		return "", errors.Join(err, s.Blobs.Delete(key))
 	}
 	digest = hex.EncodeToString(sum.Sum(nil))
-	if _, err := s.Blobs.Stat(filesPrefix + digest); err == nil {
-		return digest, s.Blobs.Delete(key)
-	}
+	// Also over the same bytes: they are as good as new then, and are not swept before a release names them.
 	_, err = s.Blobs.Concat(filesPrefix+digest, key)
 	return digest, err
 }
@@ -183,4 +184,74 @@ func copyZip(out io.Writer, f blob.File) error {
 		}
 	}
 	return t.Close()
+}
+
+const (
+	// keptVersions is how many releases of an environment keep their files: those that can be gone back to.
+	keptVersions = store.Restorable
+	// looked bounds how many releases are looked at for that, the newest; what older ones had is gone.
+	looked = 10_000
+	// filesGrace is how old files have to be before they go: they are handed in before a release names them.
+	filesGrace = 24 * time.Hour
+)
+
+// SweepFiles removes files that no release needs which runs or could be gone back to.
+func (s *Server) SweepFiles(ctx context.Context) error {
+	needed, err := s.neededFiles(ctx)
+	if err != nil {
+		return err
+	}
+	before := s.now().Add(-filesGrace)
+	for _, prefix := range []string{filesPrefix, incomingPrefix} {
+		all, err := s.Blobs.List(prefix)
+		if err != nil {
+			return err
+		}
+		for _, b := range all {
+			if needed[strings.TrimPrefix(b.Key, filesPrefix)] || b.Modified.After(before) {
+				continue
+			}
+			if err := errors.Join(ctx.Err(), s.Blobs.Delete(b.Key)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// neededFiles are the digests that releases need.
+func (s *Server) neededFiles(ctx context.Context) (map[string]bool, error) {
+	needed, versions := map[string]bool{}, map[string]int{}
+	note := func(r store.Release) {
+		for _, service := range r.Plan.Services {
+			needed[service.Revision.Artifact] = true
+		}
+	}
+	active, err := s.Releases.Active(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range active {
+		note(r)
+	}
+	page := store.ReleaseFilter{Limit: 500}
+	for range looked / page.Limit {
+		found, err := s.Releases.History(ctx, page)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range found {
+			page.Before = r.ID
+			place := strings.ToLower(r.Plan.Repository + "\n" + r.Plan.Environment)
+			if r.Promoted.IsZero() || versions[place] >= keptVersions {
+				continue
+			}
+			versions[place]++
+			note(r)
+		}
+		if len(found) < page.Limit {
+			break
+		}
+	}
+	return needed, nil
 }

@@ -421,7 +421,7 @@ func (s *server) waitForJobs(patience time.Duration, end func()) {
 func (s *server) tidy(ctx context.Context) {
 	for {
 		host := s.executor.Host
-		err := errors.Join(host.Cache.Trim(ctx), host.Artifacts.Sweep(ctx), s.Runtime.SweepUploads(ctx), s.disks.forgetDisks(), s.machines.layers.Collect(ctx))
+		err := errors.Join(host.Cache.Trim(ctx), host.Artifacts.Sweep(ctx), s.Runtime.SweepUploads(ctx), s.SweepFiles(ctx), s.disks.forgetDisks(), s.machines.layers.Collect(ctx))
 		if err != nil && ctx.Err() == nil {
 			s.Log.Warn("what is not needed any more could not be removed", "error", err)
 		}

@@ -1,0 +1,130 @@
+package api
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+const releasedFiles = `-- penstock.yaml --
+services:
+  web: {command: ./web, port: 8000}
+environments:
+  production: {}
+-- web --
+the program
+`
+
+// handIn gives files to the server and returns status and answer.
+func (m *team) handIn(body []byte) (int, map[string]string) {
+	m.t.Helper()
+	req, err := http.NewRequest("PUT", m.url+pagePath+"/repos/acme/shop/files", bytes.NewReader(body))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "token "+m.token)
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	said := map[string]string{}
+	if err := json.NewDecoder(res.Body).Decode(&said); err != nil {
+		m.t.Fatal(err)
+	}
+	return res.StatusCode, said
+}
+
+func archive(t *testing.T, text string) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "web", Size: int64(len(text)), Mode: 0o755}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(w, text); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+// TestServerReleaseFiles holds that files are kept as they were handed in, once, for as long as a release may need them.
+func TestServerReleaseFiles(t *testing.T) {
+	m := newTeam(t)
+	m.push("main", releasedFiles)
+	status, said := m.handIn(archive(t, "one"))
+	one := said["digest"]
+	if status != http.StatusCreated || !digestText.MatchString(one) {
+		t.Fatalf("got %d, %v", status, said)
+	}
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	if _, err := z.Write(archive(t, "one")); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, said := m.handIn(packed.Bytes()); said["digest"] != one {
+		t.Errorf("compressed, the same files are %s, not %s", said["digest"], one)
+	}
+	for _, bad := range [][]byte{[]byte(strings.Repeat("no archive ", 100)), []byte("\x1f\x8bno gzip"), packed.Bytes()[:packed.Len()-4]} {
+		if status, said := m.handIn(bad); status != http.StatusUnprocessableEntity || !strings.Contains(said["message"], "no tar archive") {
+			t.Errorf("%.20q: got %d, %v", bad, status, said)
+		}
+	}
+	_, said = m.handIn(archive(t, "two"))
+	two := said["digest"]
+
+	status, body := m.ask("POST", pagePath+"/repos/acme/shop/releases", ReleaseRequest{Environment: "production", Artifacts: map[string]string{"web": one}})
+	if status != http.StatusCreated {
+		t.Fatalf("got %d, %v", status, body)
+	}
+	for _, digest := range []string{strings.Repeat("0", 64), "../../keys.json", ""} {
+		if digest == "" {
+			continue
+		}
+		if status, body := m.ask("POST", pagePath+"/repos/acme/shop/releases", ReleaseRequest{Environment: "production", Artifacts: map[string]string{"": digest}}); status != http.StatusUnprocessableEntity {
+			t.Errorf("%s: got %d, %v", digest, status, body)
+		}
+	}
+
+	kept := func() []string {
+		t.Helper()
+		all, err := m.s.Blobs.List("releases/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, b := range all {
+			names = append(names, strings.TrimPrefix(b.Key, filesPrefix))
+		}
+		slices.Sort(names)
+		return names
+	}
+	want := []string{one, two}
+	slices.Sort(want)
+	if err := m.s.SweepFiles(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := kept(); !slices.Equal(got, want) {
+		t.Errorf("fresh files: got %v, want %v", got, want)
+	}
+	m.ahead.Store(int64(25 * time.Hour))
+	if err := m.s.SweepFiles(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := kept(); !slices.Equal(got, []string{one}) {
+		t.Errorf("a day later: got %v, want what the release needs, %s", got, one)
+	}
+}
