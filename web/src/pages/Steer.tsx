@@ -63,14 +63,13 @@ function Confirm({ name, release: r, action, close }: { name: string; release: R
 export function Ask({ title, button, danger, act, close, children }: { title: string; button: string; danger?: boolean; act: () => Promise<unknown>; close: () => void; children: ReactNode }) {
   const [error, setError] = useState('')
   const [busy, setBusy] = useState(false)
-  const [opened, setOpened] = useState(true)
-  const [from] = useState(() => document.activeElement) // what had the focus gets it again
+  const [from] = useState(() => document.activeElement) // what had the focus gets it again, once the dialog is gone
   const gone = () => {
     close()
-    if (from instanceof HTMLElement) from.focus()
+    setTimeout(() => from instanceof HTMLElement && from.focus())
   }
   return (
-    <Modal opened={opened} onClose={() => setOpened(false)} onExitTransitionEnd={gone} returnFocus={false} title={title} closeButtonProps={{ 'aria-label': 'Close' }}>
+    <Modal opened onClose={gone} returnFocus={false} title={title} closeButtonProps={{ 'aria-label': 'Close' }}>
       <form
         onSubmit={async (e) => {
           e.preventDefault()
@@ -78,7 +77,7 @@ export function Ask({ title, button, danger, act, close, children }: { title: st
           setBusy(true)
           try {
             await act()
-            setOpened(false)
+            gone()
           } catch (e) {
             setError((e as Error).message)
             setBusy(false)
@@ -89,7 +88,7 @@ export function Ask({ title, button, danger, act, close, children }: { title: st
           {children}
           {error && <Alert color="red" role="alert">{error}</Alert>}
           <Group justify="flex-end">
-            <Button variant="default" onClick={() => setOpened(false)}>Cancel</Button>
+            <Button variant="default" onClick={gone}>Cancel</Button>
             <Button type="submit" color={danger ? 'red' : undefined} loading={busy}>{button}</Button>
           </Group>
         </Stack>
