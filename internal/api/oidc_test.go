@@ -95,7 +95,7 @@ func TestIdentity(t *testing.T) {
 			t.Errorf("with another token: %d", code)
 		}
 	}
-	if env := serveIdentity(t, nil, "", "push"); env != nil {
+	if env := serveIdentity(t, nil, "", "push"); len(env) > 0 {
 		t.Errorf("without the permission: %v", env)
 	}
 }

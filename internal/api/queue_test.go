@@ -209,7 +209,9 @@ func TestQueueChangesWhileItWaits(t *testing.T) {
 			_, err := q.Lease(ctx, ci.Runner{})
 			ended <- err
 		}()
-		y.await(1)
+		for y.s.Engine.Waiting() == 0 { // or the server would know of the change already when it is asked
+			time.Sleep(time.Millisecond)
+		}
 		if err := c.change(joined.ID); err != nil {
 			t.Fatal(err)
 		}

@@ -35,16 +35,19 @@ type jobsCollector struct{ s *Server }
 var (
 	runsDesc = prometheus.NewDesc("penstock_runs", "Runs that have not ended, by status.", []string{"status"}, nil)
 	jobsDesc = prometheus.NewDesc("penstock_jobs", "Jobs of those runs, by status.", []string{"status"}, nil)
+	idleDesc = prometheus.NewDesc("penstock_runners_waiting", "Runners that wait for a job at this server.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (c *jobsCollector) Describe(to chan<- *prometheus.Desc) {
 	to <- runsDesc
 	to <- jobsDesc
+	to <- idleDesc
 }
 
 // Collect implements prometheus.Collector.
 func (c *jobsCollector) Collect(to chan<- prometheus.Metric) {
+	to <- prometheus.MustNewConstMetric(idleDesc, prometheus.GaugeValue, float64(c.s.Engine.Waiting()))
 	runs, jobs := c.s.Engine.Load()
 	for _, status := range []ci.Status{ci.Queued, ci.Pending, ci.Waiting, ci.InProgress} {
 		to <- prometheus.MustNewConstMetric(runsDesc, prometheus.GaugeValue, float64(runs[status]), string(status))

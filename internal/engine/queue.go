@@ -76,6 +76,13 @@ func (e *Engine) unseal(ctx context.Context, t *ci.Task) (err error) {
 	return err
 }
 
+// Waiting is how many runners wait for a job here.
+func (e *Engine) Waiting() int {
+	e.jobs.mu.Lock()
+	defer e.jobs.mu.Unlock()
+	return len(e.jobs.waiting)
+}
+
 // Leased gives the task of a lease that holds, without secrets and token. The error wraps ci.ErrStale if it does not hold.
 func (e *Engine) Leased(ctx context.Context, l ci.Lease) (*ci.Task, error) {
 	if !e.Holds(l) {
