@@ -535,8 +535,8 @@ func TestImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	img, err := imagetest.New("maria:1000").File("/bin/app", string(program), 0o755).Load(t.Context(), m.images.Store, "test.example/shop:1", v1.Config{
-		User: "maria", WorkingDir: "/srv/shop", Env: []string{"PATH=/bin", "APP_NAME=of the image", "FROM_IMAGE=yes", "PLAIN=image"},
+	img, err := imagetest.New("app:1000").File("/bin/app", string(program), 0o755).Load(t.Context(), m.images.Store, "test.example/shop:1", v1.Config{
+		User: "app", WorkingDir: "/srv/shop", Env: []string{"PATH=/bin", "APP_NAME=of the image", "FROM_IMAGE=yes", "PLAIN=image"},
 		Entrypoint: []string{"/bin/sh", "-c", `id -un; exec "$0" "$@"`}, Cmd: []string{"app"},
 	})
 	if err != nil {
@@ -551,7 +551,7 @@ func TestImage(t *testing.T) {
 	if got := p.page(i, "/?env=FROM_IMAGE&env=PLAIN&env=PORT"); !strings.HasPrefix(got, "of the image ") || !strings.HasSuffix(got, " /srv/shop\nFROM_IMAGE=yes\nPLAIN=revision\nPORT=80\n") {
 		t.Errorf("it answers %q", got)
 	}
-	p.logs(1, "maria")
+	p.logs(1, "app")
 	if got := p.page(p.wait(2, 0, cd.Healthy), "/"); !strings.HasSuffix(got, " /app/bin\n") {
 		t.Errorf("with an artifact it answers %q", got)
 	}

@@ -28,7 +28,7 @@ func allowing(t *testing.T, s *httptest.Server) Outside {
 
 func TestWebhook(t *testing.T) {
 	var calls atomic.Int32
-	status := http.StatusOK
+	var status atomic.Int32
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		calls.Add(1)
 		var got struct{ Name, Phase string }
@@ -38,12 +38,12 @@ func TestWebhook(t *testing.T) {
 		if r.Method != "POST" || r.Header.Get("Content-Type") != "application/json" {
 			t.Errorf("got %s of %s", r.Method, r.Header.Get("Content-Type"))
 		}
-		if status == http.StatusTeapot { // hangs
+		if status.Load() == http.StatusTeapot { // hangs
 			<-r.Context().Done()
 			return
 		}
 		w.Header().Set("Location", "http://127.0.0.1:1/")
-		w.WriteHeader(status)
+		w.WriteHeader(int(status.Load()))
 		_, _ = io.WriteString(w, "said")
 	}))
 	defer s.Close()
@@ -52,18 +52,18 @@ func TestWebhook(t *testing.T) {
 		status int
 		ok     bool
 	}{{200, true}, {202, true}, {204, false}, {302, false}, {403, false}, {500, false}} {
-		status = row.status
+		status.Store(int32(row.status))
 		ok, said, err := allowing(t, s).Webhook(t.Context(), &cd.Webhook{Name: "w", URL: s.URL, Timeout: 5 * time.Second}, payload)
 		if err != nil || ok != row.ok {
 			t.Errorf("%d: got %v, %q, %v", row.status, ok, said, err)
 		}
 	}
-	status = http.StatusTeapot
+	status.Store(http.StatusTeapot)
 	_, _, err := allowing(t, s).Webhook(t.Context(), &cd.Webhook{Name: "slow", URL: s.URL + "/?token=secret", Timeout: 50 * time.Millisecond}, payload)
 	if err == nil || !strings.Contains(err.Error(), "no answer within 50ms") || strings.Contains(err.Error(), "secret") {
 		t.Errorf("a webhook that hangs: %v", err)
 	}
-	status = http.StatusServiceUnavailable
+	status.Store(http.StatusServiceUnavailable)
 	before := calls.Load()
 	ctx, cancel := context.WithCancel(t.Context())
 	if ok, _, err := allowing(t, s).Webhook(ctx, &cd.Webhook{Name: "again", URL: s.URL, Timeout: 5 * time.Second, Retries: 1}, payload); ok || err != nil {

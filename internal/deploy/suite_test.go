@@ -109,7 +109,7 @@ func appRevision(id string, env ...string) cd.Revision {
 var quickHealth = cd.Health{Path: "/health", Interval: 50 * time.Millisecond, Timeout: 2 * time.Second, Retries: 200}
 
 func wanted(release cd.ReleaseID, r cd.Revision) Wanted {
-	return Wanted{Release: release, Service: "web", Revision: r, Instances: 1, Health: quickHealth, Repository: "maria/shop", Environment: "production"}
+	return Wanted{Release: release, Service: "web", Revision: r, Instances: 1, Health: quickHealth, Repository: "acme/shop", Environment: "production"}
 }
 
 // place is a target of the suite with what it has told.
@@ -349,7 +349,7 @@ func suiteHealthy(t *testing.T, s suite) {
 
 func suiteEnvironment(t *testing.T, s suite) {
 	p := s.place(t)
-	p.secrets = map[string]string{"TOKEN": "s3cr3t-of-maria", "PORT": "1", "APP_NAME": "from the secrets"}
+	p.secrets = map[string]string{"TOKEN": "s3cr3t-value", "PORT": "1", "APP_NAME": "from the secrets"}
 	r := appRevision("one", "PLAIN=x y=z", "PORT=2")
 	r.Secrets = map[string]string{"TOKEN": "v1", "APP_NAME": "v1"}
 	r.Dir = "bin"
@@ -358,13 +358,13 @@ func suiteEnvironment(t *testing.T, s suite) {
 	i := p.wait(1, 0, cd.Healthy)
 	got := p.page(i, "/?env=PLAIN&env=TOKEN&env=PORT")
 	first, rest, _ := strings.Cut(got, "\n")
-	if !strings.HasPrefix(first, "from the secrets ") || !strings.HasSuffix(first, "/bin") || !strings.HasPrefix(rest, "PLAIN=x y=z\nTOKEN=s3cr3t-of-maria\nPORT=") {
+	if !strings.HasPrefix(first, "from the secrets ") || !strings.HasSuffix(first, "/bin") || !strings.HasPrefix(rest, "PLAIN=x y=z\nTOKEN=s3cr3t-value\nPORT=") {
 		t.Errorf("environment: %s", got)
 	}
 	if strings.HasSuffix(rest, "PORT=1\n") || strings.HasSuffix(rest, "PORT=2\n") {
 		t.Errorf("PORT is not the target's: %s", got)
 	}
-	if _, err := p.post(i, "/say", "the token is s3cr3t-of-maria.\n"); err != nil {
+	if _, err := p.post(i, "/say", "the token is s3cr3t-value.\n"); err != nil {
 		t.Fatal(err)
 	}
 	p.logs(1, "the token is ***.")
@@ -639,7 +639,7 @@ func suiteTakenOver(t *testing.T, s suite) {
 
 func suiteRun(t *testing.T, s suite) {
 	p := s.place(t)
-	p.secrets = map[string]string{"TOKEN": "s3cr3t-of-maria"}
+	p.secrets = map[string]string{"TOKEN": "s3cr3t-value"}
 	r := appRevision("one", "PLAIN=x")
 	r.Secrets = map[string]string{"TOKEN": "v1"}
 	var out syncBuffer

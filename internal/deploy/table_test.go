@@ -65,18 +65,18 @@ func twoReleases(phase cd.Phase, weight int, kind cd.Kind) (old, fresh *cd.Relea
 	instance := func(i int, addr string) cd.Instance { return cd.Instance{Index: i, State: cd.Healthy, Addr: addr} }
 	plan := func(before cd.ReleaseID) *cd.Plan {
 		return &cd.Plan{
-			Repository: "maria/shop", Environment: "production", Strategy: cd.Strategy{Kind: kind},
+			Repository: "acme/shop", Environment: "production", Strategy: cd.Strategy{Kind: kind},
 			Services: []cd.Service{{Name: "web", Before: before, BeforeInstances: 2, Instances: 2}},
 		}
 	}
 	old = &cd.Release{ID: 1, Plan: plan(0), Phase: cd.Live, Weight: 100, Parts: []cd.Part{{Service: "web", Want: 2, Instances: []cd.Instance{instance(0, "unix:/i/a"), instance(1, "unix:/i/b")}}}}
 	fresh = &cd.Release{ID: 2, Plan: plan(1), Phase: phase, Weight: weight, Parts: []cd.Part{{
-		Service: "web", Want: 2, Before: cd.Scale{Instances: 2}, Instances: []cd.Instance{instance(0, "unix:/i/c"), instance(1, "unix:/i/d")},
+		Service: "web", Want: 2, Up: 2, Before: cd.Scale{Instances: 2, Running: 2, Told: true}, Instances: []cd.Instance{instance(0, "unix:/i/c"), instance(1, "unix:/i/d")},
 	}}}
 	return old, fresh
 }
 
-var shopFront = Front{Repository: "maria/shop", Environment: "production", Service: "web", Hosts: []string{"shop.example.com"}}
+var shopFront = Front{Repository: "acme/shop", Environment: "production", Service: "web", Hosts: []string{"shop.example.com"}}
 
 // TestTableNeverLeadsNowhere changes the instances of a rollout in all ways: as long as one of a pool that takes traffic is
 // healthy, or else ill, the route leads to one, and never to what is not wanted or can not be reached.
@@ -128,7 +128,7 @@ func TestTableSettings(t *testing.T) {
 	got := Table([]*cd.Release{old, fresh}, []Front{f}).Routes[0]
 	got.Pools = nil
 	want := proxy.Route{
-		Name: "maria/shop/production/web", Hosts: f.Hosts, Path: "/api", Strip: true, Paused: true, MaxBody: 1 << 20,
+		Name: "acme/shop/production/web", Hosts: f.Hosts, Path: "/api", Strip: true, Paused: true, MaxBody: 1 << 20,
 		ResponseTimeout: time.Minute, GRPC: true, Sticky: proxy.Sticky{Header: "x-user"},
 	}
 	if indented(t, got) != indented(t, want) {
