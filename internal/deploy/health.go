@@ -80,15 +80,14 @@ const userAgent = "penstock-health"
 const maxAnswer = 16 << 10
 
 func (c *checker) get(ctx context.Context) error {
-	var closed error
 	client := &http.Client{
 		Transport: &http.Transport{
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 				conn, err := c.dial(ctx)
 				if err != nil {
-					closed = errClosed{err}
+					return nil, errClosed{err}
 				}
-				return conn, err
+				return conn, nil
 			},
 			DisableKeepAlives: true, MaxResponseHeaderBytes: maxAnswer,
 		},
@@ -101,7 +100,8 @@ func (c *checker) get(ctx context.Context) error {
 	}
 	req.Header.Set("User-Agent", userAgent)
 	resp, err := client.Do(req)
-	if closed != nil {
+	var closed errClosed
+	if errors.As(err, &closed) {
 		return closed
 	}
 	if err != nil {
