@@ -95,6 +95,9 @@ func number(n, least int64) string {
 
 // path is a path of the server's own API below the repository.
 func (f *releaseFlags) path(ctx context.Context, format string, args ...any) (string, error) {
+	if err := f.known(); err != nil {
+		return "", err
+	}
 	if f.repository == "" {
 		f.repository = os.Getenv("GITHUB_REPOSITORY")
 	}

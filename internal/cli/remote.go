@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -51,6 +52,18 @@ func (f *serverFlags) who() string {
 	return token
 }
 
+// known says what to do if nobody has told which server it is, or who asks.
+func (f *serverFlags) known() error {
+	if f.base() != "" && f.who() != "" {
+		return nil
+	}
+	hint := "set PENSTOCK_URL and PENSTOCK_TOKEN, or give --url and --token"
+	if inJob() {
+		hint = "a job has a token for it if it names an environment, or says permissions: deployments: write"
+	}
+	return withHint(errors.New("which server, and who asks?"), hint)
+}
+
 // call makes a request of the server's own API and reads the answer into out, if that is not nil.
 func (f *serverFlags) call(ctx context.Context, method, path string, in, out any) error {
 	var body io.Reader
@@ -88,14 +101,10 @@ func (f *serverFlags) send(ctx context.Context, method, path string, body io.Rea
 
 // ask makes a request and gives the answer, if it is a good one; the caller closes its body.
 func (f *serverFlags) ask(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
-	base, token := f.base(), f.who()
-	if base == "" || token == "" {
-		hint := "set PENSTOCK_URL and PENSTOCK_TOKEN, or give --url and --token"
-		if inJob() {
-			hint = "a job has a token for it if it names an environment, or says permissions: deployments: write"
-		}
-		return nil, withHint(fmt.Errorf("which server, and who asks?"), hint)
+	if err := f.known(); err != nil {
+		return nil, err
 	}
+	base, token := f.base(), f.who()
 	req, err := http.NewRequestWithContext(ctx, method, base+path, body)
 	if err != nil {
 		return nil, withHint(fmt.Errorf("the server's URL: %w", err), "it is like https://ci.example.com")
