@@ -100,8 +100,11 @@ func (s *Store) SetRemover(remove func(dir string) error) {
 	s.remove = remove
 }
 
-// sweep removes what ended processes left.
-func (s *Store) sweep() error {
+// sweep removes what ended processes left. It has the store to itself: between the making of a scratch directory's
+// lock and the taking of it, the directory looks left.
+func (s *Store) sweep() error { return s.locked(syscall.LOCK_EX, s.removeLeft) }
+
+func (s *Store) removeLeft() error {
 	dirs, err := s.entries(trashDir, func(fs.FileInfo) bool { return true })
 	if err != nil {
 		return err
