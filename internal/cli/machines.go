@@ -21,6 +21,7 @@ import (
 	"github.com/penstock-ci/penstock/internal/job"
 	"github.com/penstock-ci/penstock/internal/job/native"
 	"github.com/penstock-ci/penstock/internal/layer"
+	"github.com/penstock-ci/penstock/internal/proxy/daemon"
 	"github.com/penstock-ci/penstock/internal/sandbox"
 	"github.com/penstock-ci/penstock/internal/toolchain"
 )
@@ -56,21 +57,29 @@ func (f *machineFlags) openMachines(data string) (*machines, error) {
 		return nil, err
 	}
 	m := &machines{data: data, layers: layers}
-	m.host = sync.OnceValues(func() (*sandbox.Host, error) { return sandbox.NewHost(layers, programs()) })
+	m.host = sync.OnceValues(func() (*sandbox.Host, error) { return sandbox.NewHost(layers, ownProgram()) })
 	if m.begun = f.sandbox != "none" || len(f.platforms) > 0; m.begun {
 		go m.host()
 	}
 	return m, nil
 }
 
-// programs are what machines have of this program: `penstock`, to deploy from a job, and `docker`, for cmd/penstock becomes the
+// ownProgram is what machines have of this program: `penstock`, to deploy from a job, and `docker`, for cmd/penstock becomes the
 // client of package docker then.
-func programs() map[string]string {
-	self, err := os.Executable()
+func ownProgram() *sandbox.Program {
+	path, err := os.Executable()
 	if err != nil {
 		return nil // then they have neither
 	}
-	return map[string]string{"docker": self, "penstock": self}
+	self, err := daemon.Program()
+	if err != nil {
+		return nil
+	}
+	file, err := os.Open(self)
+	if err != nil {
+		return nil
+	}
+	return &sandbox.Program{Names: []string{"docker", "penstock"}, Path: path, File: file}
 }
 
 // provider is the host's machines, prepared when the first is opened.

@@ -25,7 +25,7 @@ import (
 var servers sync.Map
 
 // startServer is the command serve: it starts `penstock serve` with the arguments, on the same directory each time, and sets
-// URL, URL_IN (with the token), TOKEN and what gh needs.
+// URL, URL_IN (with the token), TOKEN and what gh needs. PROGRAM may be another file of the program.
 func startServer(ts *testscript.TestScript, neg bool, args []string) {
 	dir := ts.MkAbs(filepath.Join(ts.Getenv("WORK"), ".server"))
 	file := dir + ".ready"
@@ -37,6 +37,9 @@ func startServer(ts *testscript.TestScript, neg bool, args []string) {
 	self, err := exec.LookPath("penstock") // testscript's
 	if err != nil {
 		self = filepath.Join(strings.Split(ts.Getenv("PATH"), string(os.PathListSeparator))[0], "penstock")
+	}
+	if program := ts.Getenv("PROGRAM"); program != "" {
+		self = program
 	}
 	cmd := exec.Command(self, append([]string{"serve", "--data", dir, "--listen", listen, "--ready-file", file}, args...)...)
 	cmd.Env = append(os.Environ(), "HOME="+ts.Getenv("HOME"), "XDG_CACHE_HOME="+ts.Getenv("XDG_CACHE_HOME"), "PATH="+ts.Getenv("PATH"))

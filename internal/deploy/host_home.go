@@ -13,12 +13,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/penstock-ci/penstock/internal/proxy/daemon"
 )
 
 // home is the directory of an instance.
@@ -94,7 +95,7 @@ func (h *Host) launch(dir string) (_ *recruit, err error) {
 		return nil, err
 	}
 	defer errs.Close()
-	self, err := executable()
+	self, err := daemon.Program()
 	if err != nil {
 		return nil, err
 	}
@@ -172,14 +173,6 @@ func keeperFailed(dir string) error {
 		return errors.New("its keeper was killed")
 	}
 	return errors.New(clip(strings.TrimPrefix(strings.TrimSpace(string(text)), "penstock: "), maxReason))
-}
-
-// executable is this program, also when its file has another one in its place by now.
-func executable() (string, error) {
-	if runtime.GOOS == "linux" {
-		return "/proc/self/exe", nil
-	}
-	return os.Executable()
 }
 
 // keeperEnv is the environment of keepers: nothing of the server's that may be secret.

@@ -55,7 +55,7 @@ func (h *Host) prepareBase() (*base, error) {
 		return nil, fmt.Errorf("make what lies beneath images: %w", err)
 	}
 	result := &base{path: b.path, hosts: readHosts()}
-	if len(h.programs) > 0 {
+	if h.program != nil {
 		result.path = insidePrograms + ":" + result.path
 	}
 	result.image = []*basePlace{{at: "/", lowers: []agent.Lower{{Path: filepath.Join(beneath, maskName("/"))}}}}
@@ -136,8 +136,10 @@ func (b *baseBuilder) survey() error {
 			return err
 		}
 	}
-	for name := range b.h.programs {
-		b.put(insidePrograms+"/"+name, &entry{kind: kindFile, mode: 0o755}) // mounts go there
+	if b.h.program != nil {
+		for _, name := range b.h.program.Names {
+			b.put(insidePrograms+"/"+name, &entry{kind: kindFile, mode: 0o755}) // mounts go there
+		}
 	}
 	b.tools()
 	if err := b.etc(); err != nil {

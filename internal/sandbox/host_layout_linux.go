@@ -54,10 +54,15 @@ func (m *machine) layOut(saved map[string][]layer.ID) ([]agent.Mount, error) {
 		mounts = append(mounts, mount)
 	}
 	mounts = append(mounts, agent.Mount{At: insideFiles, Memory: maxFiles})
-	if m.spec.Image.Ref == "" {
-		for name, file := range m.h.programs {
-			mounts = append(mounts, agent.Mount{At: insidePrograms + "/" + name, Bind: file})
-		}
+	if m.spec.Image.Ref != "" || m.h.program == nil {
+		return mounts, nil
+	}
+	file, err := m.h.program.at(m.h.work.Dir())
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range m.h.program.Names {
+		mounts = append(mounts, agent.Mount{At: insidePrograms + "/" + name, Bind: file})
 	}
 	return mounts, nil
 }

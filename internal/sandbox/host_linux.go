@@ -29,16 +29,16 @@ type Host struct {
 	// Ladder is how a command is stopped; NewHost gives GitHub's.
 	Ladder Ladder
 
-	layers   *layer.Store
-	work     *layer.Scratch
-	warden   *agent.Client
-	proc     *os.Process
-	owner    int // the host's id of root inside: firstID, or this user's
-	base     *base
-	null     *os.File
-	programs map[string]string
-	first    chan *machine // gives the one that is made in advance
-	spare    atomic.Bool   // nobody has it yet
+	layers  *layer.Store
+	work    *layer.Scratch
+	warden  *agent.Client
+	proc    *os.Process
+	owner   int // the host's id of root inside: firstID, or this user's
+	base    *base
+	null    *os.File
+	program *keptProgram
+	first   chan *machine // gives the one that is made in advance
+	spare   atomic.Bool   // nobody has it yet
 
 	close func() error
 }
@@ -46,9 +46,12 @@ type Host struct {
 // NewHost prepares for opening machines. The error says why this kernel or this user can not: it tries once for every
 // boot, and remembers beside the store.
 //
-// programs are further ones that machines have first in their PATH, by name: files of this host.
-func NewHost(store *layer.Store, programs map[string]string) (*Host, error) {
-	h := &Host{Ladder: github, layers: store, owner: Owner(), programs: programs}
+// p is a program of this host that machines have first in their PATH; nil for none.
+func NewHost(store *layer.Store, p *Program) (*Host, error) {
+	h := &Host{Ladder: github, layers: store, owner: Owner()}
+	if p != nil {
+		h.program = &keptProgram{Program: *p}
+	}
 	h.close = sync.OnceValue(h.end)
 	if err := h.start(); err != nil {
 		return nil, fmt.Errorf("prepare host machines: %w", err)

@@ -16,7 +16,7 @@ type Host struct{ Ladder Ladder }
 var errNoHost = errors.New("prepare host machines: they are made of Linux namespaces")
 
 // NewHost says that this system has no namespaces.
-func NewHost(*layer.Store, map[string]string) (*Host, error) { return nil, errNoHost }
+func NewHost(*layer.Store, *Program) (*Host, error) { return nil, errNoHost }
 
 // Owner is this user: there are no other owners without namespaces.
 func Owner() int { return os.Getuid() }

@@ -32,7 +32,12 @@ func openStore(t testing.TB, dir string) *layer.Store {
 
 func hostOn(t testing.TB, store *layer.Store) *Host {
 	t.Helper()
-	h, err := NewHost(store, nil)
+	return hostWith(t, store, nil)
+}
+
+func hostWith(t testing.TB, store *layer.Store, p *Program) *Host {
+	t.Helper()
+	h, err := NewHost(store, p)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"fmt"
+	"os"
 	"regexp"
 	"runtime"
 	"strings"
@@ -38,4 +39,11 @@ func osArch() (string, string) {
 		arch = strings.ToUpper(runtime.GOARCH)
 	}
 	return system, arch
+}
+
+// Program is a file of this host that machines have under some names.
+type Program struct {
+	Names []string
+	Path  string
+	File  *os.File // what was at Path at the start: machines have it also when an upgrade has put another there
 }

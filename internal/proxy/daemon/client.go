@@ -15,6 +15,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -344,12 +346,21 @@ type remoteError struct {
 func (e *remoteError) Error() string { return e.text }
 func (e *remoteError) Unwrap() error { return e.kind }
 
+// Program is a path of this program, for this process alone: it leads there also when the program's file was removed, or has
+// another one in its place, as after an upgrade.
+func Program() (string, error) {
+	if runtime.GOOS == "linux" {
+		return "/proc/self/exe", nil
+	}
+	return os.Executable()
+}
+
 // program is what Command starts.
 func (c *Config) program() (string, error) {
 	if len(c.Command) > 0 {
 		return c.Command[0], nil
 	}
-	path, err := os.Executable()
+	path, err := Program()
 	if err != nil {
 		return "", fmt.Errorf("proxy: %w", err)
 	}
@@ -364,7 +375,7 @@ func (c *Config) start(ctx context.Context, replace bool) error {
 	}
 	command := c.Command
 	if len(command) == 0 {
-		command = []string{program, "proxy", "run"}
+		command = []string{"penstock", "proxy", "run"}
 	}
 	if err := os.Remove(filepath.Join(c.Dir, stoppedFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("proxy: %w", err)
@@ -380,15 +391,14 @@ func (c *Config) start(ctx context.Context, replace bool) error {
 	}
 	defer listen.Close()
 	defer say.Close()
-	cmd := exec.Command(command[0], append(command[1:len(command):len(command)], "--dir", c.Dir, "--ready-fd", "3")...)
+	cmd := &exec.Cmd{
+		Path: program, Args: append(slices.Clip(command), "--dir", c.Dir, "--ready-fd", "3"),
+		Dir: "/", // no file system stays in use
+		Env: environment(), Stdout: out, Stderr: out, ExtraFiles: []*os.File{say}, SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+	}
 	if replace {
 		cmd.Args = append(cmd.Args, "--replace")
 	}
-	cmd.Dir = "/" // no file system stays in use
-	cmd.Env = environment()
-	cmd.Stdout, cmd.Stderr = out, out
-	cmd.ExtraFiles = []*os.File{say}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("proxy: start %s: %w", program, err)
 	}

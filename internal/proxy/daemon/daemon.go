@@ -97,7 +97,7 @@ func Run(ctx context.Context, start Start) (err error) {
 	if err != nil {
 		return err
 	}
-	program, err := os.Executable()
+	program, err := Program()
 	if err != nil {
 		return fmt.Errorf("proxy: %w", err)
 	}
