@@ -38,7 +38,7 @@ type ticking struct {
 	checks     []Check
 	does       does
 	reason     string // why it fails
-	closed     string // the webhook that does not let it go on
+	closed     refusal // of the webhook that does not let it go on
 	all        bool   // the new revision takes all of the traffic: it is promoted
 }
 
@@ -174,7 +174,7 @@ func (t *ticking) confirmRollout() bool {
 	for _, i := range t.r.hooks(hookConfirmRollout) {
 		name := t.r.analysis().Webhooks[i].Name
 		if in, _ := t.webhook(i, t.f.Phase); !in.yes() && !t.r.confirmed(name) {
-			t.closed = name
+			t.closed = refusal{name, in.said()}
 			if t.f.Phase != flaggerWaiting {
 				t.setPhase(flaggerWaiting)
 				t.warn("Halt %s advancement waiting for approval %s", t.canary(), name)
@@ -224,7 +224,7 @@ func (t *ticking) confirmIncrease() bool {
 	for _, i := range t.r.hooks(hookConfirmIncrease) {
 		name := t.r.analysis().Webhooks[i].Name
 		if in, _ := t.webhook(i, flaggerProgressing); !in.yes() && !t.r.confirmed(name) {
-			t.closed = name
+			t.closed = refusal{name, in.said()}
 			t.warn("Halt %s advancement waiting for traffic increase approval %s", t.canary(), name)
 			return false
 		}
@@ -237,7 +237,7 @@ func (t *ticking) confirmPromotion() bool {
 	for _, i := range t.r.hooks(hookConfirmPromotion) {
 		name := t.r.analysis().Webhooks[i].Name
 		if in, _ := t.webhook(i, flaggerProgressing); !in.yes() && !t.r.confirmed(name) {
-			t.closed = name
+			t.closed = refusal{name, in.said()}
 			if t.f.Phase != flaggerWaitingPromotion {
 				t.setPhase(flaggerWaitingPromotion)
 				t.warn("Halt %s advancement waiting for promotion approval %s", t.canary(), name)
@@ -496,7 +496,7 @@ func (d *decision) ticked() {
 	for _, e := range t.events {
 		d.emit(e)
 	}
-	if r.Gate != nil && t.closed == "" {
+	if r.Gate != nil && t.closed.name == "" {
 		d.emit(Event{Type: EventOpened, Gate: r.Gate, Text: "May go on"})
 	}
 	c := r.checked()
@@ -527,9 +527,9 @@ func (d *decision) ticked() {
 		d.move(Promoting, "Is being promoted")
 	case t.f.Phase == flaggerWaiting:
 		d.closed(t.closed, "start")
-	case t.closed != "" && t.f.Phase == flaggerWaitingPromotion:
+	case t.closed.name != "" && t.f.Phase == flaggerWaitingPromotion:
 		d.closed(t.closed, "be promoted")
-	case t.closed != "":
+	case t.closed.name != "":
 		d.closed(t.closed, "take more traffic")
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"strings"
 	"time"
 )
 
@@ -184,8 +185,11 @@ func (r *Release) nextLook(now time.Time) time.Time {
 // confirming is what gates that are webhooks say.
 type confirming struct {
 	asking
-	closed string // the one that says no
+	closed refusal // of the one that says no
 }
+
+// refusal is a webhook that does not let a release go on, and what it said.
+type refusal struct{ name, said string }
 
 // confirm asks gates of a kind in their order, but for those that somebody opened; the first that says no is the last.
 func (r *Release) confirm(kind, phase string) *confirming {
@@ -201,7 +205,7 @@ func (c *confirming) all(kind, phase string) {
 			continue
 		}
 		if in, ok := c.webhook(i, phase); ok && !in.yes() {
-			c.closed = name
+			c.closed = refusal{name, in.said()}
 			return
 		}
 	}
@@ -212,19 +216,28 @@ func (d *decision) confirmed() {
 	r := d.r
 	c := r.confirm(hookConfirmRollout, flaggerWaiting)
 	next := r.nextLook(d.now)
-	if c.closed == "" {
+	if c.closed.name == "" {
 		d.conclude(r.checked(), time.Time{}, false, "May start")
 		d.start()
 		return
 	}
-	d.conclude(r.checked(), next, false, "%s does not let it start yet", c.closed)
+	d.conclude(r.checked(), next, false, "%s does not let it start yet", c.closed.name)
 	d.closed(c.closed, "start")
 }
 
-// closed waits at a gate that is a webhook.
-func (d *decision) closed(name, what string) {
-	if g := d.r.Gate; g == nil || g.Kind != name && g.Kind != gatePaused {
-		d.gate(Gate{Kind: name, Reason: fmt.Sprintf("The webhook %s does not let it %s yet", name, what)})
+// closed waits at a gate that is a webhook. Its reason is what the webhook said last.
+func (d *decision) closed(by refusal, what string) {
+	reason := fmt.Sprintf("The webhook %s does not let it %s yet", by.name, what)
+	if said, _, _ := strings.Cut(by.said, "\n"); said != "" {
+		reason += ": " + said
+	}
+	switch g := d.r.Gate; {
+	case g == nil || g.Kind != by.name && g.Kind != gatePaused:
+		d.gate(Gate{Kind: by.name, Reason: reason})
+	case g.Kind == by.name && g.Reason != reason:
+		again := *g
+		again.Reason = reason
+		d.emit(Event{Type: EventGate, Gate: &again, Text: reason})
 	}
 }
 

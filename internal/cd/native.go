@@ -356,7 +356,7 @@ func (d *decision) passed(j *judging) {
 	if r.Paused {
 		return
 	}
-	if j.closed != "" {
+	if j.closed.name != "" {
 		what := "take more traffic"
 		if _, _, last := r.next(); last {
 			what = "be promoted"

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -117,6 +118,7 @@ func TestPrometheus(t *testing.T) {
 		{answer: success("vector", `[{"metric":{},"value":[1,"99.5"]}]`), value: 99.5},
 		{answer: success("vector", `[{"metric":{"a":"1"},"value":[1,"1"]},{"metric":{"a":"2"},"value":[1,"2"]}]`), value: 2},
 		{answer: success("vector", `[]`), none: true},
+		{answer: success("vector", `[{"metric":{},"value":[1,"+Inf"]}]`), value: math.Inf(1)},
 		{answer: success("vector", `[{"metric":{},"value":[1,"NaN"]}]`), none: true},
 		{answer: success("scalar", `[1,"3"]`), value: 3},
 		{answer: success("matrix", `[]`), fails: "no single number"},

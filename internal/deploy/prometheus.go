@@ -32,7 +32,7 @@ func (o Outside) Prometheus(ctx context.Context, server, query string) (*float64
 	defer cancel()
 	answer, _, _, err := prometheus.NewAPI(client).Query(ctx, strings.Join(strings.Fields(query), " "), time.Now())
 	if err != nil {
-		return nil, fmt.Errorf("ask %s: %w", server, err)
+		return nil, fmt.Errorf("ask %s: %w", server, unwrapped(err, queryTimeout))
 	}
 	var value float64
 	switch a := answer.(type) {

@@ -78,7 +78,7 @@ func (o Outside) transport(insecure bool) *http.Transport {
 // it gives is told to people. https://docs.flagger.app/usage/webhooks
 func (o Outside) Webhook(ctx context.Context, w *cd.Webhook, payload map[string]any) (ok bool, said string, err error) {
 	if u, err := url.Parse(w.URL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return false, "", fmt.Errorf("webhook %s: %q is no http or https URL", w.Name, w.URL)
+		return false, "", fmt.Errorf("%q is no http or https URL", w.URL)
 	}
 	body, err := json.Marshal(payload)
 	if err != nil {
@@ -99,7 +99,7 @@ func (o Outside) Webhook(ctx context.Context, w *cd.Webhook, payload map[string]
 			}
 		}
 		if err != nil {
-			return false, "", fmt.Errorf("webhook %s: %w", w.Name, err)
+			return false, "", err
 		}
 		return status <= http.StatusAccepted, fmt.Sprintf("%d %s", status, text), nil
 	}
@@ -115,16 +115,21 @@ func post(ctx context.Context, client *http.Client, w *cd.Webhook, body []byte) 
 	req.Header.Set("Content-Type", "application/json")
 	res, err := client.Do(req)
 	if err != nil {
-		var wrapped *url.Error
-		if errors.As(err, &wrapped) { // its text has the URL, and that may have a token
-			err = wrapped.Err
-		}
-		if errors.Is(err, context.DeadlineExceeded) {
-			err = fmt.Errorf("no answer within %s", w.Timeout)
-		}
-		return 0, "", err
+		return 0, "", unwrapped(err, w.Timeout)
 	}
 	defer res.Body.Close()
 	said, err := io.ReadAll(io.LimitReader(res.Body, maxSaid))
 	return res.StatusCode, strings.TrimSpace(string(said)), err
+}
+
+// unwrapped is why a request was not answered, without its URL, which may have a token.
+func unwrapped(err error, timeout time.Duration) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("no answer within %s", timeout)
+	}
+	var wrapped *url.Error
+	if errors.As(err, &wrapped) {
+		return wrapped.Err
+	}
+	return err
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -279,9 +278,6 @@ func (w *releaseWork) perform(ctx context.Context, r *cd.Release, t cd.Task) {
 	}
 	done.Task = t.ID
 	done.Error, done.Message, done.Query = lastOf(done.Error), lastOf(done.Message), lastOf(done.Query)
-	if done.Value != nil && (math.IsNaN(*done.Value) || math.IsInf(*done.Value, 0)) {
-		done.Value = nil
-	}
 	w.insist(ctx, r.ID, t, func() error { return w.Update(ctx, r.ID, done) })
 }
 
