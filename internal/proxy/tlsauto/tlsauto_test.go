@@ -356,6 +356,23 @@ func TestACME(t *testing.T) {
 	}
 }
 
+// TestACMEDown: while the authority can not be reached other hosts are served, and the host says why it is not.
+func TestACMEDown(t *testing.T) {
+	down := fmt.Sprintf("https://127.0.0.1:%d/dir", freePort(t))
+	s := newServer(t, Options{Config: Config{ACME: &ACME{Directory: down}}})
+	s.SetHosts([]string{"shop.example.com", "web.localhost"})
+	s.ready(t)
+	if _, err := s.handshake("web.localhost", poolOf(t, s.Root())); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.handshake("shop.example.com", poolOf(t, s.Root())); err == nil {
+		t.Error("a certificate of nobody")
+	}
+	if h := s.Status()[0]; h.Name != "shop.example.com" || !strings.Contains(h.Error, "connection refused") || h.Since.IsZero() {
+		t.Errorf("status %+v", h)
+	}
+}
+
 // TestACMEByDNS: a wildcard has a certificate of its own, proved by a command.
 func TestACMEByDNS(t *testing.T) {
 	p := startPebble(t, freePort(t))
