@@ -37,9 +37,9 @@ type ticking struct {
 	events     []Event
 	checks     []Check
 	does       does
-	reason     string // why it fails
+	reason     string  // why it fails
 	closed     refusal // of the webhook that does not let it go on
-	all        bool   // the new revision takes all of the traffic: it is promoted
+	all        bool    // the new revision takes all of the traffic: it is promoted
 }
 
 // tick runs the tick under way.

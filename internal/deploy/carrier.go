@@ -242,31 +242,24 @@ func (c *Carrier) query(ctx context.Context, r *cd.Release, t cd.Task, done *cd.
 	return err
 }
 
-// sample measures both sides since a time.
+// sample measures both sides since a time, until now.
 func (c *Carrier) sample(ctx context.Context, r *cd.Release, t cd.Task, done *cd.Done) error {
 	if c.Proxy == nil {
 		return errNoProxy
 	}
-	now := time.Now().UTC()
-	done.Samples = map[string]cd.Sample{}
-	for i := range r.Plan.Services {
-		s := &r.Plan.Services[i]
-		sample := cd.Sample{From: t.From, To: now}
+	var pools []series.Pool
+	for _, s := range r.Plan.Services {
 		route := RouteName(r.Plan, s.Name)
-		for _, side := range []struct {
-			release cd.ReleaseID
-			into    *cd.Traffics
-		}{{r.ID, &sample.New}, {s.Before, &sample.Old}} {
-			if side.release == 0 {
-				continue
-			}
-			counts, err := c.Proxy.Delta(ctx, route, PoolName(side.release, s.Name), t.From, now)
-			if err != nil {
-				return err
-			}
-			*side.into = traffics(counts)
-		}
-		done.Samples[s.Name] = sample
+		// Of a release that is not there nothing is found.
+		pools = append(pools, series.Pool{Route: route, Pool: PoolName(r.ID, s.Name)}, series.Pool{Route: route, Pool: PoolName(s.Before, s.Name)})
+	}
+	to, counts, err := c.Proxy.Sample(ctx, t.From, pools...)
+	if err != nil {
+		return err
+	}
+	done.Samples = map[string]cd.Sample{}
+	for i, s := range r.Plan.Services {
+		done.Samples[s.Name] = cd.Sample{From: t.From, To: to, New: traffics(counts[2*i]), Old: traffics(counts[2*i+1])}
 	}
 	return nil
 }

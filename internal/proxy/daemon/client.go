@@ -192,10 +192,14 @@ func (c *Client) metric(ctx context.Context, path string, q metricRequest) (floa
 	return a.Value, a.Query, err
 }
 
-// Delta is series.Series.Delta, with what has been counted until now.
-func (c *Client) Delta(ctx context.Context, route, pool string, from, to time.Time) (counts series.Counts, err error) {
-	err = c.ask(ctx, http.MethodPost, "/delta", rangeRequest{Route: route, Pool: pool, From: from, To: to}, &counts)
-	return counts, err
+// Sample is series.Series.Sample, with what has been counted until now.
+func (c *Client) Sample(ctx context.Context, from time.Time, pools ...series.Pool) (to time.Time, counts []series.Counts, err error) {
+	var a sampleAnswer
+	err = c.ask(ctx, http.MethodPost, "/sample", sampleRequest{from, pools}, &a)
+	if err == nil && len(a.Counts) != len(pools) {
+		err = errors.New("proxy: the answer is of other pools")
+	}
+	return a.To, a.Counts, err
 }
 
 // Range is series.Series.Range.

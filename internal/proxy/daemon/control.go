@@ -66,10 +66,17 @@ type (
 	}
 	rangeRequest struct {
 		Route string        `json:"route"`
-		Pool  string        `json:"pool,omitempty"`
 		From  time.Time     `json:"from"`
 		To    time.Time     `json:"to"`
 		Step  time.Duration `json:"step,omitempty"`
+	}
+	sampleRequest struct {
+		From  time.Time     `json:"from"`
+		Pools []series.Pool `json:"pools"`
+	}
+	sampleAnswer struct {
+		To     time.Time       `json:"to"`
+		Counts []series.Counts `json:"counts"`
 	}
 	problem struct {
 		Error string `json:"error"`
@@ -106,8 +113,7 @@ func (d *daemon) controlHandler() http.Handler {
 	mux.HandleFunc("POST /query", func(w http.ResponseWriter, r *http.Request) {
 		var q queryRequest
 		if read(w, r, &q) {
-			d.refresh()
-			result, err := d.series.Query(r.Context(), q.Query, q.At, q.Scope)
+			result, err := d.series.Query(r.Context(), q.Query, d.refresh(q.At), q.Scope)
 			reply(w, result, err)
 		}
 	})
@@ -122,11 +128,13 @@ func (d *daemon) controlHandler() http.Handler {
 			return float64(took.Milliseconds()), query, err
 		})
 	})
-	mux.HandleFunc("POST /delta", func(w http.ResponseWriter, r *http.Request) {
-		var q rangeRequest
+	mux.HandleFunc("POST /sample", func(w http.ResponseWriter, r *http.Request) {
+		var q sampleRequest
 		if read(w, r, &q) {
-			d.refresh()
-			answer(w, d.series.Delta(q.Route, q.Pool, q.From, q.To))
+			d.record()
+			var a sampleAnswer
+			a.To, a.Counts = d.series.Sample(q.From, q.Pools)
+			answer(w, a)
 		}
 	})
 	mux.HandleFunc("POST /range", func(w http.ResponseWriter, r *http.Request) {
@@ -185,11 +193,16 @@ func (d *daemon) status() Status {
 	}
 }
 
-// refresh takes a sample if the last one is older than what was asked for would like.
-func (d *daemon) refresh() {
+// refresh takes a sample if the last one is older than what was asked for would like. It gives the time of the sample for one that
+// means now: it was taken a little later, and would not count.
+func (d *daemon) refresh(at time.Time) time.Time {
 	if time.Since(d.series.Last()) > fresh {
 		d.record()
 	}
+	if last := d.series.Last(); last.After(at) && last.Sub(at) < time.Second {
+		return last
+	}
+	return at
 }
 
 func (d *daemon) metric(w http.ResponseWriter, r *http.Request, ask func(metricRequest) (float64, string, error)) {
@@ -197,7 +210,7 @@ func (d *daemon) metric(w http.ResponseWriter, r *http.Request, ask func(metricR
 	if !read(w, r, &q) {
 		return
 	}
-	d.refresh()
+	q.At = d.refresh(q.At)
 	value, query, err := ask(q)
 	a := metricAnswer{Value: value, Query: query}
 	switch {
@@ -211,7 +224,7 @@ func (d *daemon) metric(w http.ResponseWriter, r *http.Request, ask func(metricR
 
 // expose writes all metrics: ours over the series, with what the table says of pools, and what the proxy counts beside them.
 func (d *daemon) expose(w io.Writer) error {
-	d.refresh()
+	d.refresh(time.Now())
 	if err := d.series.Expose(w); err != nil {
 		return err
 	}

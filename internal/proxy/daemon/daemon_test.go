@@ -390,9 +390,13 @@ func TestNoRequestIsLost(t *testing.T) {
 		return len(stats) > 0 && stats[len(stats)-1].Requests[2] == uint64(answered)
 	})
 	eventually(t, "all requests to be in the series", func() bool {
-		d, err := c.Delta(t.Context(), route, "1", first.Began.Add(-time.Minute), time.Now())
-		if err != nil || d.Errors != 0 || d.Requests > answered {
-			t.Fatalf("the series have %d requests, %d errors (%v); want %d, 0", d.Requests, d.Errors, err, answered)
+		_, all, err := c.Sample(t.Context(), first.Began.Add(-time.Minute), series.Pool{Route: route, Pool: "1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := all[0]
+		if d.Errors != 0 || d.Requests > answered {
+			t.Fatalf("the series have %d requests, %d errors; want %d, 0", d.Requests, d.Errors, answered)
 		}
 		return d.Requests == answered
 	})
@@ -766,11 +770,11 @@ func TestMeasures(t *testing.T) {
 	}
 	scope := series.Scope{Repository: "acme/shop", Environment: "production"}
 	eventually(t, "the requests in the series", func() bool {
-		d, err := c.Delta(t.Context(), route, "1", from.Add(-time.Minute), time.Now())
+		_, d, err := c.Sample(t.Context(), from.Add(-time.Minute), series.Pool{Route: route, Pool: "1"})
 		if err != nil {
 			t.Fatal(err)
 		}
-		return d.Requests == 20
+		return d[0].Requests == 20
 	})
 	target := series.Target{Scope: scope, Service: "web", Side: series.SideNew}
 	if rate, query, err := c.SuccessRate(t.Context(), target, time.Minute, time.Now()); err != nil || rate != 100 || query == "" {

@@ -63,12 +63,41 @@ func (c Counts) Quantile(q float64) float64 {
 func (s *Series) Delta(route, pool string, from, to time.Time) Counts {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	h := s.pools[name{route, pool}]
+	return s.delta(name{route, pool}, from, to)
+}
+
+func (s *Series) delta(n name, from, to time.Time) Counts {
+	h := s.pools[n]
 	if h == nil {
 		return countsOf(row{})
 	}
 	rows := h.at(from.UnixMilli(), to.UnixMilli())
 	return countsOf(rows[1].less(&rows[0]))
+}
+
+// Pool names a pool of a route.
+type Pool struct {
+	Route string `json:"route"`
+	Pool  string `json:"pool"`
+}
+
+// Sample is Delta for several pools until the last Record, the time of which it gives. That Record is kept for them as one in turn
+// is: a Sample from there on misses nothing and counts nothing twice.
+func (s *Series) Sample(from time.Time, pools []Pool) (to time.Time, counts []Counts) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	to = time.UnixMilli(s.last).UTC()
+	if to.Before(from) {
+		to = from
+	}
+	for _, p := range pools {
+		n := name{p.Route, p.Pool}
+		counts = append(counts, s.delta(n, from, to))
+		if h := s.pools[n]; h != nil {
+			h.firm = firm{}
+		}
+	}
+	return to, counts
 }
 
 // at gives the rows as they stood at times, which ascend: the last row at or before each, or the first if all are later.

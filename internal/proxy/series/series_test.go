@@ -309,6 +309,28 @@ func TestAskingOften(t *testing.T) {
 	}
 }
 
+// TestSample: samples one after the other add up to what was counted, whoever else asks between, and know the latest of it.
+func TestSample(t *testing.T) {
+	s := New(nil)
+	at, p := t0, proxy.PoolStats{Route: route, Pool: "1"}
+	from, sum := t0, int64(0)
+	for i := range 1000 {
+		at = at.Add(70 * time.Millisecond)
+		p.Requests[2]++
+		p.Latency[3]++
+		s.Record(at, []proxy.PoolStats{p})
+		if i%13 != 0 { // somebody else asked
+			continue
+		}
+		to, counts := s.Sample(from, []Pool{{route, "1"}, {route, "none"}})
+		sum += counts[0].Requests
+		if !to.Equal(at) || sum != int64(p.Requests[2]) || counts[1].Requests != 0 {
+			t.Fatalf("at %s: samples until %s have %d requests, want %d; of none: %d", at, to, sum, p.Requests[2], counts[1].Requests)
+		}
+		from = to
+	}
+}
+
 // TestBounds: pools, times and bytes are bounded.
 func TestBounds(t *testing.T) {
 	s := New(nil)
