@@ -21,6 +21,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/penstock-ci/penstock/internal/cd"
 	"github.com/penstock-ci/penstock/internal/ci"
 	"github.com/penstock-ci/penstock/internal/job"
 	"github.com/penstock-ci/penstock/internal/runner"
@@ -30,6 +31,8 @@ import (
 type team struct {
 	cmd        *exec.Cmd
 	url, token string
+	proxy      string       // URL, with --proxy
+	last       cd.ReleaseID // that was begun
 	repository repository
 	remote     string
 }
@@ -53,11 +56,14 @@ func (b *bench) serve(ctx context.Context, dir string, args ...string) (*team, t
 		text, err := os.ReadFile(ready)
 		if err == nil {
 			took := time.Since(began)
-			var told struct{ URL, Token string }
+			var told struct {
+				URL, Token string
+				Proxy      string `json:"proxy_url"`
+			}
 			if err := json.Unmarshal(text, &told); err != nil {
 				return nil, 0, err
 			}
-			m.url, m.token = told.URL, told.Token
+			m.url, m.token, m.proxy = told.URL, told.Token, told.Proxy
 			m.remote = strings.Replace(m.url, "://", "://x:"+m.token+"@", 1) + "/bench/bench"
 			return m, took, nil
 		}

@@ -43,6 +43,7 @@ var cases = []struct {
 	{"docker", measureDocker},
 	{"service", measureService},
 	{"release", measureRelease},
+	{"decision", measureDecision},
 	{"artifact", measureArtifact},
 	{"server", measureServer},
 	{"streams", measureStreams},
