@@ -186,7 +186,10 @@ With --wait the command shows the rollout until it is known how it ended: exit c
 				return err
 			}
 			var begun api.ReleaseView
-			if err := f.call(c.Context(), "POST", at, ask, &begun); err != nil {
+			quiet := patience(c.ErrOrStderr(), "The server prepares the release: what is built or fetched for it takes its time")
+			err = f.call(c.Context(), "POST", at, ask, &begun)
+			quiet()
+			if err != nil {
 				return err
 			}
 			return f.show(c, begun, wait)
@@ -349,13 +352,13 @@ func statusCommand() *cobra.Command {
 	return c
 }
 
-// writeURL prints the shortest URL of an environment: that of the service which is found at the root.
-func writeURL(out io.Writer, v api.EnvironmentView) error {
-	shortest := ""
+// urlOf is the shortest URL of an environment: that of the service which is found at the root. here is the one by which the job that
+// asks reaches it, if that is another.
+func urlOf(v api.EnvironmentView, here bool) (shortest string) {
 	for _, s := range v.Services {
-		urls := s.Reach
-		if len(urls) == 0 {
-			urls = s.URLs
+		urls := s.URLs
+		if here && len(s.Reach) > 0 {
+			urls = s.Reach
 		}
 		for _, u := range urls {
 			if shortest == "" || len(u) < len(shortest) {
@@ -363,6 +366,11 @@ func writeURL(out io.Writer, v api.EnvironmentView) error {
 			}
 		}
 	}
+	return shortest
+}
+
+func writeURL(out io.Writer, v api.EnvironmentView) error {
+	shortest := urlOf(v, true)
 	if shortest == "" {
 		return withHint(fmt.Errorf("%s is found nowhere yet", v.Environment), "penstock status shows what serves there; serve --proxy ADDR and hosts in penstock.yaml lead to it")
 	}

@@ -58,7 +58,7 @@ func (f *releaseFlags) watch(c *cobra.Command, r api.ReleaseView) error {
 		}
 		_, _ = out.Write(text.Bytes())
 		if !underWay(now) {
-			return f.ended(out, now, p)
+			return errors.Join(f.tellJob(ctx, now), f.ended(out, now, p))
 		}
 		v, err := f.after(ctx, after, func(v api.EnvironmentView) {
 			if !p.on || f.asJSON {
@@ -106,6 +106,43 @@ func (f *releaseFlags) ended(out io.Writer, r api.ReleaseView, p paint) error {
 	}
 	return &exitError{exitFailed, withHint(fmt.Errorf("%s v%d was not released: %s", f.environment, r.Number, reason),
 		"penstock logs --env "+f.environment+" has what the instances wrote; "+r.Page)}
+}
+
+// tellJob tells the step of a job how a release ended: outputs that later steps and jobs can take, and a line of the run's summary.
+func (f *releaseFlags) tellJob(ctx context.Context, r api.ReleaseView) error {
+	outputs, summary := os.Getenv("GITHUB_OUTPUT"), os.Getenv("GITHUB_STEP_SUMMARY")
+	if outputs == "" && summary == "" {
+		return nil
+	}
+	v, err := f.view(ctx)
+	if err != nil {
+		return err
+	}
+	at := urlOf(v, false)
+	line := fmt.Sprintf("**%s** [v%d](%s) %s", f.environment, r.Number, r.Page, r.Outcome)
+	if at != "" {
+		line += ": " + at
+	}
+	if r.Outcome != "released" && r.Reason != "" {
+		line += "\n\n" + safe(firstLine(r.Reason))
+	}
+	return errors.Join(
+		appendTo(outputs, fmt.Sprintf("release=%d\nversion=%d\nstate=%s\nurl=%s\npage=%s\n", r.ID, r.Number, r.Outcome, at, r.Page)),
+		appendTo(summary, line+"\n"),
+	)
+}
+
+// appendTo adds text to a file that a step has; "" is none.
+func appendTo(name, text string) error {
+	if name == "" {
+		return nil
+	}
+	file, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteString(text)
+	return errors.Join(err, file.Close())
 }
 
 // after shows the environment as it is and waits until it has changed since the version, or for a moment.
@@ -244,4 +281,26 @@ func writeHistory(out io.Writer, all []api.ReleaseView) error {
 		fmt.Fprintf(w, "v%d\t%s\t%s\t%s\t%s\t%s\n", r.Number, state, sha, safe(by), took(time.Since(r.Began)), safe(firstLine(r.Reason)))
 	}
 	return w.Flush()
+}
+
+// patienceTime is how often who waits for an answer is told that it is still to come.
+const patienceTime = 5 * time.Second
+
+// patience tells, as long as it is not ended, what is waited for and for how long by now.
+func patience(out io.Writer, what string) (end func()) {
+	began, stop, stopped := time.Now(), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		again := time.NewTicker(patienceTime)
+		defer again.Stop()
+		for {
+			select {
+			case <-again.C:
+				fmt.Fprintf(out, "%s (%s)\n", what, took(time.Since(began)))
+			case <-stop:
+				return
+			}
+		}
+	}()
+	return func() { close(stop); <-stopped }
 }
