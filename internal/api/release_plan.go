@@ -122,7 +122,7 @@ func (s *Server) plan(ctx context.Context, repo store.Repository, by asker, ask 
 			return nil, err
 		}
 		p.plan.Services = append(p.plan.Services, cd.Service{
-			Name: service.Name, Revision: revision, Instances: service.Instances, Health: service.Health, Hook: service.Hook, HookTimeout: service.HookTimeout,
+			Name: service.Name, Revision: revision, Instances: service.Instances, Unrouted: service.Port == 0, Health: service.Health, Hook: service.Hook, HookTimeout: service.HookTimeout,
 		})
 		p.fronts = append(p.fronts, front(repo, environment, service))
 		p.secrets[service.Name] = secrets

@@ -59,9 +59,11 @@ type Service struct {
 	// Before is the release that serves when this one begins; zero if none does.
 	Before ReleaseID `json:"before,omitempty"`
 	// BeforeInstances is how many instances that one runs.
-	BeforeInstances int    `json:"before_instances,omitempty"`
-	Instances       int    `json:"instances"`
-	Health          Health `json:"health"`
+	BeforeInstances int `json:"before_instances,omitempty"`
+	Instances       int `json:"instances"`
+	// Unrouted is of a service without a port: it takes no traffic, and is not judged by any.
+	Unrouted bool   `json:"unrouted,omitempty"`
+	Health   Health `json:"health"`
 	// Hook is run once before the instances start, in a machine like theirs; empty is none. A migration.
 	Hook        []string      `json:"hook,omitempty"`
 	HookTimeout time.Duration `json:"hook_timeout,omitempty"`
@@ -77,7 +79,7 @@ type Revision struct {
 	Artifact string            `json:"artifact,omitempty"`
 	Command  []string          `json:"command,omitempty"` // empty is the image's own
 	Dir      string            `json:"dir,omitempty"`     // the working directory below the artifact's root
-	Port     int               `json:"port"`              // where it listens, in its own network; PORT in its environment
+	Port     int               `json:"port"`              // where it listens, in its own network; PORT in its environment; 0 is nowhere
 	Env      map[string]string `json:"env,omitempty"`
 	// Secrets are the environment variables that are secrets, with the version of each: which value it is, never the value.
 	Secrets map[string]string `json:"secrets,omitempty"`
@@ -122,7 +124,7 @@ type Instance struct {
 
 // Gate is what somebody, or time, has to open. All waits for people are of this kind.
 type Gate struct {
-	Kind string        `json:"kind"`           // review, ready, promotion, termination, paused, inconclusive, or a webhook's name
+	Kind string        `json:"kind"`           // review, ready, paused, inconclusive, or a webhook's name
 	Who  []string      `json:"who,omitempty"`  // logins; empty is everyone with the right to release
 	Not  []string      `json:"not,omitempty"`  // logins that may not: who began it
 	Wait time.Duration `json:"wait,omitempty"` // until it times out; 0 is for ever

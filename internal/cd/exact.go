@@ -274,7 +274,7 @@ func (t *ticking) analysis() bool {
 				return false
 			}
 			for _, s := range t.r.Plan.Services {
-				if s.Before != 0 && !t.metric(i, m, s) {
+				if s.Before != 0 && !(s.Unrouted && m.counted()) && !t.metric(i, m, s) {
 					return false
 				}
 			}

@@ -121,6 +121,9 @@ func (j *judging) metrics() {
 		}
 		e := evidenceOf(j.evidence, s.Name)
 		for i, m := range r.analysis().Metrics {
+			if s.Unrouted && m.counted() {
+				continue
+			}
 			if exposed && m.counted() {
 				if known {
 					j.count(s, m, e, sample.Error)
@@ -131,7 +134,7 @@ func (j *judging) metrics() {
 				j.query(s, m, in)
 			}
 		}
-		if exposed && known && sample.Error == "" {
+		if exposed && known && sample.Error == "" && !s.Unrouted {
 			j.compare(s, e)
 		}
 	}

@@ -17,7 +17,7 @@ var update = flag.Bool("update", false, "write what the scripts in testdata prin
 // TestScripts runs testdata/*.txt: lines of commands; what one prints stands below it behind "> ", the timeline of what it
 // brought about first, but for what was seen, asked and answered. Before "new" commands make the plan:
 //
-//	service NAME [instances=N] [before=RELEASE:N] [hook]
+//	service NAME [instances=N] [before=RELEASE:N] [hook] [unrouted]
 //	strategy KIND [KEY=VALUE...], analysis [KEY=VALUE...], metric NAME [KEY=VALUE...], webhook NAME [TYPE]
 //	watch [KEY=VALUE...], gate [KEY=VALUE...], restores RELEASE
 //	new
@@ -230,7 +230,7 @@ func (s *script) setUp(name string, args []string) {
 	o := optionsOf(args)
 	switch name {
 	case "service":
-		service := Service{Name: args[0], Instances: max(s.number(o["instances"]), 1), Revision: Revision{ID: "abc"}}
+		service := Service{Name: args[0], Instances: max(s.number(o["instances"]), 1), Unrouted: o["unrouted"] != "", Revision: Revision{ID: "abc"}}
 		if before, n, ok := strings.Cut(o["before"], ":"); ok {
 			service.Before, service.BeforeInstances = ReleaseID(s.number(before)), s.number(n)
 		}

@@ -167,14 +167,24 @@ func (r *reader) hosts(n *yaml.Node, services []Service) []hosts {
 		names := r.hostNames(n)
 		first := true
 		for _, s := range services {
+			if s.Port == 0 {
+				continue
+			}
 			if s.Path != "" || first {
 				all = append(all, hosts{s.Name, names})
 			}
 			first = first && s.Path != ""
 		}
+		if len(names) > 0 && len(all) == 0 && len(services) > 0 {
+			r.mistake(n, "these hosts lead to nothing: no service has a port")
+		}
 		return all
 	}
 	r.ofServices(n, services, func(name string, value *yaml.Node) {
+		if i := slices.IndexFunc(services, func(s Service) bool { return s.Name == name }); services[i].Port == 0 {
+			r.mistake(value, "'%s' has no port: no host can lead to it", name)
+			return
+		}
 		all = append(all, hosts{name, r.hostNames(value)})
 	})
 	return all

@@ -290,7 +290,11 @@ func service(fields string) string { return "services: {w: {" + fields + "}}\n" 
 var releaseCases = []mistake{
 	{smallest, "", ""},
 	{"services: {web: {comand: a, port: 1}}\n", "1:12: 'web' has nothing to run: write image, build or command\n1:18: Unexpected value 'comand'; did you mean 'command'?", ""},
-	{"services: {web: }\nenvironments: {p: }\n", "1:12: 'web' has nothing to run: write image, build or command\n1:12: 'web' has no port: write the one that it listens on, such as port: 8000; it is told by PORT", ""},
+	{"services: {web: }\nenvironments: {p: }\n", "1:12: 'web' has nothing to run: write image, build or command", ""},
+	{"services:\n  w: {command: w, sticky: true, path: /w}\n", "2:27: sticky is of requests, and 'w' gets none: it has no port. Write the one that it listens on, such as port: 8000\n2:39: path is of requests, and 'w' gets none: it has no port. Write the one that it listens on, such as port: 8000", ""},
+	{"services:\n  w: {command: w, health: /up}\n", "2:27: 'w' can not be asked for /up: it has no port. Write the one that it listens on, such as port: 8000", "open"},
+	{"services: {w: {command: w, health: {interval: 2s}}}\nenvironments: {p: {hosts: {w: [a.example]}}}\n", "2:31: 'w' has no port: no host can lead to it", "open"},
+	{"services: {w: {command: w}}\nenvironments: {p: {hosts: [a.example]}}\n", "2:27: these hosts lead to nothing: no service has a port", "open"},
 	{"services: {web: a}\n", "1:17: A mapping was expected", ""},
 	{"services: {Web: {command: a, port: 1}}\n", "1:12: 'Web' is no name of a service: write lower case letters, digits and -, at most 63", ""},
 	{"environments: {p: {}}\n", "1:15: there is nothing to release: write services, too", ""},

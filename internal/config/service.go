@@ -26,7 +26,7 @@ type Service struct {
 	Command []string // empty is the image's own
 	Files   Files    // what lies in the working directory of a Command without image
 
-	Port   int
+	Port   int // 0 is none: nothing is routed to it
 	Health cd.Health
 	// Env is what its processes are told beside PORT. Required are variables without which it is not released, Secrets
 	// those whose values are secrets of the environment or the repository, by the same names.
@@ -138,7 +138,14 @@ func (r *reader) service(key, n *yaml.Node) Service {
 		}
 	}
 	if at["port"] == nil {
-		r.mistake(key, "'%s' has no port: write the one that it listens on, such as port: 8000; it is told by PORT", s.Name)
+		for _, k := range []string{"path", "strip-path", "grpc", "sticky", "max-body", "response-timeout"} {
+			if at[k] != nil {
+				r.mistake(at[k], "%s is of requests, and '%s' gets none: it has no port. Write the one that it listens on, such as port: 8000", k, s.Name)
+			}
+		}
+		if s.Health.Path != "" {
+			r.mistake(at["health"], "'%s' can not be asked for %s: it has no port. Write the one that it listens on, such as port: 8000", s.Name, s.Health.Path)
+		}
 	}
 	if at["strip-path"] != nil && at["path"] == nil {
 		r.mistake(at["strip-path"], "there is no path to strip: write path, too")

@@ -73,6 +73,9 @@ func (c *checker) ask(ctx context.Context) error {
 	return err
 }
 
+// steady is how many intervals a program without a port has to run until it counts as healthy.
+const steady = 3
+
 // userAgent is how health checks name themselves, so that a program may leave them out of its log.
 const userAgent = "penstock-health"
 

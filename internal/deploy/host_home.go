@@ -33,6 +33,8 @@ func (s *instanceSpec) id() instanceID { return instanceID{s.Release, s.Service,
 // addr is where the proxy reaches the instance.
 func (d *home) addr(s status) string {
 	switch {
+	case d.spec.Program.Revision.Port == 0:
+		return "" // it is not reached
 	case s.Port != 0:
 		return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Port))
 	case d.spec.Plain:

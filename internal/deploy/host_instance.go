@@ -238,7 +238,7 @@ func (i *instance) stop(ctx context.Context) error {
 		asking, cancel := context.WithTimeout(ctx, haltWait)
 		err := d.ask(asking, request{Op: "watch"}, &s)
 		cancel()
-		if err == nil && !i.drain(ctx, d.addr(s)) {
+		if addr := d.addr(s); err == nil && addr != "" && !i.drain(ctx, addr) {
 			return nil // it is wanted again
 		}
 	}
@@ -450,6 +450,14 @@ func (t *tending) ask(ctx context.Context) {
 	}
 	t.patient.health = t.health()
 	start, addr := t.status.Start, t.d.addr(t.status)
+	if t.d.spec.Program.Revision.Port == 0 { // it can not be asked: that it goes on running is its health
+		if left := steady*t.patient.health.Interval - time.Since(t.status.Began); left > 0 {
+			t.next = time.NewTimer(left)
+			return
+		}
+		t.answered(ctx, answer{start, nil})
+		return
+	}
 	c := checker{t.patient.health, func(ctx context.Context) (net.Conn, error) { return dialAddr(ctx, addr) }}
 	t.asking.Go(func() {
 		a := answer{start, c.ask(ctx)}

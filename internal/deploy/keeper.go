@@ -276,7 +276,7 @@ func (k *keeper) runOnce(ctx context.Context) error {
 		return err
 	}
 	port, free := k.spec.Program.Revision.Port, 0
-	if !s.isolated {
+	if !s.isolated && port != 0 {
 		if port, err = freePort(); err != nil {
 			return errors.Join(err, s.close())
 		}

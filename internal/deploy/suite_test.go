@@ -35,7 +35,7 @@ func (s suite) run(t *testing.T) {
 		name string
 		test func(*testing.T, suite)
 	}{
-		{"becomes healthy", suiteHealthy}, {"environment", suiteEnvironment}, {"same port twice", suiteSamePort}, {"several", suiteScale},
+		{"becomes healthy", suiteHealthy}, {"environment", suiteEnvironment}, {"same port twice", suiteSamePort}, {"several", suiteScale}, {"without a port", suiteWorker},
 		{"dies at start", suiteDiesAtStart}, {"never listens", suiteNeverListens}, {"ill and well again", suiteIll}, {"hanging health", suiteHangs},
 		{"crash", suiteCrash}, {"stop drains", suiteDrains}, {"stubborn", suiteStubborn}, {"taken over", suiteTakenOver}, {"hooks", suiteRun},
 		{"hook that lasts", suiteRunStopped}, {"logs", suiteLogs}, {"logs of the dead", suiteLogsGone}, {"no artifact", suiteNoArtifact}, {"seen fails", suiteSeenFails},
@@ -449,6 +449,38 @@ func suiteScale(t *testing.T, s suite) {
 	w.Instances = 2
 	p.target.Ensure([]Wanted{w})
 	p.page(p.waitFrom(at, 1, 1, cd.Healthy), "/")
+}
+
+// suiteWorker: without a port an instance is healthy when it has gone on running for a while, and is reached nowhere.
+func suiteWorker(t *testing.T, s suite) {
+	p := s.place(t)
+	r := appRevision("one")
+	r.Port, r.Command = 0, []string{"sh", "-c", "echo port ${PORT-none}; exec sleep 1000"}
+	w := wanted(1, r)
+	w.Health.Path = ""
+	began := time.Now()
+	p.target.Ensure([]Wanted{w})
+	if i := p.wait(1, 0, cd.Healthy); i.Addr != "" {
+		t.Errorf("it is reached at %s", i.Addr)
+	}
+	if took := time.Since(began); took < steady*w.Health.Interval {
+		t.Errorf("it is healthy after %s", took)
+	}
+	p.logs(1, "port none")
+	r.ID, r.Command = "two", []string{"sh", "-c", "exit 3"}
+	bad := wanted(2, r)
+	bad.Health.Path = ""
+	p.target.Ensure([]Wanted{w, bad})
+	if i := p.wait(2, 0, cd.Exited); !strings.Contains(i.Reason, "exit code 3") {
+		t.Errorf("reason %q", i.Reason)
+	}
+	p.target.Ensure(nil)
+	p.wait(1, 0, cd.Stopped)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.drained) != 0 {
+		t.Errorf("waited for what is under way to %q", p.drained)
+	}
 }
 
 func suiteDiesAtStart(t *testing.T, s suite) {

@@ -15,7 +15,7 @@ import (
 type Front struct {
 	Repository, Environment, Service string
 
-	Hosts  []string // as in proxy.Route; empty is every host
+	Hosts  []string // as in proxy.Route, but that nothing is routed to it without any
 	Path   string
 	Strip  bool
 	Sticky proxy.Sticky // a release's affinity takes its place
@@ -56,6 +56,9 @@ func Table(releases []*cd.Release, fronts []Front) proxy.Table {
 	}
 	var t proxy.Table
 	for _, f := range fronts {
+		if len(f.Hosts) == 0 {
+			continue
+		}
 		share := shares[place{f.Repository, f.Environment, f.Service}]
 		t.Routes = append(t.Routes, f.routes(share, byID)...)
 	}

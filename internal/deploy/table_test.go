@@ -78,6 +78,16 @@ func twoReleases(phase cd.Phase, weight int, kind cd.Kind) (old, fresh *cd.Relea
 
 var shopFront = Front{Repository: "acme/shop", Environment: "production", Service: "web", Hosts: []string{"shop.example.com"}}
 
+// TestTableWithoutHosts: to what has no hosts nothing is routed, from any host.
+func TestTableWithoutHosts(t *testing.T) {
+	old, fresh := twoReleases(cd.Shifting, 10, cd.Canary)
+	f := shopFront
+	f.Hosts = nil
+	if table := Table([]*cd.Release{old, fresh}, []Front{f}); len(table.Routes) != 0 {
+		t.Errorf("routes %+v", table.Routes)
+	}
+}
+
 // TestTableNeverLeadsNowhere changes the instances of a rollout in all ways: as long as one of a pool that takes traffic is
 // healthy, or else ill, the route leads to one, and never to what is not wanted or can not be reached.
 func TestTableNeverLeadsNowhere(t *testing.T) {
