@@ -375,9 +375,6 @@ func (a *analysis) metrics(r *reader, n *yaml.Node) {
 		if !a.Exact {
 			m.Interval = cmp.Or(m.Interval, flaggerMetric)
 		}
-		if m.Query != "" {
-			r.rendered(at["query"], m)
-		}
 		if builtin {
 			b := m
 			b.Query, b.Interval = "", cmp.Or(b.Interval, flaggerMetric)
@@ -386,6 +383,7 @@ func (a *analysis) metrics(r *reader, n *yaml.Node) {
 		if m.Query != "" {
 			q := m
 			q.Interval = cmp.Or(q.Interval, flaggerMetric)
+			r.rendered(at["query"], q, a.Exact)
 			a.Metrics = append(a.Metrics, q)
 		}
 		if ref != nil {

@@ -396,11 +396,15 @@ func (r *reader) resolve(refs []templated, templates []metricTemplate) []cd.Metr
 		}
 		m := ref.metric
 		m.Query, m.Server, m.Template = templates[i].query, templates[i].server, true
-		if m.Interval == 0 && strings.Contains(m.Query, "interval") {
+		switch err, strange := checkQuery(m); {
+		case m.Interval == 0 && strings.Contains(m.Query, "interval"):
 			r.at(ref.Pos, "MetricTemplate '%s' asks for the interval, and '%s' has none: write interval", ref.name, m.Name)
-		}
-		if _, err := RenderQuery(m.Query, Names{Interval: m.Interval, Variables: m.Variables}); err != nil {
+		case err != nil:
 			r.at(ref.Pos, "MetricTemplate '%s': %v", ref.name, err)
+		case strange != nil && m.Server != "":
+			r.noteAt(ref.Pos, "MetricTemplate '%s': %v", ref.name, strange)
+		case strange != nil:
+			r.at(ref.Pos, "MetricTemplate '%s': %v", ref.name, strange)
 		}
 		all = append(all, m)
 	}

@@ -308,6 +308,7 @@ func TestManifestMistakes(t *testing.T) {
 		{template("{provider: {type: prometheus}, query: '{{ unknown }}'}"), `12:83: MetricTemplate 't': the query can not be read: query:1: function "unknown" not defined`},
 		{template("{provider: {type: prometheus}, query: '{{ printf \"%1000000d\" 1 }}'}"), "12:83: MetricTemplate 't': a query can not call printf: there are name, namespace, target, service, ingress, route, interval, variables, index, and, or, not, eq, ne, lt, le, gt, ge, len"},
 		{template("{provider: {type: prometheus}, query: '{{ define \"a\" }}{{ end }}b'}"), "12:83: MetricTemplate 't': the query defines a template: write it out"},
+		{template("{provider: {type: prometheus}, query: 'sum(x'}"), "12:83: MetricTemplate 't': the query is no PromQL: 1:6: parse error: unclosed left parenthesis"},
 		{template("{provider: {type: prometheus}, query: 'x[{{ interval }}]'}"), "12:83: MetricTemplate 't' asks for the interval, and 'm' has none: write interval"},
 		{template("{provider: {type: datadog}, query: q}"), "4:25: 'datadog' can not be asked: there is only prometheus"},
 		{template("{provider: {type: prometheus, secretRef: {name: s}, insecureSkipVerify: true}, query: q}"),

@@ -8,6 +8,7 @@ import (
 	"text/template/parse"
 	"time"
 
+	"github.com/prometheus/prometheus/promql/parser"
 	"go.yaml.in/yaml/v4"
 
 	"github.com/penstock-ci/penstock/internal/cd"
@@ -115,9 +116,36 @@ func (r *reader) query(n *yaml.Node) string {
 	return strings.TrimSpace(text)
 }
 
-// rendered says whether the query of m can be resolved.
-func (r *reader) rendered(n *yaml.Node, m cd.Metric) {
-	if _, err := RenderQuery(m.Query, Names{Interval: m.Interval, Variables: m.Variables}); err != nil {
+// rendered says whether the query of m can be resolved, and is PromQL then.
+func (r *reader) rendered(n *yaml.Node, m cd.Metric, exact bool) {
+	err, strange := checkQuery(m)
+	switch {
+	case err != nil:
 		r.mistake(n, "%v", err)
+	case strange != nil && exact: // its metricsServer may understand more
+		r.note(n, "%v", strange)
+	case strange != nil:
+		r.mistake(n, "%v", strange)
 	}
+}
+
+// checkQuery says why the query of a metric can not be resolved, or why the proxy's own metrics can not be asked by it. Another
+// server may understand more: there are dialects of PromQL.
+func checkQuery(m cd.Metric) (err, strange error) {
+	if m.Query == "" {
+		return nil, nil // that was told
+	}
+	const some = "x" // whatever it is called
+	query, err := RenderQuery(m.Query, Names{some, some, some, some, some, some, m.Interval, m.Variables})
+	if err != nil {
+		return err, nil
+	}
+	expr, err := parser.NewParser(parser.Options{}).ParseExpr(query)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("the query is no PromQL: %w", err)
+	case expr.Type() != parser.ValueTypeVector && expr.Type() != parser.ValueTypeScalar:
+		return nil, fmt.Errorf("the query gives no number for each series but a %s: it needs a function such as rate()", parser.DocumentedType(expr.Type()))
+	}
+	return nil, nil
 }

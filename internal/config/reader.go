@@ -35,9 +35,11 @@ func (r *reader) at(p Pos, format string, args ...any) {
 func (r *reader) mistake(n *yaml.Node, format string, args ...any) { r.at(place(n), format, args...) }
 
 // note says what is accepted and has no effect.
-func (r *reader) note(n *yaml.Node, format string, args ...any) {
+func (r *reader) note(n *yaml.Node, format string, args ...any) { r.noteAt(place(n), format, args...) }
+
+func (r *reader) noteAt(p Pos, format string, args ...any) {
 	if len(r.notes) < maxFindings {
-		r.notes = append(r.notes, Finding{place(n), r.path, fmt.Sprintf(format, args...)})
+		r.notes = append(r.notes, Finding{p, r.path, fmt.Sprintf(format, args...)})
 	}
 }
 

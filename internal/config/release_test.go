@@ -383,6 +383,8 @@ var releaseCases = []mistake{
 	{of("{canary: {metrics: [{name: a, threshold: 1, query: 'x{{ variables.b }}'}]}}"), "2:81: the query can not be resolved: query:1:4: executing \"query\" at <variables>: map has no entry for key \"b\"", "open"},
 	{of("{canary: {metrics: [{name: a, threshold: 1, query: 'x{{ variables.b }}', templateVariables: {b: 1}}]}}"), "", ""},
 	{of("{canary: {metrics: [{name: a, threshold: 1, templateRef: {name: a}}]}}"), "2:94: there is no file with the MetricTemplate 'a': name it under templates", "open"},
+	{of("{canary: {metrics: [{name: a, threshold: 1, query: 'sum(rate(x[{{ interval }}])'}]}}"), "2:81: the query is no PromQL: 1:16: parse error: unclosed left parenthesis", "open"},
+	{of("{canary: {metrics: [{name: a, threshold: 1, query: 'x[1m]'}]}}"), "2:81: the query gives no number for each series but a range vector: it needs a function such as rate()", "open"},
 	{of("{canary: {metrics: [{name: a, threshold: .nan, query: q}]}}"), "2:71: '.nan' is no number", "no JSON"},
 	{of("{canary: {webhooks: [{name: a, url: 'ftp://x', type: before, retries: 101}, {name: b}]}}"),
 		"2:66: 'ftp://x' is no URL: write one such as http://checks.example.com/\n2:83: 'before' is none of confirm-rollout, pre-rollout, rollout, confirm-traffic-increase, confirm-promotion, post-rollout, rollback, event\n2:100: '101' is not between 0 and 100\n2:106: the webhook has no url: write it", ""},
