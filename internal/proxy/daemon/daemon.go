@@ -122,7 +122,7 @@ func Run(ctx context.Context, start Start) (err error) {
 	}
 	d.series = series.New(d.labelsOf)
 	if conf.ListenTLS != "" {
-		d.tls, err = tlsauto.New(tlsauto.Options{Config: conf.TLS, Dir: filepath.Join(conf.Dir, tlsDir), Port: conf.tlsPort(), Log: log})
+		d.tls, err = tlsauto.New(tlsauto.Options{Config: conf.TLS, Dir: filepath.Join(conf.Dir, tlsDir), Port: conf.tlsPort(), HTTP: conf.Listen != "", Log: log})
 		if err != nil {
 			return fmt.Errorf("proxy: %w", err)
 		}

@@ -836,3 +836,42 @@ func FuzzFrame(f *testing.F) {
 		}
 	})
 }
+
+// TestChallenges: what an authority asks to prove a host is answered here, also after another process has taken over; all else leads
+// to the host's backends.
+func TestChallenges(t *testing.T) {
+	conf := newConfig(t)
+	conf.ListenTLS = "127.0.0.1:0"
+	conf.TLS.ACME = &tlsauto.ACME{Directory: "https://127.0.0.1:1/dir"}
+	c, s := ensure(t, conf)
+	table := tableOf(1, backend(t, "one"))
+	table.Routes[0].Hosts = []string{"shop.example.com", "web.localhost"}
+	set(t, c, table)
+	for _, process := range []string{"the first", "the second"} {
+		for url, want := range map[string]int{
+			"shop.example.com" + tlsauto.ChallengePath + "/token": http.StatusNotFound, "shop.example.com/": http.StatusOK,
+			"web.localhost" + tlsauto.ChallengePath + "/token": http.StatusOK,
+		} {
+			host, path, _ := strings.Cut(url, "/")
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.Listeners["http"]+"/"+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Host, req.Close = host, true
+			res, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			res.Body.Close()
+			if res.StatusCode != want {
+				t.Errorf("%s process, %s: %s, want %d", process, url, res.Status, want)
+			}
+		}
+		if err := c.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s, err := c.Status(t.Context()); err != nil || s.Routes != 1 {
+		t.Errorf("status %+v, %v; want one route, which was set", s, err)
+	}
+}

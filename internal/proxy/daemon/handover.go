@@ -201,7 +201,7 @@ func (d *daemon) take(c *net.UnixConn) error {
 	if err := d.series.Import(bytes.NewReader(history)); err != nil {
 		d.log.Warn("what was measured before is lost", "error", err)
 	}
-	if err := d.proxy.Set(left.Table); err != nil {
+	if err := d.route(left.Table); err != nil {
 		return err
 	}
 	d.serves(left.Table)

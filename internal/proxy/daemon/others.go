@@ -289,7 +289,7 @@ func (d *daemon) drainHandler() http.Handler {
 		if !read(w, r, &t) {
 			return
 		}
-		if err := d.proxy.Set(t); err != nil {
+		if err := d.route(t); err != nil {
 			fail(w, err)
 			return
 		}

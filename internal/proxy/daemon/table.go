@@ -9,9 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 
 	"github.com/penstock-ci/penstock/internal/proxy"
 	"github.com/penstock-ci/penstock/internal/proxy/series"
+	"github.com/penstock-ci/penstock/internal/proxy/tlsauto"
 )
 
 var (
@@ -51,11 +53,11 @@ func (d *daemon) set(ctx context.Context, t proxy.Table) error {
 		return fmt.Errorf("table %d can not be kept, so table %d is served on: %w", t.Version, before.Version, err)
 	}
 	defer drop()
-	if err := d.proxy.Set(t); err != nil {
+	if err := d.route(t); err != nil {
 		return err
 	}
 	if err := commit(); err != nil {
-		return errors.Join(fmt.Errorf("table %d can not be kept, so table %d is served on: %w", t.Version, before.Version, err), d.proxy.Set(before))
+		return errors.Join(fmt.Errorf("table %d can not be kept, so table %d is served on: %w", t.Version, before.Version, err), d.route(before))
 	}
 	d.serves(t)
 	d.others.set(ctx, t)
@@ -74,13 +76,46 @@ func (d *daemon) restore() error {
 		err = json.Unmarshal(b, &t)
 	}
 	if err == nil {
-		err = d.proxy.Set(t)
+		err = d.route(t)
 	}
 	if err != nil {
 		return fmt.Errorf("the table that was kept in %s can not be served; nothing is, until another is set: %w", path, err)
 	}
 	d.serves(t)
 	return nil
+}
+
+// route has the proxy carry by a table.
+func (d *daemon) route(t proxy.Table) error { return d.proxy.Set(d.withChallenges(t)) }
+
+// withChallenges adds a route by which an authority's questions for a host are answered here, whatever the host leads to.
+func (d *daemon) withChallenges(t proxy.Table) proxy.Table {
+	if d.tls == nil {
+		return t
+	}
+	own := map[string]bool{} // hosts that have such a route of their own, or are served already
+	for _, r := range t.Routes {
+		for _, h := range r.Hosts {
+			own[h] = own[h] || r.Path == tlsauto.ChallengePath
+		}
+	}
+	routes := slices.Clip(t.Routes)
+	for _, r := range t.Routes {
+		addr, hosts := d.tls.Challenges(r.Hosts)
+		hosts = slices.DeleteFunc(hosts, func(h string) bool { return own[h] })
+		if len(hosts) == 0 {
+			continue
+		}
+		for _, h := range hosts {
+			own[h] = true
+		}
+		routes = append(routes, proxy.Route{
+			Name: r.Name + "/acme", Hosts: hosts, Path: tlsauto.ChallengePath,
+			Pools: []proxy.Pool{{Name: "acme", Weight: 100, Backends: []proxy.Backend{{Addr: addr}}}},
+		})
+	}
+	t.Routes = routes
+	return t
 }
 
 // serves notes which table is in force.

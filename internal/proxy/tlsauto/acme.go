@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,6 +43,7 @@ type acme struct {
 	onDemand *certmagic.Config
 	issuer   string
 	wildcard bool
+	answers  net.Listener // where challenges by HTTP are answered; nil without
 	permit   func(host string) error
 	stop     context.CancelFunc
 	ctx      context.Context // of what goes on in the background, which New began and Close ends
@@ -62,6 +65,15 @@ func newACME(o Options, permit func(string) error) (*acme, error) {
 	conf := o.Config.ACME
 	template := certmagic.ACMEIssuer{
 		CA: conf.Directory, Email: conf.Email, Agreed: true, AltTLSALPNPort: o.Port, DisableHTTPChallenge: true, CertObtainTimeout: 90 * time.Second,
+	}
+	var answers net.Listener
+	if o.HTTP && len(conf.DNS) == 0 {
+		var err error
+		if answers, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			return nil, fmt.Errorf("acme: listen for challenges: %w", err)
+		}
+		// certmagic finds that somebody listens there already, and leaves it to us.
+		template.DisableHTTPChallenge, template.ListenHost, template.AltHTTPPort = false, "127.0.0.1", answers.Addr().(*net.TCPAddr).Port
 	}
 	if template.CA == "" {
 		template.CA = certmagic.LetsEncryptProductionCA
@@ -85,7 +97,7 @@ func newACME(o Options, permit func(string) error) (*acme, error) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	a := &acme{
-		wildcard: len(conf.DNS) > 0, permit: permit, ctx: ctx, stop: stop, log: o.Log,
+		wildcard: len(conf.DNS) > 0, answers: answers, permit: permit, ctx: ctx, stop: stop, log: o.Log,
 		onlyAsked: map[string]bool{}, failures: map[string]failure{},
 	}
 	logger := zap.New(toSlog{o.Log})
@@ -106,12 +118,24 @@ func newACME(o Options, permit func(string) error) (*acme, error) {
 		issuer := certmagic.NewACMEIssuer(c, template)
 		c.Issuers = []certmagic.Issuer{issuer}
 		a.issuer = issuer.IssuerKey()
+		if answers != nil && c == a.managed { // they share what is asked of either
+			go a.answer(issuer.HTTPChallengeHandler(http.NotFoundHandler())) // ends with its listener
+		}
 	}
 	return a, nil
 }
 
+// answer answers challenges by HTTP.
+func (a *acme) answer(h http.Handler) {
+	s := &http.Server{Handler: h, ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelDebug)}
+	_ = s.Serve(a.answers)
+}
+
 func (a *acme) close() {
 	a.stop()
+	if a.answers != nil {
+		_ = a.answers.Close()
+	}
 	a.cache.Stop()
 }
 

@@ -33,7 +33,7 @@ type Pair struct {
 }
 
 // ACME is an authority that gives certificates to who holds a host (RFC 8555). To give it means to agree to its terms. It
-// has to reach the proxy's TLS listener at port 443 of the host (tls-alpn-01).
+// has to reach the proxy's TLS listener at port 443 of the host (tls-alpn-01), or its other listener at port 80 (http-01).
 type ACME struct {
 	Directory string `json:"directory,omitempty"` // URL; empty is Let's Encrypt's
 	Email     string `json:"email,omitempty"`     // where it warns
@@ -48,6 +48,7 @@ type Options struct {
 	Config Config
 	Dir    string // where certificates and keys are kept, for this user alone
 	Port   int    // of the TLS listener
+	HTTP   bool   // there is a listener for HTTP in the clear, too: see Challenges
 	Log    *slog.Logger
 }
 
@@ -98,6 +99,26 @@ func (m *Manager) Close() {
 	if m.acme != nil {
 		m.acme.close()
 	}
+}
+
+// ChallengePath is the prefix of the paths by which an authority asks for a proof (RFC 8555, section 8.3).
+const ChallengePath = "/.well-known/acme-challenge"
+
+// Challenges is the address of this machine where requests below ChallengePath are answered, and those of the hosts that they may
+// be for. The address is empty if there are none.
+func (m *Manager) Challenges(hosts []string) (addr string, public []string) {
+	if m.acme == nil || m.acme.answers == nil {
+		return "", nil
+	}
+	for _, h := range hosts {
+		if m.source(h) == FromACME {
+			public = append(public, h)
+		}
+	}
+	if len(public) == 0 {
+		return "", nil
+	}
+	return m.acme.answers.Addr().String(), public
 }
 
 // Root is the file with the certificate of the own authority. Who trusts it, as by trusting it in a browser, trusts the

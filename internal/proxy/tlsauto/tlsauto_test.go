@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
 	"os"
 	"os/exec"
@@ -227,8 +228,8 @@ func freePort(t *testing.T) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// startPebble starts the authority that go.mod names. It validates at tlsPort.
-func startPebble(t *testing.T, tlsPort int) *pebble {
+// startPebble starts the authority that go.mod names. It validates at these ports.
+func startPebble(t *testing.T, httpPort, tlsPort int) *pebble {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("builds an ACME authority")
@@ -246,7 +247,7 @@ func startPebble(t *testing.T, tlsPort int) *pebble {
 	port, management, dnsPort := freePort(t), freePort(t), freePort(t)
 	conf, err := json.Marshal(map[string]any{"pebble": map[string]any{
 		"listenAddress": fmt.Sprintf("127.0.0.1:%d", port), "managementListenAddress": fmt.Sprintf("127.0.0.1:%d", management),
-		"certificate": pair.Certificate, "privateKey": pair.Key, "httpPort": freePort(t), "tlsPort": tlsPort, "keyAlgorithm": "ecdsa",
+		"certificate": pair.Certificate, "privateKey": pair.Key, "httpPort": httpPort, "tlsPort": tlsPort, "keyAlgorithm": "ecdsa",
 		"retryAfter":      map[string]int{"authz": 1, "order": 1},
 		"domainBlocklist": []string{"refused.example.com"},
 		"profiles":        map[string]any{"default": map[string]any{"description": "default", "validityPeriod": 7776000}},
@@ -318,7 +319,7 @@ func (s *server) ready(t *testing.T) {
 // what is refused for one host leaves the others alone.
 func TestACME(t *testing.T) {
 	port := freePort(t)
-	p := startPebble(t, port)
+	p := startPebble(t, freePort(t), port)
 	s := newServer(t, Options{Port: port, Config: Config{ACME: &ACME{Directory: p.directory, Root: p.root, Email: "ops@example.com"}}})
 	s.SetHosts([]string{"shop.example.com", "refused.example.com", "*.preview.example.com", "web.localhost"})
 	s.ready(t)
@@ -356,6 +357,39 @@ func TestACME(t *testing.T) {
 	}
 }
 
+// TestACMEByHTTP: where the authority can not reach the TLS listener, it is answered by HTTP.
+func TestACMEByHTTP(t *testing.T) {
+	front := httptest.NewServer(nil)
+	t.Cleanup(front.Close)
+	p := startPebble(t, front.Listener.Addr().(*net.TCPAddr).Port, freePort(t))
+	s := newServer(t, Options{HTTP: true, Config: Config{ACME: &ACME{Directory: p.directory, Root: p.root}}})
+	addr, hosts := s.Challenges([]string{"shop.example.com", "web.localhost"})
+	if !slices.Equal(hosts, []string{"shop.example.com"}) {
+		t.Errorf("hosts with challenges: %v", hosts)
+	}
+	front.Config.Handler = &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.Out.URL.Scheme, r.Out.URL.Host = "http", addr
+		r.Out.Host = r.In.Host
+	}}
+	s.SetHosts([]string{"shop.example.com"})
+	for until := time.Now().Add(time.Minute); s.Status()[0].NotAfter.IsZero(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatalf("no certificate: %+v", s.Status())
+		}
+	}
+	if _, err := s.handshake("shop.example.com", p.issued); err != nil {
+		t.Error(err)
+	}
+	res, err := http.Get("http://" + addr + ChallengePath + "/nothing")
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	if res.StatusCode != http.StatusNotFound {
+		t.Errorf("a challenge of nobody: %s", res.Status)
+	}
+}
+
 // TestACMEDown: while the authority can not be reached other hosts are served, and the host says why it is not.
 func TestACMEDown(t *testing.T) {
 	down := fmt.Sprintf("https://127.0.0.1:%d/dir", freePort(t))
@@ -375,7 +409,7 @@ func TestACMEDown(t *testing.T) {
 
 // TestACMEByDNS: a wildcard has a certificate of its own, proved by a command.
 func TestACMEByDNS(t *testing.T) {
-	p := startPebble(t, freePort(t))
+	p := startPebble(t, freePort(t), freePort(t))
 	told := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.FormValue("verb") == "set" {
 			p.dns.AddDNSTXTRecord(r.FormValue("name")+".", r.FormValue("value"))
