@@ -274,6 +274,14 @@ func (d *decision) replaced(in Replaced) error {
 	case Reverting:
 		return nil
 	}
+	if r.Phase == Promoting && r.exact() && r.Ill.IsZero() {
+		// What has passed the analysis is promoted before Flagger looks at another revision. Here that takes no time.
+		d.promoted()
+		if r.Phase == Watching {
+			d.settled(in.By)
+		}
+		return nil
+	}
 	if f := r.Flagger; f != nil && (f.Phase == flaggerProgressing || f.Phase == flaggerWaitingPromotion) {
 		d.note("New revision detected! Restarting analysis for %s.%s", r.name(), r.Plan.Environment)
 	}
