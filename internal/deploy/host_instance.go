@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/penstock-ci/penstock/internal/cd"
+	"github.com/penstock-ci/penstock/internal/proxy"
 )
 
 // instance is what one goroutine brings about: that an instance runs, or that it does not.
@@ -458,7 +460,7 @@ func (t *tending) ask(ctx context.Context) {
 		t.answered(ctx, answer{start, nil})
 		return
 	}
-	c := checker{t.patient.health, func(ctx context.Context) (net.Conn, error) { return dialAddr(ctx, addr) }}
+	c := checker{t.patient.health, func(ctx context.Context) (net.Conn, error) { return proxy.Dial(ctx, addr) }}
 	t.asking.Go(func() {
 		a := answer{start, c.ask(ctx)}
 		select {
@@ -466,14 +468,6 @@ func (t *tending) ask(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	})
-}
-
-// dialAddr connects to a program as the proxy does.
-func dialAddr(ctx context.Context, addr string) (net.Conn, error) {
-	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
-		return dialInstance(ctx, path)
-	}
-	return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 }
 
 // answered takes an answer in.
@@ -534,7 +528,7 @@ func (t *tending) explain(ctx context.Context, err error) string {
 	}
 	for _, p := range ports {
 		if p == port {
-			return fmt.Sprintf("port %d takes no connections: %v", port, closed.cause)
+			return fmt.Sprintf("port %d takes no connections: %v", port, cmp.Or(errors.Unwrap(closed.cause), closed.cause))
 		}
 	}
 	return fmt.Sprintf("%s; it listens on %s", text, strings.Trim(strings.Join(strings.Fields(fmt.Sprint(ports)), ", "), "[]"))

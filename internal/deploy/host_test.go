@@ -12,6 +12,7 @@ import (
 	"github.com/penstock-ci/penstock/internal/container"
 	"github.com/penstock-ci/penstock/internal/image"
 	"github.com/penstock-ci/penstock/internal/layer"
+	"github.com/penstock-ci/penstock/internal/proxy"
 	"github.com/penstock-ci/penstock/internal/sandbox"
 )
 
@@ -96,7 +97,7 @@ func (m *machines) suite() suite {
 			}
 			return h
 		},
-		dial: dialAddr,
+		dial: proxy.Dial,
 	}
 }
 

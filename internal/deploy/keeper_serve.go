@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"net"
@@ -188,53 +187,4 @@ func (k *keeper) watch(c *net.UnixConn, out *json.Encoder, wanted func(status) b
 			return
 		}
 	}
-}
-
-// dialInstance gets a connection to an instance's program from the socket at a path.
-func dialInstance(ctx context.Context, path string) (net.Conn, error) {
-	c, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	defer context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })()
-	text, rights := make([]byte, 1<<10), make([]byte, syscall.CmsgSpace(4))
-	n, m, _, _, err := c.(*net.UnixConn).ReadMsgUnix(text, rights)
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
-	files := received(rights[:m])
-	defer func() {
-		for _, f := range files {
-			f.Close()
-		}
-	}()
-	switch {
-	case err != nil:
-		return nil, err
-	case n > 0 && text[0] == refused:
-		return nil, errors.New(string(text[1:n]))
-	case n != 1 || text[0] != dialled || len(files) != 1:
-		return nil, fmt.Errorf("%s hands out no connections", path)
-	}
-	return net.FileConn(files[0])
-}
-
-// received are the files that came with a message.
-func received(rights []byte) (files []*os.File) {
-	messages, err := syscall.ParseSocketControlMessage(rights)
-	if err != nil {
-		return nil
-	}
-	for _, m := range messages {
-		fds, err := syscall.ParseUnixRights(&m)
-		if err != nil {
-			continue
-		}
-		for _, fd := range fds {
-			syscall.CloseOnExec(fd)
-			files = append(files, os.NewFile(uintptr(fd), "connection"))
-		}
-	}
-	return files
 }

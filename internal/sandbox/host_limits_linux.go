@@ -90,6 +90,28 @@ func (g *group) makeEach(name string, l Limits) error {
 	return errors.Join(write(dir, "cpu.cfs_period_us", cpuPeriod.Microseconds()), write(dir, "cpu.cfs_quota_us", int64(l.CPUs*float64(cpuPeriod.Microseconds()))))
 }
 
+// groupAge is how old a group may be that has no process yet: it is being made.
+const groupAge = time.Minute
+
+// sweepGroups takes the groups away that were left by who was killed. The kernel removes none that has processes.
+func sweepGroups(now time.Time) {
+	for _, of := range []string{"", "memory", "cpu"} {
+		sweepBelow(filepath.Join(cgroupRoot, of, "penstock"), now.Add(-groupAge))
+	}
+}
+
+func sweepBelow(parent string, before time.Time) {
+	entries, err := os.ReadDir(parent)
+	if err != nil {
+		return // there are none
+	}
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && e.IsDir() && info.ModTime().Before(before) {
+			_ = os.Remove(filepath.Join(parent, e.Name())) // what is in use stays
+		}
+	}
+}
+
 func (g *group) make(parent, name string) (string, error) {
 	if err := os.Mkdir(parent, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 		return "", err
