@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,11 +12,13 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"regexp"
 	"strings"
 	"syscall"
 	"text/tabwriter"
 	"time"
 
+	"github.com/mattn/go-runewidth"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
@@ -33,46 +37,117 @@ func painter(out io.Writer) paint {
 func (f *releaseFlags) watch(c *cobra.Command, r api.ReleaseView) error {
 	ctx, stop := signal.NotifyContext(c.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	out := c.OutOrStdout()
-	p := painter(out)
-	told, drawn, after := 0, 0, int64(-1)
+	var end error
+	views := make(chan api.EnvironmentView)
+	go func() {
+		defer close(views)
+		end = f.follow(ctx, views)
+	}()
+	defer func() {
+		stop()
+		for range views {
+		}
+	}()
+	show := newPicture(c.OutOrStdout())
+	if !f.asJSON {
+		show.write(fmt.Sprintf("%s v%d  %s\n", f.environment, r.Number, show.faint(safe(r.Page))), nil)
+	}
+	var shown *api.EnvironmentView
+	draw := func(text string) {
+		if f.asJSON {
+			return
+		}
+		var lines []string
+		if shown != nil && show.on {
+			lines = rolloutLines(*shown, show.paint, r.ID)
+		}
+		show.write(text, lines)
+	}
+	told := 0
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
 	for {
-		var now api.ReleaseView
-		at, err := f.path(ctx, "/releases/%d", r.ID)
-		if err != nil {
-			return err
-		}
-		if err := f.call(ctx, "GET", at, nil, &now); err != nil {
-			return f.left(ctx.Err() != nil, err)
-		}
-		var text bytes.Buffer
-		if !f.asJSON {
+		select {
+		case <-tick.C:
+			draw("")
+		case v, ok := <-views:
+			if !ok {
+				return f.left(ctx.Err() != nil, end)
+			}
+			now, err := f.release(ctx, r.ID)
+			if unreachable(err) && ctx.Err() == nil {
+				continue // the next view comes when the server is there again
+			}
+			if err != nil {
+				return f.left(ctx.Err() != nil, err)
+			}
+			var text strings.Builder
 			for _, e := range now.Timeline[min(told, len(now.Timeline)):] {
-				fmt.Fprintf(&text, "%s  %s\n", p.faint(e.At.Local().Format("15:04:05")), safe(e.Text))
+				line := sentence(e.Text)
+				if e.Warning {
+					line = show.yellow(line)
+				}
+				fmt.Fprintf(&text, "%s  %s\n", show.faint(e.At.Local().Format(time.TimeOnly)), line)
 			}
 			told = len(now.Timeline)
-		}
-		if drawn > 0 {
-			fmt.Fprintf(out, "\x1b[%dA\x1b[J", drawn)
-			drawn = 0
-		}
-		_, _ = out.Write(text.Bytes())
-		if !underWay(now) {
-			return f.ended(out, now, p)
-		}
-		v, err := f.after(ctx, after, func(v api.EnvironmentView) {
-			if !p.on || f.asJSON {
-				return
+			if shown = &v; !underWay(now) {
+				shown = nil
 			}
-			lines := rolloutLines(v, p, r.ID)
-			fmt.Fprintln(out, strings.Join(lines, "\n"))
-			drawn = len(lines)
-		})
-		if err != nil {
-			return f.left(ctx.Err() != nil, err)
+			draw(text.String())
+			if shown == nil {
+				return f.ended(c.OutOrStdout(), now, show.paint)
+			}
 		}
-		after = v.Version
 	}
+}
+
+// release asks for a release with its timeline.
+func (f *releaseFlags) release(ctx context.Context, id cd.ReleaseID) (r api.ReleaseView, err error) {
+	at, err := f.path(ctx, "/releases/%d", id)
+	if err == nil {
+		err = f.call(ctx, "GET", at, nil, &r)
+	}
+	return r, err
+}
+
+// picture is what is written to a terminal below all that stays, and drawn anew when it changes.
+type picture struct {
+	paint
+	out   io.Writer
+	size  func() (columns, rows int)
+	drawn int // rows of the terminal
+}
+
+func newPicture(out io.Writer) *picture {
+	return &picture{paint: painter(out), out: out, size: func() (int, int) {
+		if file, ok := out.(*os.File); ok {
+			if columns, rows, err := term.GetSize(int(file.Fd())); err == nil {
+				return columns, rows
+			}
+		}
+		return 80, 24
+	}}
+}
+
+// write replaces the picture by text, which stays, and other lines. What does not fit the terminal is left out, for it could
+// not be drawn over again.
+func (p *picture) write(text string, lines []string) {
+	var b strings.Builder
+	if p.drawn > 0 {
+		fmt.Fprintf(&b, "\x1b[%dA\x1b[J", p.drawn)
+	}
+	b.WriteString(text)
+	p.drawn = 0
+	columns, room := p.size()
+	for _, line := range lines {
+		rows := 1 + max(runewidth.StringWidth(escapes.ReplaceAllString(line, ""))-1, 0)/max(columns, 1)
+		if p.drawn += rows; p.drawn >= room {
+			p.drawn -= rows
+			break
+		}
+		b.WriteString(line + "\n")
+	}
+	_, _ = io.WriteString(p.out, b.String())
 }
 
 // left is the end of who stopped watching.
@@ -108,22 +183,79 @@ func (f *releaseFlags) ended(out io.Writer, r api.ReleaseView, p paint) error {
 		"penstock logs --env "+f.environment+" has what the instances wrote; "+r.Page)}
 }
 
-// after shows the environment as it is and waits until it has changed since the version, or for a moment.
-func (f *releaseFlags) after(ctx context.Context, version int64, show func(api.EnvironmentView)) (api.EnvironmentView, error) {
-	v, err := f.view(ctx)
+// patience is how long a server may be away, as while it is upgraded.
+const patience = time.Minute
+
+// unreachable says whether there was no answer.
+func unreachable(err error) bool {
+	var at *url.Error
+	return errors.As(err, &at)
+}
+
+// follow gives the environment as it is, and whenever it changes, until ctx ends or the server refuses.
+func (f *releaseFlags) follow(ctx context.Context, views chan<- api.EnvironmentView) error {
+	at, err := f.path(ctx, "/environments/%s/events", url.PathEscape(f.environment))
 	if err != nil {
-		return v, err
+		return err
 	}
-	show(v)
-	if v.Version != version {
-		return v, nil
+	for heard := time.Now(); ; {
+		res, err := f.ask(ctx, "GET", at, nil)
+		if err == nil {
+			heard = time.Now()
+			err = readEvents(res.Body, func(v api.EnvironmentView) {
+				heard = time.Now()
+				select {
+				case views <- v:
+				case <-ctx.Done():
+				}
+			})
+			res.Body.Close()
+		} else if !unreachable(err) {
+			return err
+		}
+		if ctx.Err() != nil || time.Since(heard) > patience {
+			return cmp.Or(err, ctx.Err())
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+		}
 	}
-	at, err := f.path(ctx, "/environments/%s?after=%d", url.PathEscape(f.environment), version)
-	if err != nil {
-		return v, err
+}
+
+// readEvents gives the environments of a stream of server-sent events until it ends.
+func readEvents(in io.Reader, view func(api.EnvironmentView)) error {
+	lines := bufio.NewScanner(in)
+	lines.Buffer(nil, maxAnswer)
+	for lines.Scan() {
+		data, ok := bytes.CutPrefix(lines.Bytes(), []byte("data: "))
+		if !ok {
+			continue
+		}
+		var v api.EnvironmentView
+		if err := json.Unmarshal(data, &v); err != nil {
+			return fmt.Errorf("read the server's answer: %w", err)
+		}
+		view(v)
 	}
-	var next api.EnvironmentView
-	return next, f.call(ctx, "GET", at, nil, &next)
+	return lines.Err()
+}
+
+// stamps are the times in what the server says.
+var stamps = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)`)
+
+// sentence is what the server says, with its times as they are here.
+func sentence(text string) string {
+	return stamps.ReplaceAllStringFunc(safe(text), func(stamp string) string {
+		at, err := time.Parse(time.RFC3339, stamp)
+		if err != nil {
+			return stamp
+		}
+		if at = at.Local(); at.Format(time.DateOnly) == time.Now().Format(time.DateOnly) {
+			return at.Format(time.TimeOnly)
+		}
+		return at.Format(time.DateTime)
+	})
 }
 
 // barWidth is how wide the traffic is drawn, characters.
@@ -150,6 +282,9 @@ func rolloutLines(v api.EnvironmentView, p paint, only cd.ReleaseID) []string {
 			line += "  " + p.faint(s.URLs[0])
 		}
 		lines = append(lines, line)
+	}
+	if r := v.TakenBack; r != nil && only == 0 {
+		lines = append(lines, fmt.Sprintf("%s v%d %s  %s", p.red("✗"), r.Number, p.bold(string(r.Phase)), sentence(firstLine(r.Reason))))
 	}
 	for _, r := range v.Releases {
 		if only != 0 && r.ID != only || only == 0 && r.Phase == cd.Live {
@@ -192,7 +327,7 @@ func releaseLines(r api.ReleaseView, p paint) []string {
 		lines = append(lines, "    "+checkLine(k, p))
 	}
 	if r.Waits != "" {
-		lines = append(lines, "    "+p.faint(safe(r.Waits)))
+		lines = append(lines, "    "+p.faint(sentence(firstLine(r.Waits))))
 	}
 	return lines
 }

@@ -3,11 +3,7 @@
 import { Alert, Anchor, Badge, Breadcrumbs, Center, Group, Loader, Stack, Table, Text, Title } from '@mantine/core'
 import { useQuery } from '@tanstack/react-query'
 import { Link } from '@tanstack/react-router'
-import { useEffect, useState, type ReactNode } from 'react'
-import Markdown from 'react-markdown'
-import rehypeRaw from 'rehype-raw'
-import rehypeSanitize from 'rehype-sanitize'
-import remarkGfm from 'remark-gfm'
+import { lazy, Suspense, useEffect, useState, type ReactNode } from 'react'
 import { github, type Repository } from './api'
 import { stateName } from './format'
 
@@ -89,14 +85,14 @@ export function RepositoryHead({ owner, repo, tab, children }: { owner: string; 
   )
 }
 
-/** Markdown of people, of which no script is left. */
-export function Prose({ children, html }: { children: string; html?: boolean }) {
+const Written = lazy(() => import('./prose'))
+
+/** Markdown of people. What reads it comes when there is some. */
+export function Prose(props: { children: string; html?: boolean }) {
   return (
-    <div className="markdown">
-      <Markdown remarkPlugins={[remarkGfm]} rehypePlugins={html ? [rehypeRaw, rehypeSanitize] : [rehypeSanitize]} components={{ img: ({ node: _, ...props }) => <img alt="" {...props} /> }}>
-        {children}
-      </Markdown>
-    </div>
+    <Suspense fallback={<Waiting what="the text" />}>
+      <Written {...props} />
+    </Suspense>
   )
 }
 

@@ -68,10 +68,11 @@ describe('steering', () => {
     expect(consequence(release({ phase: 'watching' }), 'rollback')).toContain('at once')
   })
   it('knows who may open a gate', () => {
-    expect(mayOpen({ kind: 'review' }, 'ada')).toBe(true)
-    expect(mayOpen({ kind: 'review', who: ['Ada'] }, 'ada')).toBe(true)
-    expect(mayOpen({ kind: 'review', who: ['bob'] }, 'ada')).toBe(false)
-    expect(mayOpen({ kind: 'review', not: ['ada'] }, 'ada')).toBe(false)
+    expect(mayOpen({ kind: 'review' }, 'ada', true)).toBe(true)
+    expect(mayOpen({ kind: 'review' }, 'ada', false)).toBe(false)
+    expect(mayOpen({ kind: 'review', who: ['Ada'] }, 'ada', false)).toBe(true)
+    expect(mayOpen({ kind: 'review', who: ['bob'] }, 'ada', true)).toBe(false)
+    expect(mayOpen({ kind: 'review', not: ['ada'] }, 'ada', true)).toBe(false)
   })
   it('names states', () => {
     expect(stateOf(release()).text).toBe('Takes 20 %')

@@ -4,7 +4,7 @@ import { useEffect, useState } from 'react'
 import { ago, clock, duration, localTimes, short, size } from '../format'
 import { useEnvironment, useRelease } from '../live'
 import { Branch, Problem, RepositoryHead, State, useNow, Waiting, WideTable } from '../parts'
-import { isOver, source, stateOf, strategyWords, unitOf, way, type Check, type Release, type TimelineEntry } from '../release'
+import { isOver, isTakenBack, source, stateOf, strategyWords, unitOf, way, type Check, type Release, type TimelineEntry } from '../release'
 import { Charts } from './Charts'
 import { Output } from './Output'
 import { GateForm, Steer } from './Steer'
@@ -38,9 +38,10 @@ export function ReleasePage() {
               <Made release={r} now={now} />
             </div>
           </Group>
-          {isOver(r) && r.phase !== 'retired' && r.reason && <Alert color={r.phase === 'failed' ? 'red' : 'yellow'} title={state.text}>{localTimes(r.reason, now)}</Alert>}
+          {live.data && <Rights may={live.data.may_release} />}
+          <TakenBack release={r} now={now} />
           <Progress name={name} release={r} now={now} may={live.data?.may_release ?? false} />
-          <PlanPart name={name} release={r} />
+          <PlanPart name={name} home={home} release={r} />
           {!isOver(r) && <Charts path={path} />}
           <Checks release={r} now={now} />
           <Timeline entries={r.timeline} now={now} />
@@ -63,6 +64,27 @@ export function Made({ release: r, now }: { release: Release; now: number }) {
   )
 }
 
+/** Why a release was taken back. */
+export function TakenBack({ release: r, now, home }: { release: Release; now: number; home?: string }) {
+  if (!isTakenBack(r) || !r.reason) return null
+  const to = home && <Anchor component={Link} to={`${home}/${r.number}`} inherit underline="always">v{r.number}</Anchor>
+  return (
+    <Alert color={r.phase === 'failed' || r.phase === 'reverting' ? 'red' : 'yellow'} title={to ? <span>{to} {stateOf(r).text.toLowerCase()}</span> : stateOf(r).text}>
+      <div className="command reason">{localTimes(r.reason, now)}</div>
+    </Alert>
+  )
+}
+
+/** Says to who only looks on why there are no buttons. */
+export function Rights({ may }: { may: boolean }) {
+  return may ? null : <Text size="sm" c="dimmed">You look on: to release takes the role write in this repository.</Text>
+}
+
+/** The release whose revision one brings back. */
+export function Restored({ release: r, home }: { release: Release; home: string }) {
+  return r.restores ? <Anchor component={Link} to={`${home}/${r.restores}`} inherit underline="always">v{r.restores}</Anchor> : 'an older revision'
+}
+
 /** Where a release is on its way, what it waits for, what it runs, and the buttons that steer it. */
 export function Progress({ name, release: r, now, may }: { name: string; release: Release; now: number; may: boolean }) {
   const gate = r.gate && r.gate.kind !== 'paused' ? r.gate : undefined
@@ -82,7 +104,7 @@ export function Progress({ name, release: r, now, may }: { name: string; release
           <Alert color="yellow" title={waitsFor(gate.kind)}>
             <Stack gap="xs" align="flex-start">
               <span className="wrap">{localTimes(r.waits, now)}</span>
-              {may && <GateForm name={name} release={r} gate={gate} />}
+              <GateForm name={name} release={r} gate={gate} may={may} />
             </Stack>
           </Alert>
         ) : <Text size="sm" className="wrap">{localTimes(r.waits, now)}</Text>)}
@@ -128,12 +150,12 @@ export function Instances({ release: r, now }: { release: Release; now: number }
   )
 }
 
-function PlanPart({ name, release: r }: { name: string; release: Release }) {
+function PlanPart({ name, home, release: r }: { name: string; home: string; release: Release }) {
   const { plan } = r
   return (
     <Paper withBorder p="md" component="section" aria-label="Plan">
       <Title order={3} size="h4" mb={4}>Plan</Title>
-      <Text size="sm" mb="xs">{plan.restores ? 'Restores an older revision: it takes all traffic as soon as it is healthy, without analysis.' : `${strategyWords(plan.strategy)}.`}{plan.run && <> Asked for by <Anchor component={Link} to={`/${name}/actions/runs/${plan.run}`} size="sm" underline="always">a run</Anchor>.</>}</Text>
+      <Text size="sm" mb="xs">{plan.restores ? <>Restores <Restored release={r} home={home} />: it takes all traffic as soon as it is healthy, without analysis.</> : `${strategyWords(plan.strategy)}.`}{plan.run && <> Asked for by <Anchor component={Link} to={`/${name}/actions/runs/${plan.run}`} size="sm" underline="always">a run</Anchor>.</>}</Text>
       {plan.sha && <Text size="sm" mb="xs">Commit <Code className="wrap">{plan.sha}</Code></Text>}
       <WideTable width={640} label="Services of the release">
         <Table.Thead>
@@ -227,7 +249,8 @@ export function Timeline({ entries, now }: { entries?: TimelineEntry[]; now: num
             <time dateTime={e.at} title={ago(e.at, now)}>{clock(e.at, now)}</time>
             <span className="wrap">
               {e.warning && <strong>Warning: </strong>}
-              {localTimes(e.text, now)}
+              <span className="command">{localTimes(e.text, now)}</span>
+              {e.count && <Text span size="sm" c="dimmed"> {e.count} times, until {clock(e.until!, now)}</Text>}
               {e.by && !e.text.includes(e.by) && <Text span size="sm" c="dimmed"> by {e.by}</Text>}
             </span>
           </li>
@@ -250,9 +273,10 @@ export function UnderWay({ name, home, release: r, now, may }: { name: string; h
             <Anchor component={Link} to={`${home}/${r.number}`} inherit underline="always">v{r.number}</Anchor> <Text span inherit fw={400} role="status">{state.text}</Text>
           </Title>
           <Made release={r} now={now} />
-          <Text size="sm" c="dimmed">{r.plan.restores ? 'Restores an older revision' : strategyWords(r.plan.strategy)}</Text>
+          <Text size="sm" c="dimmed">{r.plan.restores ? <>Restores <Restored release={r} home={home} /></> : strategyWords(r.plan.strategy)}</Text>
         </div>
       </Group>
+      <TakenBack release={r} now={now} />
       <Progress name={name} release={r} now={now} may={may} />
     </Stack>
   )

@@ -1,0 +1,53 @@
+package api
+
+import "github.com/penstock-ci/penstock/internal/cd"
+
+// timeline folds the events of a release into what a person reads: what they lead to is told, not each step there, and what
+// goes to and fro is told once, with how often.
+type timeline struct {
+	entries []TimelineEntry
+	// unrest is where the entries begin that may come again: nothing else has happened since.
+	unrest int
+}
+
+func (t *timeline) add(e cd.Event) {
+	if !telling(e) {
+		return
+	}
+	entry := TimelineEntry{At: e.At, Type: string(e.Type), Text: e.Text, Warning: e.Warning, By: e.By}
+	if !repeats(e.Type) {
+		t.entries = append(t.entries, entry)
+		t.unrest = len(t.entries)
+		return
+	}
+	for i := t.unrest; i < len(t.entries); i++ {
+		if same := &t.entries[i]; same.Text == e.Text {
+			same.Count, same.Until = max(same.Count, 1)+1, e.At
+			return
+		}
+	}
+	t.entries = append(t.entries, entry)
+}
+
+// telling says whether people are told of an event. How an instance is now is shown beside the timeline, which has that a
+// service is up, and what went wrong.
+func telling(e cd.Event) bool {
+	switch e.Type {
+	case cd.EventLook, cd.EventAnswered, cd.EventDue, cd.EventWanted:
+		return false
+	case cd.EventObserved:
+		return e.Warning
+	case cd.EventMoved:
+		return e.Text != "" && e.Phase != cd.Preparing // its hooks are told
+	}
+	return e.Text != ""
+}
+
+// repeats says whether events of a type come again and again while something is not well.
+func repeats(t cd.EventType) bool {
+	switch t {
+	case cd.EventObserved, cd.EventIll, cd.EventWell, cd.EventScaling, cd.EventUnscaled:
+		return true
+	}
+	return false
+}
