@@ -128,7 +128,7 @@ func (s *Server) answerRelease(w http.ResponseWriter, r *http.Request, status in
 	case errors.Is(err, errRelease), errors.Is(err, engine.ErrNothingToRestore):
 		refuse(w, http.StatusUnprocessableEntity, err.Error())
 	case errors.Is(err, cd.ErrRefused), errors.Is(err, cd.ErrStale):
-		refuse(w, http.StatusConflict, err.Error())
+		refuse(w, http.StatusConflict, strings.TrimPrefix(err.Error(), fmt.Sprintf("release %d: ", id))) // people know it by another number
 	case errors.Is(err, store.ErrNotFound):
 		refuse(w, http.StatusNotFound, "Not Found")
 	case err != nil:

@@ -33,7 +33,7 @@ func (t *timeline) add(e cd.Event) {
 // service is up, and what went wrong.
 func telling(e cd.Event) bool {
 	switch e.Type {
-	case cd.EventLook, cd.EventAnswered, cd.EventDue, cd.EventWanted:
+	case cd.EventLook, cd.EventAnswered, cd.EventDue, cd.EventWanted, cd.EventScaled:
 		return false
 	case cd.EventObserved:
 		return e.Warning

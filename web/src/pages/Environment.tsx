@@ -48,7 +48,7 @@ export function EnvironmentPage() {
           {shown.map((r) => <UnderWay key={r.id} name={name} home={home} release={r} now={now} may={view.may_release} />)}
           {view.releases.length > 0 && <Charts path={path} />}
           {newest && <Checks release={newest} now={now} />}
-          {newest && release.data?.id === newest.id && <Timeline entries={release.data.timeline} now={now} />}
+          {newest && release.data?.id === newest.id && <Timeline release={release.data} now={now} />}
           <History name={name} path={path} home={home} view={view} now={now} />
         </Stack>
       )}

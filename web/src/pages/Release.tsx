@@ -4,7 +4,7 @@ import { useEffect, useState } from 'react'
 import { ago, clock, duration, localTimes, short, size } from '../format'
 import { useEnvironment, useRelease } from '../live'
 import { Branch, Problem, RepositoryHead, State, useNow, Waiting, WideTable } from '../parts'
-import { isOver, isTakenBack, source, stateOf, strategyWords, unitOf, way, type Check, type Release, type TimelineEntry } from '../release'
+import { isOver, isTakenBack, source, stateOf, strategyWords, unitOf, way, type Check, type Release } from '../release'
 import { Charts } from './Charts'
 import { Output } from './Output'
 import { GateForm, Steer } from './Steer'
@@ -44,7 +44,7 @@ export function ReleasePage() {
           <PlanPart name={name} home={home} release={r} />
           {!isOver(r) && <Charts path={path} />}
           <Checks release={r} now={now} />
-          <Timeline entries={r.timeline} now={now} />
+          <Timeline release={r} now={now} />
           <Output path={path} release={r} />
         </Stack>
       )}
@@ -70,7 +70,7 @@ export function TakenBack({ release: r, now, home }: { release: Release; now: nu
   const to = home && <Anchor component={Link} to={`${home}/${r.number}`} inherit underline="always">v{r.number}</Anchor>
   return (
     <Alert color={r.phase === 'failed' || r.phase === 'reverting' ? 'red' : 'yellow'} title={to ? <span>{to} {stateOf(r).text.toLowerCase()}</span> : stateOf(r).text}>
-      <div className="command reason">{localTimes(r.reason, now)}</div>
+      <div className="command reason" tabIndex={0}>{localTimes(r.reason, now)}</div>
     </Alert>
   )
 }
@@ -190,14 +190,14 @@ const verdicts = {
 }
 
 /** The checks of the last look, each with all that it was judged by. */
-export function Checks({ release: { checks, failed_checks: failed, plan, phase }, now }: { release: Release; now: number }) {
+export function Checks({ release: { number, checks, failed_checks: failed, plan, phase }, now }: { release: Release; now: number }) {
   if (!checks?.length) return null
   const allowed = plan.strategy.analysis?.threshold || 1
   const measured = (c: Check, v?: number) => (v === undefined ? '–' : short(v) + unitOf(c.name))
   return (
     <Paper withBorder p="md" component="section" aria-label="Analysis">
       <Group justify="space-between" mb={4}>
-        <Title order={3} size="h4">Analysis</Title>
+        <Title order={3} size="h4">Analysis of v{number}</Title>
         <Text size="sm" c="dimmed">looked {ago(checks[0]!.at, now)}{failed && phase === 'shifting' ? `, ${failed} of ${allowed} failed looks that are allowed` : ''}</Text>
       </Group>
       <WideTable width={860} label="Checks">
@@ -236,13 +236,13 @@ export function Checks({ release: { checks, failed_checks: failed, plan, phase }
 const page = 50 // entries
 
 /** What happened to a release, the newest first. */
-export function Timeline({ entries, now }: { entries?: TimelineEntry[]; now: number }) {
+export function Timeline({ release: { number, timeline: entries }, now }: { release: Release; now: number }) {
   const [count, setCount] = useState(page)
   if (!entries?.length) return null
   const shown = [...entries].reverse()
   return (
     <Paper withBorder p="md" component="section" aria-label="Timeline">
-      <Title order={3} size="h4" mb="xs">Timeline</Title>
+      <Title order={3} size="h4" mb="xs">Timeline of v{number}</Title>
       <ol className="timeline" reversed>
         {shown.slice(0, count).map((e, i) => (
           <li key={shown.length - i} className={e.warning ? 'warning' : undefined}>
