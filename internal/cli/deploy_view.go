@@ -83,7 +83,7 @@ func (f *releaseFlags) watch(c *cobra.Command, r api.ReleaseView) error {
 			}
 			var text strings.Builder
 			for _, e := range now.Timeline[min(told, len(now.Timeline)):] {
-				line := sentence(e.Text)
+				line := sentence(firstLine(e.Text)) // all of it is told at the end
 				if e.Warning {
 					line = show.yellow(line)
 				}
@@ -267,8 +267,12 @@ func rolloutLines(v api.EnvironmentView, p paint, only cd.ReleaseID) []string {
 	if len(v.Services) == 0 {
 		lines = append(lines, p.faint("  nothing is released yet: penstock deploy --env "+v.Environment))
 	}
+	widest := 12
 	for _, s := range v.Services {
-		line := fmt.Sprintf("  %-12s", safe(s.Name))
+		widest = max(widest, len(s.Name))
+	}
+	for _, s := range v.Services {
+		line := fmt.Sprintf("  %-*s", widest, safe(s.Name))
 		for i, share := range s.Shares {
 			bar := strings.Repeat("█", (share.Percent*barWidth+50)/100)
 			if i > 0 {
@@ -315,6 +319,9 @@ func releaseLines(r api.ReleaseView, p paint) []string {
 			if i.State == cd.Healthy {
 				well++
 			}
+		}
+		if part.Want == 0 && len(part.Instances) == 0 {
+			continue // not started yet, or all is over
 		}
 		lines = append(lines, fmt.Sprintf("    %s: %d of %d healthy", safe(part.Service), well, part.Want))
 		for _, i := range part.Instances {

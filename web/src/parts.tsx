@@ -5,7 +5,7 @@ import { useQuery } from '@tanstack/react-query'
 import { Link } from '@tanstack/react-router'
 import { lazy, Suspense, useEffect, useState, type ReactNode } from 'react'
 import { github, type Repository } from './api'
-import { stateName } from './format'
+import { localTimes, stateName } from './format'
 
 const shapes: Record<string, { colour: string; path: ReactNode; spin?: boolean }> = {
   success: { colour: 'var(--ok)', path: <><circle cx="8" cy="8" r="7" fill="currentColor" /><path d="M4.6 8.3l2.3 2.3 4.5-4.8" className="cut" /></> },
@@ -93,6 +93,21 @@ export function Prose(props: { children: string; html?: boolean }) {
     <Suspense fallback={<Waiting what="the text" />}>
       <Written {...props} />
     </Suspense>
+  )
+}
+
+const toEnd = (e: HTMLElement | null) => {
+  if (e) e.scrollTop = e.scrollHeight
+}
+
+/** What the server says and, below it, what a program wrote, with its end in sight. */
+export function Said({ text, now, children }: { text: string; now: number; children?: ReactNode }) {
+  const [first, ...rest] = localTimes(text.trimEnd(), now).split('\n')
+  return (
+    <div className="wrap">
+      {first}{children}
+      {rest.length > 0 && <pre className="output-end" tabIndex={0} ref={toEnd}>{rest.join('\n')}</pre>}
+    </div>
   )
 }
 

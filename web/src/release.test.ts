@@ -27,7 +27,9 @@ describe('way', () => {
     expect(told(release({ phase: 'failed', weight: 0, step: 2 }))).toEqual(['starting done', 'shifting failed', 'live ahead'])
     expect(told(release({ phase: 'reverting', weight: 0, parts: [{ service: 'web', want: 2 }] }))).toEqual(['starting failed', 'shifting ahead', 'live ahead'])
     expect(told(release({ phase: 'aborted', promoted: 'x' }))).toEqual(['starting done', 'shifting done', 'watching failed', 'live ahead'])
-    expect(told(release({ plan: plan({ gate: { kind: 'review' } }), phase: 'aborted', weight: 0 }))[0]).toBe('gated failed')
+    const reviewed = { plan: plan({ gate: { kind: 'review' } }), phase: 'aborted', weight: 0, since: '2026-01-01T00:00:00Z' } as const
+    expect(told(release(reviewed)).slice(0, 2)).toEqual(['gated failed', 'starting ahead'])
+    expect(told(release({ ...reviewed, confirmed: ['review'] })).slice(0, 2)).toEqual(['gated done', 'starting failed'])
   })
 })
 

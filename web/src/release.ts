@@ -112,6 +112,7 @@ export interface Release {
   gate?: Gate
   paused?: boolean
   by?: string
+  confirmed?: string[] // kinds of the gates that somebody has opened
   step?: number
   failed_checks?: number
   checks?: Check[]
@@ -212,7 +213,7 @@ function cameTo(r: Release): Phase {
   if (r.promoted) return 'watching'
   if (r.step || r.weight > 0 || r.checks?.length) return 'shifting'
   if (r.parts.some((p) => p.want > 0 || p.up || p.instances?.length)) return 'starting'
-  return r.plan.gate && r.began === r.since ? 'gated' : 'starting'
+  return r.plan.gate && !r.confirmed?.includes(r.plan.gate.kind) ? 'gated' : 'starting'
 }
 
 /** A release's state in a word or two, and the sign for it. */

@@ -1,4 +1,4 @@
-import { Group, Paper, SegmentedControl, Table, Text, Title } from '@mantine/core'
+import { Group, Paper, SegmentedControl, Select, Table, Text, Title } from '@mantine/core'
 import { useElementSize } from '@mantine/hooks'
 import { keepPreviousData, useQuery } from '@tanstack/react-query'
 import { useState } from 'react'
@@ -36,7 +36,8 @@ export function Charts({ path }: { path: string }) {
     <Paper withBorder p="md" component="section" aria-label="Traffic by revision">
       <Group justify="space-between" mb="xs">
         <Title order={3} size="h4">Traffic by revision</Title>
-        {all.length > 1 && <SegmentedControl size="xs" aria-label="Service" data={all.map((s) => s.service)} value={service?.service} onChange={choose} />}
+        {all.length > 3 && <Select size="xs" aria-label="Service" data={all.map((s) => s.service)} value={service?.service} allowDeselect={false} onChange={(s) => choose(s ?? '')} />}
+        {all.length > 1 && all.length <= 3 && <SegmentedControl size="xs" aria-label="Service" data={all.map((s) => s.service)} value={service?.service} onChange={choose} />}
       </Group>
       {traffic.error && !traffic.data ? <Text size="sm" c="dimmed">{traffic.error.message}</Text>
         : traffic.data && time.length === 0 ? <Text size="sm" c="dimmed">{all.length === 0 ? 'The server that carries this environment has no proxy, so nothing is measured: serve --proxy ADDR.' : `No requests in the last ${minutes} minutes.`}</Text>

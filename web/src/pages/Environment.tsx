@@ -62,14 +62,16 @@ export function Serving({ view }: { view: EnvironmentView }) {
     <Paper withBorder p="md" component="section" aria-label="Serves now">
       <Title order={3} size="h4" mb="xs">Serves now</Title>
       <Stack gap="sm">
-        {view.services.map((s) => (
-          <div key={s.name}>
-            <Group gap="xs" mb={4}>
-              <Text fw={600}>{s.name}</Text>
-              {!s.urls?.length && <Text size="sm" c="dimmed">Nothing leads here: that takes hosts in penstock.yaml, and serve --proxy.</Text>}
-              {(s.urls ?? []).map((url) => (isWebAddress(url) ? <Anchor key={url} href={url} rel="noreferrer noopener" size="sm" className="wrap">{url.replace(/^https?:\/\//, '')}</Anchor> : <Text key={url} size="sm">{url}</Text>))}
-            </Group>
-            <Shares shares={s.shares} service={s.name} />
+        {alike(view.services).map((group) => (
+          <div key={group[0]!.name}>
+            {group.map((s) => (
+              <Group key={s.name} gap="xs" mb={4}>
+                <Text fw={600} className="wrap">{s.name}</Text>
+                {!s.urls?.length && <Text size="sm" c="dimmed">Nothing leads here: that takes hosts in penstock.yaml, and serve --proxy.</Text>}
+                {(s.urls ?? []).map((url) => (isWebAddress(url) ? <Anchor key={url} href={url} rel="noreferrer noopener" size="sm" className="wrap">{url.replace(/^https?:\/\//, '')}</Anchor> : <Text key={url} size="sm">{url}</Text>))}
+              </Group>
+            ))}
+            <Shares shares={group[0]!.shares} services={group.map((s) => s.name).join(', ')} />
           </div>
         ))}
       </Stack>
@@ -77,14 +79,24 @@ export function Serving({ view }: { view: EnvironmentView }) {
   )
 }
 
-function Shares({ shares, service }: { shares: EnvironmentView['services'][number]['shares']; service: string }) {
+/** Services by how their traffic is divided: those that are released together are one. */
+function alike(services: EnvironmentView['services']) {
+  const groups = new Map<string, EnvironmentView['services']>()
+  for (const s of services) {
+    const key = JSON.stringify(s.shares)
+    groups.set(key, [...(groups.get(key) ?? []), s])
+  }
+  return [...groups.values()]
+}
+
+function Shares({ shares, services }: { shares: EnvironmentView['services'][number]['shares']; services: string }) {
   const newestLast = [...shares].sort((a, b) => a.number - b.number)
   return (
     <>
       <div className="shares" aria-hidden="true">
         {newestLast.map((s) => <span key={s.release} className={s === newestLast.at(-1) ? seriesClass(s.number) : `${seriesClass(s.number)} older`} style={{ width: `${s.percent}%` }} />)}
       </div>
-      <ul className="values" aria-label={`Traffic of ${service}`}>
+      <ul className="values" aria-label={`Traffic of ${services}`}>
         {newestLast.map((s) => (
           <li key={s.release}><Swatch number={s.number} older={s !== newestLast.at(-1)} /> {s.number ? `v${s.number}` : 'an older one'} {s.percent} %</li>
         ))}

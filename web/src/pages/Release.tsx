@@ -3,7 +3,7 @@ import { Link, useParams } from '@tanstack/react-router'
 import { useEffect, useState } from 'react'
 import { ago, clock, duration, localTimes, short, size } from '../format'
 import { useEnvironment, useRelease } from '../live'
-import { Branch, Problem, RepositoryHead, State, useNow, Waiting, WideTable } from '../parts'
+import { Branch, Problem, RepositoryHead, Said, State, useNow, Waiting, WideTable } from '../parts'
 import { isOver, isTakenBack, source, stateOf, strategyWords, unitOf, way, type Check, type Release } from '../release'
 import { Charts } from './Charts'
 import { Output } from './Output'
@@ -70,7 +70,7 @@ export function TakenBack({ release: r, now, home }: { release: Release; now: nu
   const to = home && <Anchor component={Link} to={`${home}/${r.number}`} inherit underline="always">v{r.number}</Anchor>
   return (
     <Alert color={r.phase === 'failed' || r.phase === 'reverting' ? 'red' : 'yellow'} title={to ? <span>{to} {stateOf(r).text.toLowerCase()}</span> : stateOf(r).text}>
-      <div className="command reason" tabIndex={0}>{localTimes(r.reason, now)}</div>
+      <Said text={r.reason} now={now} />
     </Alert>
   )
 }
@@ -126,22 +126,28 @@ const instanceSigns = {
   exited: { status: 'completed', conclusion: 'failure' }, stopped: { status: 'completed', conclusion: 'skipped' },
 }
 
-/** The instances of a release, each with its state and why it is so. */
+/** The instances of a release by service, each with its state and why it is so. */
 export function Instances({ release: r, now }: { release: Release; now: number }) {
-  const all = r.parts.flatMap((p) => (p.instances ?? []).map((i) => ({ ...i, service: p.service })))
-  if (all.length === 0) return null
+  const parts = r.parts.filter((p) => p.instances?.length)
+  if (parts.length === 0) return null
   return (
-    <Table aria-label={`Instances of v${r.number}`}>
+    <Table aria-label={`Instances of v${r.number}`} layout="fixed">
       <Table.Tbody>
-        {all.map((i) => (
-          <Table.Tr key={i.service + i.index}>
-            <Table.Td w="25%">{i.service} {i.index}</Table.Td>
+        {parts.map((p) => (
+          <Table.Tr key={p.service}>
+            <Table.Th scope="row" w="30%" fw={400} className="wrap">{p.service}</Table.Th>
             <Table.Td>
-              <Group gap={6}>
-                <State {...instanceSigns[i.state]} silent />{i.state}
-                <Text span size="sm" c="dimmed">{duration(i.since, undefined, now)}{i.restarts ? ` · ${i.restarts} ${i.restarts === 1 ? 'restart' : 'restarts'}` : ''}</Text>
-              </Group>
-              {i.state !== 'healthy' && i.reason && <Text size="sm" c="dimmed" className="wrap">{i.reason}</Text>}
+              <ul className="instances">
+                {p.instances!.map((i) => (
+                  <li key={i.index}>
+                    <Group gap={6} wrap="nowrap">
+                      <State {...instanceSigns[i.state]} silent />
+                      <span>{i.index} {i.state} <Text span size="sm" c="dimmed">{duration(i.since, undefined, now)}{i.restarts ? ` · ${i.restarts} ${i.restarts === 1 ? 'restart' : 'restarts'}` : ''}</Text></span>
+                    </Group>
+                    {i.state !== 'healthy' && i.reason && <Text size="sm" c="dimmed" component="div"><Said text={i.reason} now={now} /></Text>}
+                  </li>
+                ))}
+              </ul>
             </Table.Td>
           </Table.Tr>
         ))}
@@ -247,12 +253,13 @@ export function Timeline({ release: { number, timeline: entries }, now }: { rele
         {shown.slice(0, count).map((e, i) => (
           <li key={shown.length - i} className={e.warning ? 'warning' : undefined}>
             <time dateTime={e.at} title={ago(e.at, now)}>{clock(e.at, now)}</time>
-            <span className="wrap">
-              {e.warning && <strong>Warning: </strong>}
-              <span className="command">{localTimes(e.text, now)}</span>
-              {e.count && <Text span size="sm" c="dimmed"> {e.count} times, until {clock(e.until!, now)}</Text>}
-              {e.by && !e.text.includes(e.by) && <Text span size="sm" c="dimmed"> by {e.by}</Text>}
-            </span>
+            <div>
+              {e.warning && <span className="hidden">Warning: </span>}
+              <Said text={e.text} now={now}>
+                {e.count && <Text span size="sm" c="dimmed"> {e.count} times, until {clock(e.until!, now)}</Text>}
+                {e.by && !e.text.includes(e.by) && <Text span size="sm" c="dimmed"> by {e.by}</Text>}
+              </Said>
+            </div>
           </li>
         ))}
       </ol>

@@ -11,7 +11,7 @@ export function Teach({ declared, environment, may }: { declared: Declared; envi
   const here = declared.environments.find((e) => e.name.toLowerCase() === environment?.toLowerCase())
   const e = environment ?? 'production'
   const key = /^[\w-]+$/.test(e) ? e : JSON.stringify(e)
-  if (declared.mistake) return <Alert color="red" title="penstock.yaml has a mistake"><div className="command reason" tabIndex={0}>{declared.mistake}</div></Alert>
+  if (declared.mistake) return <Alert color="red" title="penstock.yaml has a mistake"><div className="command">{declared.mistake}</div></Alert>
   if (here) {
     const branches = here.branches.length > 0 && ` A push to ${here.branches.join(' or ')} does so by itself.`
     return <Text size="sm">penstock.yaml releases {here.services.join(', ')} here: {may ? 'press Release, or' : 'who may write to the repository can, by'} <Code>penstock deploy --env {here.name}</Code>.{branches}</Text>
