@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"net/http"
+	"strings"
 
 	"github.com/penstock-ci/penstock/internal/config"
 	"github.com/penstock-ci/penstock/internal/store"
@@ -61,7 +62,7 @@ func (s *Server) declared(r *http.Request, repo store.Repository) (DeclaredView,
 	}
 	c, err := readConfig(tree)
 	if errors.Is(err, errRelease) {
-		view.Mistake = err.Error()
+		view.Mistake = strings.TrimPrefix(err.Error(), errRelease.Error()+": ")
 		return view, nil
 	}
 	if err != nil {

@@ -1,6 +1,10 @@
 package api
 
-import "github.com/penstock-ci/penstock/internal/cd"
+import (
+	"strings"
+
+	"github.com/penstock-ci/penstock/internal/cd"
+)
 
 // timeline folds the events of a release into what a person reads: what they lead to is told, not each step there, and what
 // goes to and fro is told once, with how often.
@@ -8,6 +12,15 @@ type timeline struct {
 	entries []TimelineEntry
 	// unrest is where the entries begin that may come again: nothing else has happened since.
 	unrest int
+}
+
+// maxUnrest is how many entries that may come again are told apart.
+const maxUnrest = 50
+
+// said is a text without what a program wrote, which differs from time to time.
+func said(text string) string {
+	line, _, _ := strings.Cut(text, "\n")
+	return line
 }
 
 func (t *timeline) add(e cd.Event) {
@@ -20,9 +33,9 @@ func (t *timeline) add(e cd.Event) {
 		t.unrest = len(t.entries)
 		return
 	}
-	for i := t.unrest; i < len(t.entries); i++ {
-		if same := &t.entries[i]; same.Text == e.Text {
-			same.Count, same.Until = max(same.Count, 1)+1, e.At
+	for i := max(t.unrest, len(t.entries)-maxUnrest); i < len(t.entries); i++ {
+		if same := &t.entries[i]; said(same.Text) == said(e.Text) {
+			same.Text, same.Count, same.Until = e.Text, max(same.Count, 1)+1, e.At
 			return
 		}
 	}

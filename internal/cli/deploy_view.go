@@ -3,7 +3,6 @@ package cli
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -183,8 +182,12 @@ func (f *releaseFlags) ended(out io.Writer, r api.ReleaseView, p paint) error {
 		"penstock logs --env "+f.environment+" has what the instances wrote; "+r.Page)}
 }
 
-// patience is how long a server may be away, as while it is upgraded.
-const patience = time.Minute
+const (
+	// patience is how long a server may be away, as while it is upgraded.
+	patience = time.Minute
+	// firstPause is before a server is asked again, twice as long each time.
+	firstPause = 50 * time.Millisecond
+)
 
 // unreachable says whether there was no answer.
 func unreachable(err error) bool {
@@ -198,47 +201,52 @@ func (f *releaseFlags) follow(ctx context.Context, views chan<- api.EnvironmentV
 	if err != nil {
 		return err
 	}
-	for heard := time.Now(); ; {
+	pause := firstPause
+	for heard := time.Now(); ctx.Err() == nil; pause = min(2*pause, time.Second) {
 		res, err := f.ask(ctx, "GET", at, nil)
-		if err == nil {
-			heard = time.Now()
-			err = readEvents(res.Body, func(v api.EnvironmentView) {
-				heard = time.Now()
-				select {
-				case views <- v:
-				case <-ctx.Done():
-				}
-			})
+		switch {
+		case err == nil:
+			err = readViews(ctx, res.Body, views)
 			res.Body.Close()
-		} else if !unreachable(err) {
+			if err != nil {
+				return err
+			}
+			heard, pause = time.Now(), firstPause
+		case !unreachable(err), time.Since(heard) > patience:
 			return err
 		}
-		if ctx.Err() != nil || time.Since(heard) > patience {
-			return cmp.Or(err, ctx.Err())
-		}
 		select {
-		case <-time.After(time.Second):
+		case <-time.After(pause):
 		case <-ctx.Done():
 		}
 	}
+	return ctx.Err()
 }
 
-// readEvents gives the environments of a stream of server-sent events until it ends.
-func readEvents(in io.Reader, view func(api.EnvironmentView)) error {
+// readViews gives the environments of a stream of server-sent events until it ends, or is cut off.
+func readViews(ctx context.Context, in io.Reader, views chan<- api.EnvironmentView) error {
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, maxAnswer)
+	var event []byte
 	for lines.Scan() {
-		data, ok := bytes.CutPrefix(lines.Bytes(), []byte("data: "))
-		if !ok {
-			continue
+		if data, ok := bytes.CutPrefix(lines.Bytes(), []byte("data: ")); ok {
+			event = bytes.Clone(data)
+		}
+		if len(lines.Bytes()) > 0 || event == nil {
+			continue // an event is whole at its empty line
 		}
 		var v api.EnvironmentView
-		if err := json.Unmarshal(data, &v); err != nil {
+		if err := json.Unmarshal(event, &v); err != nil {
 			return fmt.Errorf("read the server's answer: %w", err)
 		}
-		view(v)
+		event = nil
+		select {
+		case views <- v:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	return lines.Err()
+	return nil
 }
 
 // stamps are the times in what the server says.
