@@ -1,6 +1,7 @@
 package api
 
 import (
+	"regexp"
 	"strings"
 
 	"github.com/penstock-ci/penstock/internal/cd"
@@ -17,9 +18,14 @@ type timeline struct {
 // maxUnrest is how many entries that may come again are told apart.
 const maxUnrest = 50
 
-// said is a text without what a program wrote, which differs from time to time.
-func said(text string) string {
+var digits = regexp.MustCompile(`\d+`)
+
+// said is a text without what differs from time to time: what a program wrote, and what was counted.
+func said(text string, of cd.EventType) string {
 	line, _, _ := strings.Cut(text, "\n")
+	if of == cd.EventChecked {
+		line = digits.ReplaceAllString(line, "")
+	}
 	return line
 }
 
@@ -28,13 +34,13 @@ func (t *timeline) add(e cd.Event) {
 		return
 	}
 	entry := TimelineEntry{At: e.At, Type: string(e.Type), Text: e.Text, Warning: e.Warning, By: e.By}
-	if !repeats(e.Type) {
+	if !repeats(e) {
 		t.entries = append(t.entries, entry)
 		t.unrest = len(t.entries)
 		return
 	}
 	for i := max(t.unrest, len(t.entries)-maxUnrest); i < len(t.entries); i++ {
-		if same := &t.entries[i]; said(same.Text) == said(e.Text) {
+		if same := &t.entries[i]; same.Type == string(e.Type) && said(same.Text, e.Type) == said(e.Text, e.Type) {
 			same.Text, same.Count, same.Until = e.Text, max(same.Count, 1)+1, e.At
 			return
 		}
@@ -56,11 +62,13 @@ func telling(e cd.Event) bool {
 	return e.Text != ""
 }
 
-// repeats says whether events of a type come again and again while something is not well.
-func repeats(t cd.EventType) bool {
-	switch t {
+// repeats says whether an event comes again and again while something is not well, or not known.
+func repeats(e cd.Event) bool {
+	switch e.Type {
 	case cd.EventObserved, cd.EventIll, cd.EventWell, cd.EventScaling, cd.EventUnscaled:
 		return true
+	case cd.EventChecked:
+		return e.Checked != nil && !e.Checked.Undecided.IsZero()
 	}
 	return false
 }

@@ -24,7 +24,9 @@ func TestTimeline(t *testing.T) {
 		instance(7, cd.Healthy, "web 0 is healthy"), {Type: cd.EventUp, At: at(7), Text: "web is up"},
 		{Type: cd.EventIll, At: at(8), Warning: true, Text: "Only 1 of 2"}, {Type: cd.EventWell, At: at(9), Text: "Enough"}, {Type: cd.EventIll, At: at(10), Warning: true, Text: "Only 1 of 2"},
 		{Type: cd.EventWell, At: at(11), Text: "Enough"}, {Type: cd.EventChecked, At: at(12), Text: "Checks pass"}, {Type: cd.EventIll, At: at(13), Warning: true, Text: "Only 1 of 2"},
-		{Type: cd.EventLook, At: at(14), Text: "Looks"}, {Type: cd.EventNote, At: at(15)},
+		{Type: cd.EventLook, At: at(14), Text: "Looks"},
+		{Type: cd.EventChecked, At: at(14), Text: "Held: only 5 of 20", Checked: &cd.Checked{Undecided: at(14)}}, {Type: cd.EventChecked, At: at(15), Text: "Held: only 9 of 20", Checked: &cd.Checked{Undecided: at(14)}},
+		{Type: cd.EventChecked, At: at(16), Warning: true, Text: "Held: failed 1 of 3", Checked: &cd.Checked{}}, {Type: cd.EventChecked, At: at(17), Warning: true, Text: "Held: failed 2 of 3", Checked: &cd.Checked{}}, {Type: cd.EventNote, At: at(15)},
 	} {
 		all.add(e)
 	}
@@ -39,6 +41,7 @@ func TestTimeline(t *testing.T) {
 	want := []string{
 		"0 begins", "0 Starts web", "2 web 0 has exited: code 1:\npid 9 (3 times) until 6", "5 web 1 has exited: code 2", "7 web is up",
 		"8 Only 1 of 2 (2 times) until 10", "9 Enough (2 times) until 11", "12 Checks pass", "13 Only 1 of 2",
+		"14 Held: only 9 of 20 (2 times) until 15", "16 Held: failed 1 of 3", "17 Held: failed 2 of 3",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%q\nwant\n%q", got, want)
