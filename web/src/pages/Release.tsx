@@ -69,7 +69,7 @@ export function TakenBack({ release: r, now, home }: { release: Release; now: nu
   if (!isTakenBack(r) || !r.reason) return null
   const to = home && <Anchor component={Link} to={`${home}/${r.number}`} inherit underline="always">v{r.number}</Anchor>
   return (
-    <Alert color={r.phase === 'failed' || r.phase === 'reverting' ? 'red' : 'yellow'} title={to ? <span>{to} {stateOf(r).text.toLowerCase()}</span> : stateOf(r).text}>
+    <Alert color={r.phase === 'failed' || r.phase === 'reverting' ? 'red' : 'yellow'} title={to ? <span>{to} {stateOf(r).text.toLowerCase()} <Text span inherit fw={400}>{ago(r.ended, now)}</Text></span> : stateOf(r).text}>
       <Said text={r.reason} now={now} />
     </Alert>
   )
