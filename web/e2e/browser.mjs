@@ -27,6 +27,7 @@ export async function begin(shots) {
   }
 
   async function look(page, name, options) {
+    if (options?.fullPage) await page.evaluate(() => scrollTo(0, 0)) // or the head is in the middle of the picture
     await page.screenshot({ path: `${shots}/${name}.png`, ...options })
     const { violations } = await new AxeBuilder({ page }).withTags(['wcag2a', 'wcag2aa', 'wcag21aa']).analyze()
     for (const v of violations) faults.push(`${name}: ${v.id}: ${v.help}: ${v.nodes.slice(0, 3).map((n) => n.target.join(' ') + ' ' + (n.any[0]?.message ?? '')).join(' | ')}`)
