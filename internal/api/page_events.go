@@ -45,20 +45,12 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		}
 		after = max(n, last-maxBehind)
 	}
-	h := w.Header()
-	h.Set("Content-Type", "text/event-stream")
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Accel-Buffering", "no")
-	w.WriteHeader(http.StatusOK)
-	stream := &eventStream{w: w, out: http.NewResponseController(w)}
+	stream := beginStream(w)
+	defer stream.end()
 	// The number first: a browser that loses the connection before the first record resumes from here.
 	if stream.send(fmt.Sprintf("retry: 1000\nid: %d\nevent: ready\ndata: {}\n\n", after)) != nil {
 		return
 	}
-	alive := time.NewTicker(keepAlive)
-	defer alive.Stop()
-	over := time.NewTimer(streamLife)
-	defer over.Stop()
 	for ctx := r.Context(); ; {
 		records, ok, news := s.hub.after(after)
 		if !ok {
@@ -79,23 +71,50 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		if len(records) > 0 {
 			continue
 		}
-		select {
-		case <-news:
-		case <-over.C:
-			return
-		case <-alive.C:
-			if stream.send(": still here\n\n") != nil {
-				return
-			}
-		case <-ctx.Done():
+		if !stream.wait(ctx, news) {
 			return
 		}
 	}
 }
 
+// eventStream is an answer of server-sent events.
 type eventStream struct {
-	w   io.Writer
-	out *http.ResponseController
+	w     io.Writer
+	out   *http.ResponseController
+	alive *time.Ticker
+	over  *time.Timer
+}
+
+func beginStream(w http.ResponseWriter) *eventStream {
+	h := w.Header()
+	h.Set("Content-Type", "text/event-stream")
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Accel-Buffering", "no")
+	w.WriteHeader(http.StatusOK)
+	return &eventStream{w, http.NewResponseController(w), time.NewTicker(keepAlive), time.NewTimer(streamLife)}
+}
+
+func (e *eventStream) end() {
+	e.alive.Stop()
+	e.over.Stop()
+}
+
+// wait waits for news and keeps the stream alive; false says that it is over.
+func (e *eventStream) wait(ctx context.Context, news <-chan struct{}) bool {
+	for {
+		select {
+		case <-news:
+			return true
+		case <-e.over.C:
+			return false
+		case <-e.alive.C:
+			if e.send(": still here\n\n") != nil {
+				return false
+			}
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 func (e *eventStream) send(text string) error {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -10,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/penstock-ci/penstock/internal/auth"
 	"github.com/penstock-ci/penstock/internal/cd"
@@ -18,12 +18,8 @@ import (
 	"github.com/penstock-ci/penstock/internal/store"
 )
 
-const (
-	// longPoll is how long a question waits for news at most.
-	longPoll = 25 * time.Second
-	// maxTimeline bounds the events of one release that are shown, the latest.
-	maxTimeline = 1000
-)
+// maxTimeline bounds the events of one release that are shown, the latest.
+const maxTimeline = 1000
 
 // releaser is somebody who may release in a repository.
 type releaser struct {
@@ -132,7 +128,7 @@ func (s *Server) answerRelease(w http.ResponseWriter, r *http.Request, status in
 	case errors.Is(err, errRelease), errors.Is(err, engine.ErrNothingToRestore):
 		refuse(w, http.StatusUnprocessableEntity, err.Error())
 	case errors.Is(err, cd.ErrRefused), errors.Is(err, cd.ErrStale):
-		refuse(w, http.StatusConflict, err.Error())
+		refuse(w, http.StatusConflict, strings.TrimPrefix(err.Error(), fmt.Sprintf("release %d: ", id))) // people know it by another number
 	case errors.Is(err, store.ErrNotFound):
 		refuse(w, http.StatusNotFound, "Not Found")
 	case err != nil:
@@ -148,6 +144,11 @@ func (s *Server) releaseView(r store.Release) ReleaseView {
 	v := ReleaseView{
 		Release: &shown, Number: r.Number, Waits: s.numbered(r, r.Waits()),
 		Page: fmt.Sprintf("%s/%s/environments/%s/%d", s.URL, r.Plan.Repository, url.PathEscape(r.Plan.Environment), r.Number),
+	}
+	if r.Plan.Restores != 0 {
+		if older, err := s.Releases.Release(context.Background(), r.Plan.Restores); err == nil {
+			v.Restores = older.Number
+		}
 	}
 	if v.Outcome = outcome(r.Release); v.Outcome == "released" && !s.Releases.InForce(r) {
 		v.Outcome = "" // not before its traffic goes there
@@ -224,12 +225,9 @@ func (s *Server) showRelease(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, v)
 }
 
-// tooFine are events that are kept, and say nothing to people: what they lead to is told.
-var tooFine = map[cd.EventType]bool{cd.EventLook: true, cd.EventAnswered: true, cd.EventDue: true, cd.EventWanted: true, cd.EventUp: true}
-
 // timeline is what happened to a release, the latest.
 func (s *Server) timeline(ctx context.Context, r store.Release) ([]TimelineEntry, error) {
-	all := []TimelineEntry{}
+	var all timeline
 	for after := int64(0); ; {
 		records, err := s.Releases.Timeline(ctx, r.ID, after, maxTimeline)
 		if err != nil {
@@ -237,14 +235,17 @@ func (s *Server) timeline(ctx context.Context, r store.Release) ([]TimelineEntry
 		}
 		for _, rec := range records {
 			after = rec.Seq
-			if e := rec.Event; e.Text != "" && !tooFine[e.Type] {
-				all = append(all, TimelineEntry{At: e.At, Type: string(e.Type), Text: s.numbered(r, e.Text), Warning: e.Warning, By: e.By})
-			}
+			all.add(rec.Event)
 		}
 		if len(records) < maxTimeline {
-			return all[max(len(all)-maxTimeline, 0):], nil
+			break
 		}
 	}
+	shown := all.entries[max(len(all.entries)-maxTimeline, 0):]
+	for i := range shown {
+		shown[i].Text = s.numbered(r, shown[i].Text)
+	}
+	return shown, nil
 }
 
 // showVersion is GET .../environments/{environment}/versions/{number}.
@@ -400,30 +401,49 @@ func (s *Server) activeIn(ctx context.Context, repo store.Repository, environmen
 	return s.Releases.History(ctx, store.ReleaseFilter{Repository: repo.FullName(), Environment: environment, Active: true, Limit: 100})
 }
 
-// showEnvironment is GET .../environments/{environment}. With ?after=VERSION it waits for another one, a while.
+// showEnvironment is GET .../environments/{environment}.
 func (s *Server) showEnvironment(w http.ResponseWriter, r *http.Request) {
 	repo, ok := s.repoOfReleases(w, r)
 	if !ok {
 		return
 	}
-	after, err := strconv.ParseInt(r.URL.Query().Get("after"), 10, 64)
-	waits := err == nil
-	ctx, cancel := context.WithTimeout(r.Context(), longPoll)
-	defer cancel()
-	for {
-		news := s.Releases.Changed()
-		v, err := s.environmentView(r, repo, r.PathValue("environment"))
-		if err != nil {
-			s.failed(w, r, err)
+	v, err := s.environmentView(r, repo, r.PathValue("environment"))
+	if err != nil {
+		s.failed(w, r, err)
+		return
+	}
+	writeJSON(w, http.StatusOK, v)
+}
+
+// followEnvironment is GET .../environments/{environment}/events: the environment as it is, and again, whole, whenever it has
+// changed, as server-sent events. Who comes again has missed nothing: it is told at once how things are.
+func (s *Server) followEnvironment(w http.ResponseWriter, r *http.Request) {
+	repo, ok := s.repoOfReleases(w, r)
+	if !ok {
+		return
+	}
+	news := s.Releases.Changed()
+	v, err := s.environmentView(r, repo, r.PathValue("environment"))
+	if err != nil {
+		s.failed(w, r, err)
+		return
+	}
+	stream := beginStream(w)
+	defer stream.end()
+	for told := v.Version - 1; ; {
+		if v.Version != told {
+			data, err := json.Marshal(v)
+			if err != nil || stream.send(fmt.Sprintf("retry: 1000\ndata: %s\n\n", data)) != nil {
+				return
+			}
+			told = v.Version
+		}
+		if !stream.wait(r.Context(), news) {
 			return
 		}
-		if !waits || v.Version != after || ctx.Err() != nil {
-			writeJSON(w, http.StatusOK, v)
-			return
-		}
-		select {
-		case <-news:
-		case <-ctx.Done():
+		news = s.Releases.Changed()
+		if v, err = s.environmentView(r, repo, r.PathValue("environment")); err != nil {
+			return // the browser comes again, and is told
 		}
 	}
 }
@@ -450,6 +470,14 @@ func (s *Server) environmentView(r *http.Request, repo store.Repository, environ
 		if v.Outcome != "" {
 			view.Version++
 		}
+	}
+	last, err := s.Releases.History(ctx, store.ReleaseFilter{Repository: repo.FullName(), Environment: environment, Limit: 1})
+	if err != nil {
+		return view, err
+	}
+	if len(last) > 0 && (last[0].Phase == cd.Failed || last[0].Phase == cd.Aborted) && numbers[last[0].ID] == 0 {
+		v := s.releaseView(last[0])
+		view.TakenBack = &v
 	}
 	for _, r := range active {
 		for _, share := range r.Shares() {

@@ -84,7 +84,7 @@ var pullsText = textTable{
 }
 
 var environmentsText = textTable{
-	"environments?per_page=100", "environments", []string{"ENVIRONMENT", "UPDATED"}, "No environments: a job with `environment:` makes one.",
+	"environments?per_page=100", "environments", []string{"ENVIRONMENT", "UPDATED"}, "No environments: penstock.yaml says which, and a job with `environment:` makes one.",
 	func(o textObject) []string { return []string{o.text("name"), age(o.text("updated_at"))} }, nil,
 }
 

@@ -82,7 +82,7 @@ func (s *Server) versionText(w http.ResponseWriter, r *http.Request) {
 	writeRelease(out, v)
 	fmt.Fprintln(out)
 	for _, e := range v.Timeline {
-		fmt.Fprintf(out, "%s\t%s\n", e.At.Format(time.DateTime), plainText(e.Text))
+		fmt.Fprintf(out, "%s\t%s%s\n", e.At.Format(time.DateTime), plainText(e.Text), e.Often())
 	}
 }
 

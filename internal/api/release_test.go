@@ -2,9 +2,11 @@ package api
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -126,5 +128,89 @@ func TestServerReleaseFiles(t *testing.T) {
 	}
 	if got := kept(); !slices.Equal(got, []string{one}) {
 		t.Errorf("a day later: got %v, want what the release needs, %s", got, one)
+	}
+}
+
+// TestServerEnvironmentEvents holds that a stream tells an environment as it is, at once and whenever it has changed.
+func TestServerEnvironmentEvents(t *testing.T) {
+	m := newTeam(t)
+	m.push("main", releasedFiles)
+	stream := func() func() EnvironmentView {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), "GET", m.url+pagePath+"/repos/acme/shop/environments/production/events", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "token "+m.token)
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { res.Body.Close() })
+		lines := bufio.NewScanner(res.Body)
+		return func() (v EnvironmentView) {
+			t.Helper()
+			for lines.Scan() {
+				if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
+					if err := json.Unmarshal([]byte(data), &v); err != nil {
+						t.Fatal(err)
+					}
+					return v
+				}
+			}
+			t.Fatalf("the stream has ended: %v", lines.Err())
+			return v
+		}
+	}
+	next := stream()
+	if v := next(); len(v.Releases) != 0 || v.Environment != "production" || !v.MayRelease {
+		t.Errorf("before anything is released: got %+v", v)
+	}
+	status, body := m.ask("POST", pagePath+"/repos/acme/shop/releases", ReleaseRequest{Environment: "production"})
+	if status != http.StatusCreated {
+		t.Fatalf("got %d, %v", status, body)
+	}
+	if v := next(); len(v.Releases) != 1 || v.Releases[0].Number != 1 {
+		t.Errorf("released: got %+v", v)
+	}
+	if status, body := m.ask("POST", fmt.Sprintf("%s/repos/acme/shop/releases/%v/abort", pagePath, body.(map[string]any)["id"]), ReleaseAction{Reason: "enough"}); status != http.StatusOK {
+		t.Fatalf("got %d, %v", status, body)
+	}
+	for v := next(); len(v.Releases) > 0; v = next() {
+	}
+	if v := stream()(); v.TakenBack == nil || v.TakenBack.Number != 1 || !strings.Contains(v.TakenBack.Reason, "enough") {
+		t.Errorf("who comes again is told of %+v", v)
+	}
+	if status, _ := m.askAs("", "GET", pagePath+"/repos/acme/shop/environments/production/events", nil); status != http.StatusUnauthorized && status != http.StatusNotFound {
+		t.Errorf("a stranger gets %d", status)
+	}
+}
+
+// TestServerDeclared holds that pages are told what penstock.yaml says of environments, and what is wrong with it.
+func TestServerDeclared(t *testing.T) {
+	m := newTeam(t)
+	declared := func() (v DeclaredView) {
+		t.Helper()
+		status, body := m.ask("GET", pagePath+"/repos/acme/shop/environments", nil)
+		text, err := json.Marshal(body)
+		if err == nil {
+			err = json.Unmarshal(text, &v)
+		}
+		if status != http.StatusOK || err != nil {
+			t.Fatalf("got %d, %v, %v", status, body, err)
+		}
+		return v
+	}
+	m.push("main", "-- README --\nnothing yet\n")
+	if v := declared(); !v.Missing {
+		t.Errorf("without the file: got %+v", v)
+	}
+	m.push("main", "-- penstock.yaml --\nservices: 7\n")
+	if v := declared(); v.Missing || !strings.HasPrefix(v.Mistake, "penstock.yaml (Line: 1, Col: 11)") {
+		t.Errorf("with a mistake: got %+v", v)
+	}
+	m.push("main", releasedFiles+"-- penstock.yaml --\nservices: {web: {command: ./web, port: 1}, api: {command: ./api, port: 2, path: /api}}\nenvironments: {staging: {branch: main}}\n")
+	if v := declared(); v.Missing || v.Mistake != "" || fmt.Sprint(v.Environments) != "[{staging [web api] [main]}]" {
+		t.Errorf("got %+v", v)
 	}
 }

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/penstock-ci/penstock/internal/cd"
@@ -13,7 +14,9 @@ type EnvironmentView struct {
 	Services    []ServiceView `json:"services"`
 	// Releases are those of which something runs or is under way, the newest first.
 	Releases []ReleaseView `json:"releases"`
-	// Version grows with whatever changes: who has it waits for the next by asking with ?after=VERSION.
+	// TakenBack is the newest release of all, if it failed or was aborted and nothing of it runs any more.
+	TakenBack *ReleaseView `json:"taken_back,omitempty"`
+	// Version is another one when anything else of this is.
 	Version    int64 `json:"version"`
 	MayRelease bool  `json:"may_release"` // the visitor
 }
@@ -44,16 +47,27 @@ type ReleaseView struct {
 	Page     string          `json:"page"`               // URL
 	Outcome  string          `json:"outcome"`            // released, failed, aborted, superseded; empty while it is not known
 	Waits    string          `json:"waits,omitempty"`    // why it does not go on by itself now, until when, and who can move it on
+	Restores int64           `json:"restores,omitempty"` // number of the release whose revision it brings back
 	Timeline []TimelineEntry `json:"timeline,omitempty"` // of a release that is asked for alone
 }
 
-// TimelineEntry is one thing that happened to a release.
+// TimelineEntry is one thing that happened to a release, or that happened Count times, from At to Until.
 type TimelineEntry struct {
 	At      time.Time `json:"at"`
 	Type    string    `json:"type"`
 	Text    string    `json:"text"`
 	Warning bool      `json:"warning,omitempty"`
 	By      string    `json:"by,omitempty"`
+	Count   int       `json:"count,omitempty"`
+	Until   time.Time `json:"until,omitzero"`
+}
+
+// Often says how often it happened, if more than once, as the end of its line.
+func (e TimelineEntry) Often() string {
+	if e.Count < 2 {
+		return ""
+	}
+	return fmt.Sprintf(" (%d times)", e.Count)
 }
 
 // ReleaseRequest asks for a release.

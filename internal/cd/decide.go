@@ -196,7 +196,11 @@ func (d *decision) observe(in Observed) error {
 	if at < 0 && i.State == Stopped || at >= 0 && p.Instances[at] == i {
 		return nil
 	}
-	text := fmt.Sprintf("%s %d is %s", in.Service, i.Index, i.State)
+	verb := "is"
+	if i.State == Exited {
+		verb = "has"
+	}
+	text := fmt.Sprintf("%s %d %s %s", in.Service, i.Index, verb, i.State)
 	if i.Reason != "" && i.State != Healthy && i.State != Stopped {
 		text += ": " + i.Reason
 	}

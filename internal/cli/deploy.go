@@ -186,7 +186,7 @@ With --wait the command shows the rollout until it is known how it ended: exit c
 				return err
 			}
 			var begun api.ReleaseView
-			quiet := patience(c.ErrOrStderr(), "The server prepares the release: what is built or fetched for it takes its time")
+			quiet := reassure(c.ErrOrStderr(), "The server prepares the release: what is built or fetched for it takes its time")
 			err = f.call(c.Context(), "POST", at, ask, &begun)
 			quiet()
 			if err != nil {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -10,11 +11,13 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"regexp"
 	"strings"
 	"syscall"
 	"text/tabwriter"
 	"time"
 
+	"github.com/mattn/go-runewidth"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
@@ -33,46 +36,117 @@ func painter(out io.Writer) paint {
 func (f *releaseFlags) watch(c *cobra.Command, r api.ReleaseView) error {
 	ctx, stop := signal.NotifyContext(c.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	out := c.OutOrStdout()
-	p := painter(out)
-	told, drawn, after := 0, 0, int64(-1)
+	var end error
+	views := make(chan api.EnvironmentView)
+	go func() {
+		defer close(views)
+		end = f.follow(ctx, views)
+	}()
+	defer func() {
+		stop()
+		for range views {
+		}
+	}()
+	show := newPicture(c.OutOrStdout())
+	if !f.asJSON {
+		show.write(fmt.Sprintf("%s v%d  %s\n", f.environment, r.Number, show.faint(safe(r.Page))), nil)
+	}
+	var shown *api.EnvironmentView
+	draw := func(text string) {
+		if f.asJSON {
+			return
+		}
+		var lines []string
+		if shown != nil && show.on {
+			lines = rolloutLines(*shown, show.paint, r.ID)
+		}
+		show.write(text, lines)
+	}
+	told := 0
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
 	for {
-		var now api.ReleaseView
-		at, err := f.path(ctx, "/releases/%d", r.ID)
-		if err != nil {
-			return err
-		}
-		if err := f.call(ctx, "GET", at, nil, &now); err != nil {
-			return f.left(ctx.Err() != nil, err)
-		}
-		var text bytes.Buffer
-		if !f.asJSON {
+		select {
+		case <-tick.C:
+			draw("")
+		case v, ok := <-views:
+			if !ok {
+				return f.left(ctx.Err() != nil, end)
+			}
+			now, err := f.release(ctx, r.ID)
+			if unreachable(err) && ctx.Err() == nil {
+				continue // the next view comes when the server is there again
+			}
+			if err != nil {
+				return f.left(ctx.Err() != nil, err)
+			}
+			var text strings.Builder
 			for _, e := range now.Timeline[min(told, len(now.Timeline)):] {
-				fmt.Fprintf(&text, "%s  %s\n", p.faint(e.At.Local().Format("15:04:05")), safe(e.Text))
+				line := sentence(firstLine(e.Text)) // all of it is told at the end
+				if e.Warning {
+					line = show.yellow(line)
+				}
+				fmt.Fprintf(&text, "%s  %s\n", show.faint(e.At.Local().Format(time.TimeOnly)), line)
 			}
 			told = len(now.Timeline)
-		}
-		if drawn > 0 {
-			fmt.Fprintf(out, "\x1b[%dA\x1b[J", drawn)
-			drawn = 0
-		}
-		_, _ = out.Write(text.Bytes())
-		if !underWay(now) {
-			return errors.Join(f.tellJob(ctx, now), f.ended(out, now, p))
-		}
-		v, err := f.after(ctx, after, func(v api.EnvironmentView) {
-			if !p.on || f.asJSON {
-				return
+			if shown = &v; !underWay(now) {
+				shown = nil
 			}
-			lines := rolloutLines(v, p, r.ID)
-			fmt.Fprintln(out, strings.Join(lines, "\n"))
-			drawn = len(lines)
-		})
-		if err != nil {
-			return f.left(ctx.Err() != nil, err)
+			draw(text.String())
+			if shown == nil {
+				return errors.Join(f.tellJob(ctx, now), f.ended(c.OutOrStdout(), now, show.paint))
+			}
 		}
-		after = v.Version
 	}
+}
+
+// release asks for a release with its timeline.
+func (f *releaseFlags) release(ctx context.Context, id cd.ReleaseID) (r api.ReleaseView, err error) {
+	at, err := f.path(ctx, "/releases/%d", id)
+	if err == nil {
+		err = f.call(ctx, "GET", at, nil, &r)
+	}
+	return r, err
+}
+
+// picture is what is written to a terminal below all that stays, and drawn anew when it changes.
+type picture struct {
+	paint
+	out   io.Writer
+	size  func() (columns, rows int)
+	drawn int // rows of the terminal
+}
+
+func newPicture(out io.Writer) *picture {
+	return &picture{paint: painter(out), out: out, size: func() (int, int) {
+		if file, ok := out.(*os.File); ok {
+			if columns, rows, err := term.GetSize(int(file.Fd())); err == nil {
+				return columns, rows
+			}
+		}
+		return 80, 24
+	}}
+}
+
+// write replaces the picture by text, which stays, and other lines. What does not fit the terminal is left out, for it could
+// not be drawn over again.
+func (p *picture) write(text string, lines []string) {
+	var b strings.Builder
+	if p.drawn > 0 {
+		fmt.Fprintf(&b, "\x1b[%dA\x1b[J", p.drawn)
+	}
+	b.WriteString(text)
+	p.drawn = 0
+	columns, room := p.size()
+	for _, line := range lines {
+		rows := 1 + max(runewidth.StringWidth(escapes.ReplaceAllString(line, ""))-1, 0)/max(columns, 1)
+		if p.drawn += rows; p.drawn >= room {
+			p.drawn -= rows
+			break
+		}
+		b.WriteString(line + "\n")
+	}
+	_, _ = io.WriteString(p.out, b.String())
 }
 
 // left is the end of who stopped watching.
@@ -145,22 +219,88 @@ func appendTo(name, text string) error {
 	return errors.Join(err, file.Close())
 }
 
-// after shows the environment as it is and waits until it has changed since the version, or for a moment.
-func (f *releaseFlags) after(ctx context.Context, version int64, show func(api.EnvironmentView)) (api.EnvironmentView, error) {
-	v, err := f.view(ctx)
+const (
+	// patience is how long a server may be away, as while it is upgraded.
+	patience = time.Minute
+	// firstPause is before a server is asked again, twice as long each time.
+	firstPause = 50 * time.Millisecond
+)
+
+// unreachable says whether there was no answer.
+func unreachable(err error) bool {
+	var at *url.Error
+	return errors.As(err, &at)
+}
+
+// follow gives the environment as it is, and whenever it changes, until ctx ends or the server refuses.
+func (f *releaseFlags) follow(ctx context.Context, views chan<- api.EnvironmentView) error {
+	at, err := f.path(ctx, "/environments/%s/events", url.PathEscape(f.environment))
 	if err != nil {
-		return v, err
+		return err
 	}
-	show(v)
-	if v.Version != version {
-		return v, nil
+	pause := firstPause
+	for heard := time.Now(); ctx.Err() == nil; pause = min(2*pause, time.Second) {
+		res, err := f.ask(ctx, "GET", at, nil)
+		switch {
+		case err == nil:
+			err = readViews(ctx, res.Body, views)
+			res.Body.Close()
+			if err != nil {
+				return err
+			}
+			heard, pause = time.Now(), firstPause
+		case !unreachable(err), time.Since(heard) > patience:
+			return err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
 	}
-	at, err := f.path(ctx, "/environments/%s?after=%d", url.PathEscape(f.environment), version)
-	if err != nil {
-		return v, err
+	return ctx.Err()
+}
+
+// readViews gives the environments of a stream of server-sent events until it ends, or is cut off.
+func readViews(ctx context.Context, in io.Reader, views chan<- api.EnvironmentView) error {
+	lines := bufio.NewScanner(in)
+	lines.Buffer(nil, maxAnswer)
+	var event []byte
+	for lines.Scan() {
+		if data, ok := bytes.CutPrefix(lines.Bytes(), []byte("data: ")); ok {
+			event = bytes.Clone(data)
+		}
+		if len(lines.Bytes()) > 0 || event == nil {
+			continue // an event is whole at its empty line
+		}
+		var v api.EnvironmentView
+		if err := json.Unmarshal(event, &v); err != nil {
+			return fmt.Errorf("read the server's answer: %w", err)
+		}
+		event = nil
+		select {
+		case views <- v:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	var next api.EnvironmentView
-	return next, f.call(ctx, "GET", at, nil, &next)
+	return nil
+}
+
+// stamps are the times in what the server says.
+var stamps = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)`)
+
+// sentence is what the server says, with its times as they are here.
+func sentence(text string) string {
+	return stamps.ReplaceAllStringFunc(safe(text), func(stamp string) string {
+		at, err := time.Parse(time.RFC3339, stamp)
+		if err != nil {
+			return stamp
+		}
+		if at = at.Local(); at.Format(time.DateOnly) == time.Now().Format(time.DateOnly) {
+			return at.Format(time.TimeOnly)
+		}
+		return at.Format(time.DateTime)
+	})
 }
 
 // barWidth is how wide the traffic is drawn, characters.
@@ -172,8 +312,12 @@ func rolloutLines(v api.EnvironmentView, p paint, only cd.ReleaseID) []string {
 	if len(v.Services) == 0 {
 		lines = append(lines, p.faint("  nothing is released yet: penstock deploy --env "+v.Environment))
 	}
+	widest := 12
 	for _, s := range v.Services {
-		line := fmt.Sprintf("  %-12s", safe(s.Name))
+		widest = max(widest, len(s.Name))
+	}
+	for _, s := range v.Services {
+		line := fmt.Sprintf("  %-*s", widest, safe(s.Name))
 		for i, share := range s.Shares {
 			bar := strings.Repeat("█", (share.Percent*barWidth+50)/100)
 			if i > 0 {
@@ -187,6 +331,9 @@ func rolloutLines(v api.EnvironmentView, p paint, only cd.ReleaseID) []string {
 			line += "  " + p.faint(s.URLs[0])
 		}
 		lines = append(lines, line)
+	}
+	if r := v.TakenBack; r != nil && only == 0 {
+		lines = append(lines, fmt.Sprintf("%s v%d %s  %s", p.red("✗"), r.Number, p.bold(string(r.Phase)), sentence(firstLine(r.Reason))))
 	}
 	for _, r := range v.Releases {
 		if only != 0 && r.ID != only || only == 0 && r.Phase == cd.Live {
@@ -218,6 +365,9 @@ func releaseLines(r api.ReleaseView, p paint) []string {
 				well++
 			}
 		}
+		if part.Want == 0 && len(part.Instances) == 0 {
+			continue // not started yet, or all is over
+		}
 		lines = append(lines, fmt.Sprintf("    %s: %d of %d healthy", safe(part.Service), well, part.Want))
 		for _, i := range part.Instances {
 			if i.Reason != "" && i.State != cd.Healthy {
@@ -229,7 +379,7 @@ func releaseLines(r api.ReleaseView, p paint) []string {
 		lines = append(lines, "    "+checkLine(k, p))
 	}
 	if r.Waits != "" {
-		lines = append(lines, "    "+p.faint(safe(r.Waits)))
+		lines = append(lines, "    "+p.faint(sentence(firstLine(r.Waits))))
 	}
 	return lines
 }
@@ -283,15 +433,15 @@ func writeHistory(out io.Writer, all []api.ReleaseView) error {
 	return w.Flush()
 }
 
-// patienceTime is how often who waits for an answer is told that it is still to come.
-const patienceTime = 5 * time.Second
+// sayEvery is how often who waits for an answer is told that it is still to come.
+const sayEvery = 5 * time.Second
 
-// patience tells, as long as it is not ended, what is waited for and for how long by now.
-func patience(out io.Writer, what string) (end func()) {
+// reassure tells, as long as it is not ended, what is waited for and for how long by now.
+func reassure(out io.Writer, what string) (end func()) {
 	began, stop, stopped := time.Now(), make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
-		again := time.NewTicker(patienceTime)
+		again := time.NewTicker(sayEvery)
 		defer again.Stop()
 		for {
 			select {

@@ -3,10 +3,13 @@
 package web
 
 import (
+	"compress/gzip"
 	"embed"
+	"io"
 	"io/fs"
 	"net/http"
 	"path"
+	"strconv"
 	"strings"
 )
 
@@ -40,10 +43,11 @@ func Handler() http.Handler {
 			return
 		}
 		name := strings.TrimPrefix(path.Clean(r.URL.Path), "/")
-		if strings.HasPrefix(name, "assets/") || name == "icon.svg" {
-			if strings.HasPrefix(name, "assets/") { // their names change with what is in them
-				h.Set("Cache-Control", "public, max-age=31536000, immutable")
-			}
+		if strings.HasPrefix(name, "assets/") {
+			serveAsset(w, r, files, name)
+			return
+		}
+		if name == "icon.svg" {
 			http.ServeFileFS(w, r, files, name)
 			return
 		}
@@ -55,4 +59,55 @@ func Handler() http.Handler {
 		h.Set("Content-Type", "text/html; charset=utf-8")
 		_, _ = w.Write(index) // the browser has gone
 	})
+}
+
+// serveAsset serves a file that is carried as it is sent: by brotli, or by gzip. Its name changes with what is in it.
+func serveAsset(w http.ResponseWriter, r *http.Request, files fs.FS, name string) {
+	encoding, ending := "gzip", ".gz"
+	if accepts(r, "br") {
+		encoding, ending = "br", ".br"
+	}
+	file, err := files.Open(name + ending)
+	if err != nil {
+		http.NotFound(w, r)
+		return
+	}
+	defer file.Close()
+	var text io.Reader = file
+	h := w.Header()
+	h.Set("Vary", "Accept-Encoding")
+	switch {
+	case encoding == "br" || accepts(r, "gzip"):
+		h.Set("Content-Encoding", encoding)
+		if info, err := file.Stat(); err == nil {
+			h.Set("Content-Length", strconv.FormatInt(info.Size(), 10))
+		}
+	default:
+		if text, err = gzip.NewReader(file); err != nil {
+			http.NotFound(w, r)
+			return
+		}
+	}
+	h.Set("Content-Type", types[path.Ext(name)])
+	h.Set("Cache-Control", "public, max-age=31536000, immutable")
+	if r.Method == http.MethodGet {
+		_, _ = io.Copy(w, text) // the browser has gone
+	}
+}
+
+// types are those of assets, whatever the machine takes them for.
+var types = map[string]string{".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml", ".woff2": "font/woff2"}
+
+// accepts says whether a client takes an encoding. https://www.rfc-editor.org/rfc/rfc9110#section-12.5.3
+func accepts(r *http.Request, encoding string) bool {
+	for _, one := range strings.Split(r.Header.Get("Accept-Encoding"), ",") {
+		name, weight, _ := strings.Cut(strings.ToLower(one), ";")
+		if strings.TrimSpace(name) != encoding {
+			continue
+		}
+		_, text, weighed := strings.Cut(weight, "=")
+		q, err := strconv.ParseFloat(strings.TrimSpace(text), 64)
+		return !weighed || err == nil && q > 0
+	}
+	return false
 }

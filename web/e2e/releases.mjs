@@ -9,16 +9,6 @@ const { open, look, end } = await begin(shots)
 const whole = { fullPage: true }
 const page = await open({ colorScheme: 'light' })
 
-// The page asks for news once at a time.
-const asking = new Set()
-const isAsking = (r) => /\/environments\/[^/]+\?after=/.test(r.url())
-page.on('request', (r) => {
-  if (!isAsking(r)) return
-  asking.add(r)
-  assert.equal(asking.size, 1, 'two questions for news are under way')
-})
-for (const over of ['requestfinished', 'requestfailed']) page.on(over, (r) => asking.delete(r))
-
 // From the list to the environment.
 await page.goto(`${url}/#token=${token}`)
 await page.getByRole('link', { name }).waitFor()
@@ -87,6 +77,13 @@ await state.getByText(/^Paused/).waitFor()
 await steer('Resume', 'Resume')
 await state.getByText(/^Paused/).waitFor({ state: 'detached' })
 
+// What was missed while the line was cut is there when it is back.
+await page.context().setOffline(true)
+const id = (await (await fetch(`${url}/api/penstock/repos/${name}/environments/${environment}`, { headers: { authorization: `token ${token}` } })).json()).releases[0].id
+await fetch(`${url}/api/penstock/repos/${name}/releases/${id}/weight`, { method: 'POST', headers: { authorization: `token ${token}` }, body: '{"weight": 20}' })
+await page.context().setOffline(false)
+await shares.getByText(`v${version} 20 %`).waitFor()
+
 // Abort, and its outcome.
 await steer('Abort', 'Abort', async (dialog) => {
   await dialog.getByText(/All traffic goes back/).waitFor()
@@ -98,14 +95,12 @@ const row = (v) => history.getByRole('row').filter({ has: page.getByRole('link',
 await row(version).getByText('Aborted', { exact: true }).waitFor({ timeout: 60_000 })
 await shares.getByText(`v${divided[0][0]} 100 %`).waitFor()
 await look(page, 'releases-aborted', whole)
-asking.clear() // the page that is left gives its question up
 await row(version).getByRole('link', { name: `v${version}`, exact: true }).click()
 await page.waitForURL(new RegExp(`/${version}$`))
 await page.getByRole('alert').getByText('the basket is empty').waitFor()
 await page.getByRole('region', { name: 'Timeline' }).getByText('the basket is empty').first().waitFor()
 await page.getByRole('table', { name: 'Services of the release' }).waitFor()
 await look(page, 'releases-release', whole)
-asking.clear()
 await page.goBack()
 
 // Back to an older version.
@@ -117,6 +112,17 @@ await look(page, 'releases-rollback')
 await page.getByRole('dialog').getByRole('button', { name: `Roll back to ${to}` }).click()
 await history.getByRole('row').nth(1).filter({ hasText: 'as it was' }).getByText(/^Serves/).waitFor({ timeout: 60_000 })
 await look(page, 'releases-rolled-back', whole)
+
+await history.getByRole('row').nth(1).getByRole('link', { name: to, exact: true }).waitFor() // which it restores
+await page.getByRole('region', { name: `v${version + 1}`, exact: true }).getByRole('link', { name: to, exact: true }).waitFor()
+
+// All of it is in the audit log, with who did it.
+await page.getByRole('link', { name: 'Audit' }).click()
+const audit = page.getByRole('table', { name: 'Audit log' })
+for (const action of ['weight', 'resume', 'pause', 'abort']) {
+  await audit.getByRole('row').filter({ hasText: `release.${action}` }).filter({ hasText: `${name}/environments/${environment}/v${version}` }).filter({ hasText: 'admin' }).first().waitFor()
+}
+await audit.getByRole('row').filter({ hasText: 'release.rollback' }).filter({ hasText: 'as it was' }).first().waitFor()
 
 // Dark, and as wide as a phone.
 const phone = await open({ colorScheme: 'dark', viewport: { width: 390, height: 844 } })

@@ -128,18 +128,49 @@ export async function readLog(path: string, take: (bytes: Uint8Array) => void, s
   }
 }
 
+/**
+ * Follows a stream of the server while the page is seen, until the function it gives is called. The browser resumes by itself what
+ * was cut off; what was refused, or left while nobody looked, begins anew.
+ */
+export function follow(path: string, on: { message: (data: string) => void; open?: () => void; lost?: () => void }): () => void {
+  let source: EventSource | undefined
+  let again: ReturnType<typeof setTimeout> | undefined
+  const end = () => {
+    clearTimeout(again)
+    source?.close()
+  }
+  const begin = () => {
+    end()
+    if (document.visibilityState !== 'visible') return // a browser has few connections to a server
+    const now = (source = new EventSource('/api/penstock' + path))
+    now.onopen = () => on.open?.()
+    now.onmessage = (e) => on.message(e.data)
+    now.onerror = () => {
+      on.lost?.()
+      if (now.readyState === EventSource.CLOSED) again = setTimeout(begin, 5000)
+    }
+  }
+  document.addEventListener('visibilitychange', begin)
+  begin()
+  return () => {
+    document.removeEventListener('visibilitychange', begin)
+    end()
+  }
+}
+
 /** Calls back when something has happened, at most a few times a second, until the function it gives is called. */
 export function listen(path: string, happened: () => void): () => void {
-  const source = new EventSource('/api/penstock' + path)
   let timer: ReturnType<typeof setTimeout> | undefined
-  source.onmessage = () => {
+  const soon = () => {
     timer ??= setTimeout(() => {
       timer = undefined
       happened()
     }, 150)
   }
+  let opened = 0
+  const end = follow(path, { message: soon, open: () => opened++ > 0 && soon() })
   return () => {
     clearTimeout(timer)
-    source.close()
+    end()
   }
 }

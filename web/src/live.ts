@@ -1,29 +1,22 @@
 // What follows the server: an environment and its releases, as they change.
 
-import { useDocumentVisibility } from '@mantine/hooks'
 import { keepPreviousData, useQuery } from '@tanstack/react-query'
 import { useEffect } from 'react'
-import { APIError, native, queries } from './api'
+import { follow, native, queries } from './api'
 import type { EnvironmentView, Release } from './release'
 
-/** An environment as it is now: each question waits at the server until there is news, and the next follows it. */
+/** An environment as it is now. A stream tells it, at once and when it changes; why there is no stream the server is asked. */
 export function useEnvironment(path: string) {
-  const key = ['environment', path]
-  const visible = useDocumentVisibility() === 'visible'
-  const query = useQuery({
-    queryKey: key, retry: false,
-    queryFn: ({ signal }) => {
-      const known = queries.getQueryData<EnvironmentView>(key)
-      return native<EnvironmentView>(known ? `${path}?after=${known.version}` : path, signal)
-    },
-  })
-  const { fetchStatus, dataUpdatedAt, errorUpdatedAt, error, refetch } = query
-  const refused = error instanceof APIError && error.status < 500
+  const query = useQuery({ queryKey: ['environment', path], enabled: false, retry: false, queryFn: ({ signal }) => native<EnvironmentView>(path, signal) })
+  const { refetch } = query
   useEffect(() => {
-    if (!visible || refused || fetchStatus !== 'idle') return
-    const timer = setTimeout(() => void refetch({ cancelRefetch: false }), error ? 3000 : 200)
-    return () => clearTimeout(timer)
-  }, [visible, refused, fetchStatus, dataUpdatedAt, errorUpdatedAt, error, refetch])
+    const queryKey = ['environment', path]
+    const message = async (data: string) => {
+      await queries.cancelQueries({ queryKey })
+      queries.setQueryData(queryKey, JSON.parse(data))
+    }
+    return follow(`${path}/events`, { message, lost: () => void refetch() })
+  }, [path, refetch])
   return query
 }
 

@@ -2,20 +2,10 @@ import '@mantine/core/styles.css'
 import './styles.css'
 import { Anchor, AppShell, Button, Checkbox, Group, MantineProvider, Text, createTheme, type CSSVariablesResolver } from '@mantine/core'
 import { QueryClientProvider, useQuery } from '@tanstack/react-query'
-import { Link, Outlet, RouterProvider, createRootRoute, createRoute, createRouter } from '@tanstack/react-router'
+import { Link, Outlet, RouterProvider, createRootRoute, createRoute, createRouter, lazyRouteComponent } from '@tanstack/react-router'
 import { StrictMode } from 'react'
 import { createRoot } from 'react-dom/client'
 import { APIError, github, queries, sendNative, type Me } from './api'
-import { Caches } from './pages/Caches'
-import { EnvironmentPage } from './pages/Environment'
-import { Environments } from './pages/Environments'
-import { PullPage, Pulls } from './pages/Pulls'
-import { ReleasePage } from './pages/Release'
-import { Repositories } from './pages/Repositories'
-import { RunPage } from './pages/Run'
-import { Runs } from './pages/Runs'
-import { Account, Audit, Runners } from './pages/Server'
-import { Settings } from './pages/Settings'
 import { SignIn } from './pages/SignIn'
 import { Problem, Waiting } from './parts'
 
@@ -78,26 +68,31 @@ function Shell() {
 }
 
 const root = createRootRoute({ component: Shell, notFoundComponent: () => <Problem error="There is no such page." /> })
-const page = (path: string, component: () => React.ReactNode) => createRoute({ getParentRoute: () => root, path, component })
+const page = (path: string, component: ReturnType<typeof lazyRouteComponent>) => createRoute({ getParentRoute: () => root, path, component })
+const runs = lazyRouteComponent(() => import('./pages/Runs'), 'Runs')
+const run = lazyRouteComponent(() => import('./pages/Run'), 'RunPage')
+const server = () => import('./pages/Server')
+const pulls = () => import('./pages/Pulls')
 const router = createRouter({
+  defaultPreload: 'intent',
   routeTree: root.addChildren([
-    page('/', Repositories),
-    page('/runners', Runners),
-    page('/audit', Audit),
-    page('/account', Account),
-    page('/$owner/$repo', Runs),
-    page('/$owner/$repo/actions', Runs),
-    page('/$owner/$repo/actions/runs/$run', RunPage),
-    page('/$owner/$repo/actions/runs/$run/job/$job', RunPage),
-    page('/$owner/$repo/actions/runs/$run/attempts/$attempt', RunPage),
-    page('/$owner/$repo/actions/runs/$run/attempts/$attempt/job/$job', RunPage),
-    page('/$owner/$repo/pulls', Pulls),
-    page('/$owner/$repo/pull/$number', PullPage),
-    page('/$owner/$repo/environments', Environments),
-    page('/$owner/$repo/environments/$environment', EnvironmentPage),
-    page('/$owner/$repo/environments/$environment/$number', ReleasePage),
-    page('/$owner/$repo/caches', Caches),
-    page('/$owner/$repo/settings', Settings),
+    page('/', lazyRouteComponent(() => import('./pages/Repositories'), 'Repositories')),
+    page('/runners', lazyRouteComponent(server, 'Runners')),
+    page('/audit', lazyRouteComponent(server, 'Audit')),
+    page('/account', lazyRouteComponent(server, 'Account')),
+    page('/$owner/$repo', runs),
+    page('/$owner/$repo/actions', runs),
+    page('/$owner/$repo/actions/runs/$run', run),
+    page('/$owner/$repo/actions/runs/$run/job/$job', run),
+    page('/$owner/$repo/actions/runs/$run/attempts/$attempt', run),
+    page('/$owner/$repo/actions/runs/$run/attempts/$attempt/job/$job', run),
+    page('/$owner/$repo/pulls', lazyRouteComponent(pulls, 'Pulls')),
+    page('/$owner/$repo/pull/$number', lazyRouteComponent(pulls, 'PullPage')),
+    page('/$owner/$repo/environments', lazyRouteComponent(() => import('./pages/Environments'), 'Environments')),
+    page('/$owner/$repo/environments/$environment', lazyRouteComponent(() => import('./pages/Environment'), 'EnvironmentPage')),
+    page('/$owner/$repo/environments/$environment/$number', lazyRouteComponent(() => import('./pages/Release'), 'ReleasePage')),
+    page('/$owner/$repo/caches', lazyRouteComponent(() => import('./pages/Caches'), 'Caches')),
+    page('/$owner/$repo/settings', lazyRouteComponent(() => import('./pages/Settings'), 'Settings')),
   ]),
 })
 

@@ -3,13 +3,9 @@
 import { Alert, Anchor, Badge, Breadcrumbs, Center, Group, Loader, Stack, Table, Text, Title } from '@mantine/core'
 import { useQuery } from '@tanstack/react-query'
 import { Link } from '@tanstack/react-router'
-import { useEffect, useState, type ReactNode } from 'react'
-import Markdown from 'react-markdown'
-import rehypeRaw from 'rehype-raw'
-import rehypeSanitize from 'rehype-sanitize'
-import remarkGfm from 'remark-gfm'
+import { lazy, Suspense, useEffect, useState, type ReactNode } from 'react'
 import { github, type Repository } from './api'
-import { stateName } from './format'
+import { localTimes, stateName } from './format'
 
 const shapes: Record<string, { colour: string; path: ReactNode; spin?: boolean }> = {
   success: { colour: 'var(--ok)', path: <><circle cx="8" cy="8" r="7" fill="currentColor" /><path d="M4.6 8.3l2.3 2.3 4.5-4.8" className="cut" /></> },
@@ -89,13 +85,28 @@ export function RepositoryHead({ owner, repo, tab, children }: { owner: string; 
   )
 }
 
-/** Markdown of people, of which no script is left. */
-export function Prose({ children, html }: { children: string; html?: boolean }) {
+const Written = lazy(() => import('./prose'))
+
+/** Markdown of people. What reads it comes when there is some. */
+export function Prose(props: { children: string; html?: boolean }) {
   return (
-    <div className="markdown">
-      <Markdown remarkPlugins={[remarkGfm]} rehypePlugins={html ? [rehypeRaw, rehypeSanitize] : [rehypeSanitize]} components={{ img: ({ node: _, ...props }) => <img alt="" {...props} /> }}>
-        {children}
-      </Markdown>
+    <Suspense fallback={<Waiting what="the text" />}>
+      <Written {...props} />
+    </Suspense>
+  )
+}
+
+const toEnd = (e: HTMLElement | null) => {
+  if (e) e.scrollTop = e.scrollHeight
+}
+
+/** What the server says and, below it, what a program wrote, with its end in sight. */
+export function Said({ text, now, children }: { text: string; now: number; children?: ReactNode }) {
+  const [first, ...rest] = localTimes(text.trimEnd(), now).split('\n')
+  return (
+    <div className="wrap">
+      {first}{children}
+      {rest.length > 0 && <pre className="output-end" tabIndex={0} ref={toEnd}>{rest.join('\n')}</pre>}
     </div>
   )
 }

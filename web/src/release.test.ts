@@ -27,7 +27,9 @@ describe('way', () => {
     expect(told(release({ phase: 'failed', weight: 0, step: 2 }))).toEqual(['starting done', 'shifting failed', 'live ahead'])
     expect(told(release({ phase: 'reverting', weight: 0, parts: [{ service: 'web', want: 2 }] }))).toEqual(['starting failed', 'shifting ahead', 'live ahead'])
     expect(told(release({ phase: 'aborted', promoted: 'x' }))).toEqual(['starting done', 'shifting done', 'watching failed', 'live ahead'])
-    expect(told(release({ plan: plan({ gate: { kind: 'review' } }), phase: 'aborted', weight: 0 }))[0]).toBe('gated failed')
+    const reviewed = { plan: plan({ gate: { kind: 'review' } }), phase: 'aborted', weight: 0, since: '2026-01-01T00:00:00Z' } as const
+    expect(told(release(reviewed)).slice(0, 2)).toEqual(['gated failed', 'starting ahead'])
+    expect(told(release({ ...reviewed, confirmed: ['review'] })).slice(0, 2)).toEqual(['gated done', 'starting failed'])
   })
 })
 
@@ -68,10 +70,11 @@ describe('steering', () => {
     expect(consequence(release({ phase: 'watching' }), 'rollback')).toContain('at once')
   })
   it('knows who may open a gate', () => {
-    expect(mayOpen({ kind: 'review' }, 'ada')).toBe(true)
-    expect(mayOpen({ kind: 'review', who: ['Ada'] }, 'ada')).toBe(true)
-    expect(mayOpen({ kind: 'review', who: ['bob'] }, 'ada')).toBe(false)
-    expect(mayOpen({ kind: 'review', not: ['ada'] }, 'ada')).toBe(false)
+    expect(mayOpen({ kind: 'review' }, 'ada', true)).toBe(true)
+    expect(mayOpen({ kind: 'review' }, 'ada', false)).toBe(false)
+    expect(mayOpen({ kind: 'review', who: ['Ada'] }, 'ada', false)).toBe(true)
+    expect(mayOpen({ kind: 'review', who: ['bob'] }, 'ada', true)).toBe(false)
+    expect(mayOpen({ kind: 'review', not: ['ada'] }, 'ada', true)).toBe(false)
   })
   it('names states', () => {
     expect(stateOf(release()).text).toBe('Takes 20 %')

@@ -92,6 +92,8 @@ export interface TimelineEntry {
   text: string
   warning?: boolean
   by?: string
+  count?: number // how often, if more than once, until then
+  until?: string
 }
 
 export interface Release {
@@ -110,11 +112,13 @@ export interface Release {
   gate?: Gate
   paused?: boolean
   by?: string
+  confirmed?: string[] // kinds of the gates that somebody has opened
   step?: number
   failed_checks?: number
   checks?: Check[]
   outcome: '' | 'released' | 'failed' | 'aborted' | 'superseded'
   waits?: string
+  restores?: number // number of the release whose revision it brings back
   version: number // grows with whatever changes
   timeline?: TimelineEntry[]
 }
@@ -124,6 +128,7 @@ export interface EnvironmentView {
   environment: string
   services: { name: string; urls: string[] | null; serving?: number; shares: { release: number; number: number; percent: number }[] }[]
   releases: Release[]
+  taken_back?: Release // the newest of all, if it failed or was aborted
   version: number
   may_release: boolean
 }
@@ -132,6 +137,9 @@ export const isOver = (r: Release) => ['retired', 'failed', 'aborted', 'supersed
 
 /** Whether it is neither what serves and stays, nor over. */
 export const isUnderWay = (r: Release) => r.phase !== 'live' && !isOver(r)
+
+/** Whether it was taken back, or is being so. */
+export const isTakenBack = (r: Release) => r.phase === 'reverting' || r.phase === 'failed' || r.phase === 'aborted' || r.phase === 'superseded'
 
 export const isWebAddress = (url: string) => /^https?:\/\//.test(url)
 
@@ -184,7 +192,7 @@ export function way(r: Release): WayStep[] {
     ['watching', 'Watched', goesBySteps(r.plan) && !!(watch?.for || s.blue_green?.termination_wait || s.blue_green?.keep_alive)],
     ['live', 'Live', true],
   ]
-  const back = r.phase === 'reverting' || (isOver(r) && r.phase !== 'retired')
+  const back = isTakenBack(r)
   const at = r.phase === 'retired' ? 'live' : back ? cameTo(r) : r.phase
   const list = steps.filter(([phase, , on]) => on || phase === at)
   const here = list.findIndex(([phase]) => phase === at)
@@ -205,7 +213,7 @@ function cameTo(r: Release): Phase {
   if (r.promoted) return 'watching'
   if (r.step || r.weight > 0 || r.checks?.length) return 'shifting'
   if (r.parts.some((p) => p.want > 0 || p.up || p.instances?.length)) return 'starting'
-  return r.plan.gate && r.began === r.since ? 'gated' : 'starting'
+  return r.plan.gate && !r.confirmed?.includes(r.plan.gate.kind) ? 'gated' : 'starting'
 }
 
 /** A release's state in a word or two, and the sign for it. */
@@ -274,10 +282,17 @@ export function consequence(r: Release, action: Action): string {
   }
 }
 
-/** Whether somebody may open a gate. */
-export function mayOpen(g: Gate, login: string): boolean {
+/** Whether somebody may open a gate: those it names, whatever else they may, or else everybody who may release. */
+export function mayOpen(g: Gate, login: string, mayRelease: boolean): boolean {
   const named = (list?: string[]) => (list ?? []).some((l) => l.toLowerCase() === login.toLowerCase())
-  return !named(g.not) && (!g.who?.length || named(g.who))
+  return !named(g.not) && (g.who?.length ? named(g.who) : mayRelease)
+}
+
+/** What penstock.yaml says of environments. */
+export interface Declared {
+  missing?: boolean
+  mistake?: string
+  environments: { name: string; services: string[]; branches: string[] }[]
 }
 
 /** What the numbers of a check are counted in, as far as its name tells. */

@@ -1,4 +1,4 @@
-import { Group, Paper, SegmentedControl, Table, Text, Title } from '@mantine/core'
+import { Group, Paper, SegmentedControl, Select, Table, Text, Title } from '@mantine/core'
 import { useElementSize } from '@mantine/hooks'
 import { keepPreviousData, useQuery } from '@tanstack/react-query'
 import { useState } from 'react'
@@ -11,7 +11,7 @@ const minutes = 30
 const [high, left, right, top, bottom] = [150, 40, 6, 8, 18]
 
 /** Releases keep their colour while others come and go; the newest has the unbroken line. */
-export const seriesClass = (number: number) => `s${number % 3}`
+export const seriesClass = (number: number) => `s${number % 5}`
 
 const success = (p: Point) => (p.errors === null ? null : 100 - p.errors)
 const kinds: { title: string; unit: string; of: (p: Point) => number | null; axis: (list: Series[]) => number[]; stacked?: boolean }[] = [
@@ -36,10 +36,11 @@ export function Charts({ path }: { path: string }) {
     <Paper withBorder p="md" component="section" aria-label="Traffic by revision">
       <Group justify="space-between" mb="xs">
         <Title order={3} size="h4">Traffic by revision</Title>
-        {all.length > 1 && <SegmentedControl size="xs" aria-label="Service" data={all.map((s) => s.service)} value={service?.service} onChange={choose} />}
+        {all.length > 3 && <Select size="xs" aria-label="Service" data={all.map((s) => s.service)} value={service?.service} allowDeselect={false} onChange={(s) => choose(s ?? '')} />}
+        {all.length > 1 && all.length <= 3 && <SegmentedControl size="xs" aria-label="Service" data={all.map((s) => s.service)} value={service?.service} onChange={choose} />}
       </Group>
       {traffic.error && !traffic.data ? <Text size="sm" c="dimmed">{traffic.error.message}</Text>
-        : time.length === 0 ? <Text size="sm" c="dimmed">{traffic.isPending ? 'Is being read.' : `No requests in the last ${minutes} minutes.`}</Text>
+        : traffic.data && time.length === 0 ? <Text size="sm" c="dimmed">{all.length === 0 ? 'The server that carries this environment has no proxy, so nothing is measured: serve --proxy ADDR.' : `No requests in the last ${minutes} minutes.`}</Text>
           : (
             <>
               <div className="charts">
@@ -65,15 +66,15 @@ function Chart({ kind, list, time, index, chosen, choose }: { kind: (typeof kind
   const y = (v: number) => top + (1 - place(v, axis)) * (high - top - bottom)
   const newest = list.at(-1)
   const look = (number: number) => `${seriesClass(number)}${number === newest?.number ? '' : ' older'}`
-  const said = list.map((s) => `v${s.number} now ${short(s.values[time.length - 1])}${kind.unit}, ${short(mean(s.values))}${kind.unit} on average`).join('; ')
+  const said = list.map((s) => `v${s.number} now ${measured(s.values[time.length - 1], kind.unit)}, ${measured(mean(s.values), kind.unit)} on average`).join('; ')
   return (
     <figure className="chart">
       <figcaption>
-        <Text span size="sm" fw={600}>{kind.title}</Text>
+        <Text span size="sm" fw={600}>{kind.title} <Text span inherit fw={400} c="dimmed">{kind.unit}</Text></Text>
         <span className="values">
           {[...list].reverse().map((s) => (
             <span key={s.number}>
-              <Swatch number={s.number} older={s !== newest} /> v{s.number} {short(s.values[index])}{kind.unit}
+              <Swatch number={s.number} older={s !== newest} /> v{s.number} {measured(s.values[index], kind.unit)}
             </span>
           ))}
         </span>
@@ -89,13 +90,13 @@ function Chart({ kind, list, time, index, chosen, choose }: { kind: (typeof kind
               <text x={left - 6} y={y(v) + 4} textAnchor="end">{short(v)}</text>
             </g>
           ))}
-          <text x={left} y={high - 2}>{clock(time[0]! * 1000)}</text>
-          <text x={width - right} y={high - 2} textAnchor="end">{clock(time[index]! * 1000)}</text>
+          {time.length > 0 && <text x={left} y={high - 2}>{clock(time[0]! * 1000)}</text>}
+          {time.length > 0 && <text x={width - right} y={high - 2} textAnchor="end">{clock(time[index]! * 1000)}</text>}
           {kind.stacked
             ? stack(list).map((b, i) => (
               <g key={b.number} className={look(b.number)}>
                 <path className="band" d={band(b.low, b.high, x, y)} />
-                <path className="curve" d={line(b.high.map((v, n) => (list[i]!.values[n] === null ? null : v)), x, y)} />
+                <path className="curve" d={line(b.high.map((v, n) => (list[i]!.values[n] ? v : null)), x, y)} />
               </g>
             ))
             : list.map((s) => <path key={s.number} className={`curve ${look(s.number)}`} d={line(s.values, x, y)} />)}
@@ -105,6 +106,8 @@ function Chart({ kind, list, time, index, chosen, choose }: { kind: (typeof kind
     </figure>
   )
 }
+
+const measured = (value: number | null | undefined, unit: string) => (value === null || value === undefined ? '–' : short(value) + unit)
 
 /** How a release is drawn, as a small piece of it. */
 export function Swatch({ number, older }: { number: number; older?: boolean }) {
@@ -134,7 +137,7 @@ function Numbers({ pools, time, step }: { pools: Traffic['services'][number]['po
             <Table.Th scope="row">{clock(time[to - 1]! * 1000)}</Table.Th>
             {pools.flatMap((p, i) => kinds.map((k, n) => {
               const value = mean(lists[n]![i]!.values.slice(from, to))
-              return <Table.Td key={p.number + k.title}>{short(value)}{value === null ? '' : k.unit}</Table.Td>
+              return <Table.Td key={p.number + k.title}>{measured(value, k.unit)}</Table.Td>
             }))}
           </Table.Tr>
         ))}

@@ -6,10 +6,11 @@ import { native, queries, sendNative } from '../api'
 import { ago, duration } from '../format'
 import { useEnvironment, useRelease } from '../live'
 import { Branch, Empty, Problem, RepositoryHead, State, useNow, useRepository, Waiting, WideTable } from '../parts'
-import { isUnderWay, isWebAddress, stateOf, type EnvironmentView, type Release } from '../release'
+import { isTakenBack, isUnderWay, isWebAddress, stateOf, type EnvironmentView, type Release } from '../release'
 import { Charts, seriesClass, Swatch } from './Charts'
-import { Checks, Timeline, UnderWay } from './Release'
+import { Checks, Restored, Rights, TakenBack, Timeline, UnderWay } from './Release'
 import { Ask } from './Steer'
+import { Teach, useDeclared } from './Teach'
 
 export function EnvironmentPage() {
   const { owner, repo, environment } = useParams({ strict: false }) as { owner: string; repo: string; environment: string }
@@ -18,6 +19,7 @@ export function EnvironmentPage() {
   const home = `/${name}/environments/${encodeURIComponent(environment)}`
   const [asking, ask] = useState(false)
   const query = useEnvironment(path)
+  const declared = useDeclared(name)
   const view = query.data
   const newest = view?.releases[0]
   const release = useRelease(path, newest?.number, view)
@@ -31,23 +33,22 @@ export function EnvironmentPage() {
       <RepositoryHead owner={owner} repo={repo} tab="environments" />
       <Group justify="space-between" mb="md">
         <Title order={2} size="h3">{view?.environment ?? environment}</Title>
-        {view?.may_release && <Button onClick={() => ask(true)}>Release</Button>}
+        {view && (view.may_release ? <Button onClick={() => ask(true)}>Release</Button> : <Rights may={false} />)}
       </Group>
-      {asking && view && <Begin name={name} view={view} close={() => ask(false)} />}
+      {asking && view && <Begin name={name} view={view} services={declared.data?.environments.find((e) => e.name.toLowerCase() === environment.toLowerCase())?.services ?? view.services.map((s) => s.name)} close={() => ask(false)} />}
       {query.error && (view ? <Text size="sm" c="red" role="alert" mb="sm">{query.error.message}, trying again</Text> : <Problem error={query.error} />)}
       {query.isPending && <Waiting what="the environment" />}
-      {view && view.releases.length === 0 && (
-        <Empty title="Nothing serves here">
-          {view.may_release ? 'Release starts what penstock.yaml says of this environment.' : 'Who may write to the repository can release.'}
-        </Empty>
+      {view && view.releases.length === 0 && declared.data && (
+        <Empty title="Nothing serves here"><Teach declared={declared.data} environment={environment} may={view.may_release} /></Empty>
       )}
       {view && (
         <Stack gap="lg">
+          {view.taken_back && <TakenBack release={view.taken_back} home={home} now={now} />}
           {view.services.length > 0 && <Serving view={view} />}
           {shown.map((r) => <UnderWay key={r.id} name={name} home={home} release={r} now={now} may={view.may_release} />)}
           {view.releases.length > 0 && <Charts path={path} />}
           {newest && <Checks release={newest} now={now} />}
-          {newest && release.data?.id === newest.id && <Timeline entries={release.data.timeline} now={now} />}
+          {newest && release.data?.id === newest.id && <Timeline release={release.data} now={now} />}
           <History name={name} path={path} home={home} view={view} now={now} />
         </Stack>
       )}
@@ -61,13 +62,16 @@ export function Serving({ view }: { view: EnvironmentView }) {
     <Paper withBorder p="md" component="section" aria-label="Serves now">
       <Title order={3} size="h4" mb="xs">Serves now</Title>
       <Stack gap="sm">
-        {view.services.map((s) => (
-          <div key={s.name}>
-            <Group gap="xs" mb={4}>
-              <Text fw={600}>{s.name}</Text>
-              {(s.urls ?? []).map((url) => (isWebAddress(url) ? <Anchor key={url} href={url} rel="noreferrer noopener" size="sm" className="wrap">{url.replace(/^https?:\/\//, '')}</Anchor> : <Text key={url} size="sm">{url}</Text>))}
-            </Group>
-            <Shares shares={s.shares} service={s.name} />
+        {alike(view.services).map((group) => (
+          <div key={group[0]!.name}>
+            {group.map((s) => (
+              <Group key={s.name} gap="xs" mb={4}>
+                <Text fw={600} className="wrap">{s.name}</Text>
+                {!s.urls?.length && <Text size="sm" c="dimmed">Nothing leads here: that takes hosts in penstock.yaml, and serve --proxy.</Text>}
+                {(s.urls ?? []).map((url) => (isWebAddress(url) ? <Anchor key={url} href={url} rel="noreferrer noopener" size="sm" className="wrap">{url.replace(/^https?:\/\//, '')}</Anchor> : <Text key={url} size="sm">{url}</Text>))}
+              </Group>
+            ))}
+            <Shares shares={group[0]!.shares} services={group.map((s) => s.name).join(', ')} />
           </div>
         ))}
       </Stack>
@@ -75,14 +79,24 @@ export function Serving({ view }: { view: EnvironmentView }) {
   )
 }
 
-function Shares({ shares, service }: { shares: EnvironmentView['services'][number]['shares']; service: string }) {
+/** Services by how their traffic is divided: those that are released together are one. */
+function alike(services: EnvironmentView['services']) {
+  const groups = new Map<string, EnvironmentView['services']>()
+  for (const s of services) {
+    const key = JSON.stringify(s.shares)
+    groups.set(key, [...(groups.get(key) ?? []), s])
+  }
+  return [...groups.values()]
+}
+
+function Shares({ shares, services }: { shares: EnvironmentView['services'][number]['shares']; services: string }) {
   const newestLast = [...shares].sort((a, b) => a.number - b.number)
   return (
     <>
       <div className="shares" aria-hidden="true">
         {newestLast.map((s) => <span key={s.release} className={s === newestLast.at(-1) ? seriesClass(s.number) : `${seriesClass(s.number)} older`} style={{ width: `${s.percent}%` }} />)}
       </div>
-      <ul className="values" aria-label={`Traffic of ${service}`}>
+      <ul className="values" aria-label={`Traffic of ${services}`}>
         {newestLast.map((s) => (
           <li key={s.release}><Swatch number={s.number} older={s !== newestLast.at(-1)} /> {s.number ? `v${s.number}` : 'an older one'} {s.percent} %</li>
         ))}
@@ -92,15 +106,19 @@ function Shares({ shares, service }: { shares: EnvironmentView['services'][numbe
 }
 
 /** The form that begins a release. */
-function Begin({ name, view, close }: { name: string; view: EnvironmentView; close: () => void }) {
+function Begin({ name, view, services, close }: { name: string; view: EnvironmentView; services: string[]; close: () => void }) {
   const repository = useRepository(name)
-  const services = view.services.map((s) => s.name)
+  const [image, setImage] = useState('')
   const [ref, setRef] = useState('')
   const [chosen, setChosen] = useState(services)
   const [reason, setReason] = useState('')
   const some = chosen.length < services.length
   const superseded = view.releases.find((r) => isUnderWay(r) && r.phase !== 'watching' && r.phase !== 'reverting')
-  const act = () => sendNative('POST', `/repos/${name}/releases`, { environment: view.environment, ref, reason, services: some ? chosen : undefined })
+  const one = chosen.length === 1 ? chosen[0] : undefined
+  const act = async () => {
+    if (services.length > 0 && chosen.length === 0) throw new Error('Choose a service.')
+    await sendNative('POST', `/repos/${name}/releases`, { environment: view.environment, ref, reason, services: some ? chosen : undefined, images: one && image ? { [one]: image } : undefined })
+  }
   return (
     <Ask title={`Release to ${view.environment}`} button="Release" act={act} close={close}>
       {superseded && <Alert color="yellow">v{superseded.number} is under way: it is taken back, and the new release begins.</Alert>}
@@ -110,6 +128,7 @@ function Begin({ name, view, close }: { name: string; view: EnvironmentView; clo
           <Group mt={4}>{services.map((s) => <Checkbox key={s} value={s} label={s} />)}</Group>
         </Checkbox.Group>
       )}
+      {one && <TextInput label="Image" description={`In place of what penstock.yaml says of ${one}`} value={image} onChange={(e) => setImage(e.currentTarget.value)} />}
       <TextInput label="Reason" value={reason} onChange={(e) => setReason(e.currentTarget.value)} />
     </Ask>
   )
@@ -158,7 +177,7 @@ function History({ name, path, home, view, now }: { name: string; path: string; 
                 <Table.Td>{r.plan.by}</Table.Td>
                 <Table.Td><span title={r.began}>{ago(r.began, now)}</span></Table.Td>
                 <Table.Td>{duration(r.began, r.ended, now)}</Table.Td>
-                <Table.Td><Text size="sm" lineClamp={2} className="wrap" maw={320}>{r.outcome === 'released' || !r.reason ? r.plan.reason : r.reason}</Text></Table.Td>
+                <Table.Td><Text size="sm" lineClamp={2} className="wrap" maw={320}>{r.plan.restores && <>restores <Restored release={r} home={home} />{(r.plan.reason || isTakenBack(r)) && ': '}</>}{isTakenBack(r) && r.reason ? r.reason : r.plan.reason}</Text></Table.Td>
                 <Table.Td ta="right">
                   {view.may_release && r.outcome === 'released' && !serving.has(r.id) && <Button size="compact-xs" variant="subtle" aria-label={`Roll back to v${r.number}`} onClick={() => setBack(r)}>Roll back to this</Button>}
                 </Table.Td>

@@ -6,6 +6,7 @@ import { ago } from '../format'
 import { Branch, Empty, Problem, RepositoryHead, State, Waiting } from '../parts'
 import type { EnvironmentView } from '../release'
 import { ServesNow } from './Environment'
+import { Teach, useDeclared } from './Teach'
 
 interface Environment {
   id: number
@@ -32,18 +33,29 @@ export function Environments() {
   const { owner, repo } = useParams({ strict: false }) as { owner: string; repo: string }
   const base = `/repos/${owner}/${repo}`
   const list = useQuery({ queryKey: ['environments', base], queryFn: () => github<{ environments: Environment[] }>(`${base}/environments?per_page=100`) })
+  const declared = useDeclared(`${owner}/${repo}`)
   return (
     <>
       <RepositoryHead owner={owner} repo={repo} tab="environments" />
       {list.isPending && <Waiting what="environments" />}
       {list.error && <Problem error={list.error} />}
-      {list.data?.environments.length === 0 && (
+      {list.data?.environments.length === 0 && declared.data?.environments.length === 0 && (
         <Empty title="No environments yet">
-          A job that names one makes it:
-          <Code block mt="sm" ta="left">{'jobs:\n  deploy:\n    environment: production'}</Code>
+          <Teach declared={declared.data} may />
+          <Text size="sm" ta="left" mt="md">A job that names one makes it, too:</Text>
+          <Code block mt="xs" ta="left">{'jobs:\n  deploy:\n    environment: production'}</Code>
         </Empty>
       )}
-      <Stack>{list.data?.environments.map((e) => <Card key={e.id} base={base} environment={e} />)}</Stack>
+      {declared.data?.mistake && list.data?.environments.length !== 0 && <Teach declared={declared.data} may />}
+      <Stack>
+        {list.data?.environments.map((e) => <Card key={e.id} base={base} environment={e} />)}
+        {declared.data && list.data && declared.data.environments.filter((d) => !list.data.environments.some((e) => e.name.toLowerCase() === d.name.toLowerCase())).map((d) => (
+          <Paper key={d.name} withBorder p="md" component="section" aria-label={d.name}>
+            <Title order={2} size="h4" mb={4}><Anchor component={Link} to={`/${owner}/${repo}/environments/${encodeURIComponent(d.name)}`} inherit>{d.name}</Anchor></Title>
+            <Text size="sm" c="dimmed">Nothing was released yet: penstock.yaml releases {d.services.join(', ')} here.</Text>
+          </Paper>
+        ))}
+      </Stack>
     </>
   )
 }

@@ -3,8 +3,8 @@ import { Link, useParams } from '@tanstack/react-router'
 import { useEffect, useState } from 'react'
 import { ago, clock, duration, localTimes, short, size } from '../format'
 import { useEnvironment, useRelease } from '../live'
-import { Branch, Problem, RepositoryHead, State, useNow, Waiting, WideTable } from '../parts'
-import { isOver, source, stateOf, strategyWords, unitOf, way, type Check, type Release, type TimelineEntry } from '../release'
+import { Branch, Problem, RepositoryHead, Said, State, useNow, Waiting, WideTable } from '../parts'
+import { isOver, isTakenBack, source, stateOf, strategyWords, unitOf, way, type Check, type Release } from '../release'
 import { Charts } from './Charts'
 import { Output } from './Output'
 import { GateForm, Steer } from './Steer'
@@ -38,12 +38,13 @@ export function ReleasePage() {
               <Made release={r} now={now} />
             </div>
           </Group>
-          {isOver(r) && r.phase !== 'retired' && r.reason && <Alert color={r.phase === 'failed' ? 'red' : 'yellow'} title={state.text}>{localTimes(r.reason, now)}</Alert>}
+          {live.data && <Rights may={live.data.may_release} />}
+          <TakenBack release={r} now={now} />
           <Progress name={name} release={r} now={now} may={live.data?.may_release ?? false} />
-          <PlanPart name={name} release={r} />
+          <PlanPart name={name} home={home} release={r} />
           {!isOver(r) && <Charts path={path} />}
           <Checks release={r} now={now} />
-          <Timeline entries={r.timeline} now={now} />
+          <Timeline release={r} now={now} />
           <Output path={path} release={r} />
         </Stack>
       )}
@@ -61,6 +62,27 @@ export function Made({ release: r, now }: { release: Release; now: number }) {
       {r.plan.reason && <Text size="sm" c="dimmed" className="wrap">“{r.plan.reason}”</Text>}
     </Group>
   )
+}
+
+/** Why a release was taken back. */
+export function TakenBack({ release: r, now, home }: { release: Release; now: number; home?: string }) {
+  if (!isTakenBack(r) || !r.reason) return null
+  const to = home && <Anchor component={Link} to={`${home}/${r.number}`} inherit underline="always">v{r.number}</Anchor>
+  return (
+    <Alert color={r.phase === 'failed' || r.phase === 'reverting' ? 'red' : 'yellow'} title={to ? <span>{to} {stateOf(r).text.toLowerCase()} <Text span inherit fw={400}>{ago(r.ended, now)}</Text></span> : stateOf(r).text}>
+      <Said text={r.reason} now={now} />
+    </Alert>
+  )
+}
+
+/** Says to who only looks on why there are no buttons. */
+export function Rights({ may }: { may: boolean }) {
+  return may ? null : <Text size="sm" c="dimmed">You look on: to release takes the role write in this repository.</Text>
+}
+
+/** The release whose revision one brings back. */
+export function Restored({ release: r, home }: { release: Release; home: string }) {
+  return r.restores ? <Anchor component={Link} to={`${home}/${r.restores}`} inherit underline="always">v{r.restores}</Anchor> : 'an older revision'
 }
 
 /** Where a release is on its way, what it waits for, what it runs, and the buttons that steer it. */
@@ -82,7 +104,7 @@ export function Progress({ name, release: r, now, may }: { name: string; release
           <Alert color="yellow" title={waitsFor(gate.kind)}>
             <Stack gap="xs" align="flex-start">
               <span className="wrap">{localTimes(r.waits, now)}</span>
-              {may && <GateForm name={name} release={r} gate={gate} />}
+              <GateForm name={name} release={r} gate={gate} may={may} />
             </Stack>
           </Alert>
         ) : <Text size="sm" className="wrap">{localTimes(r.waits, now)}</Text>)}
@@ -104,22 +126,28 @@ const instanceSigns = {
   exited: { status: 'completed', conclusion: 'failure' }, stopped: { status: 'completed', conclusion: 'skipped' },
 }
 
-/** The instances of a release, each with its state and why it is so. */
+/** The instances of a release by service, each with its state and why it is so. */
 export function Instances({ release: r, now }: { release: Release; now: number }) {
-  const all = r.parts.flatMap((p) => (p.instances ?? []).map((i) => ({ ...i, service: p.service })))
-  if (all.length === 0) return null
+  const parts = r.parts.filter((p) => p.instances?.length)
+  if (parts.length === 0) return null
   return (
-    <Table aria-label={`Instances of v${r.number}`}>
+    <Table aria-label={`Instances of v${r.number}`} layout="fixed">
       <Table.Tbody>
-        {all.map((i) => (
-          <Table.Tr key={i.service + i.index}>
-            <Table.Td w="25%">{i.service} {i.index}</Table.Td>
+        {parts.map((p) => (
+          <Table.Tr key={p.service}>
+            <Table.Th scope="row" w="30%" fw={400} className="wrap">{p.service}</Table.Th>
             <Table.Td>
-              <Group gap={6}>
-                <State {...instanceSigns[i.state]} silent />{i.state}
-                <Text span size="sm" c="dimmed">{duration(i.since, undefined, now)}{i.restarts ? ` · ${i.restarts} ${i.restarts === 1 ? 'restart' : 'restarts'}` : ''}</Text>
-              </Group>
-              {i.state !== 'healthy' && i.reason && <Text size="sm" c="dimmed" className="wrap">{i.reason}</Text>}
+              <ul className="instances">
+                {p.instances!.map((i) => (
+                  <li key={i.index}>
+                    <Group gap={6} wrap="nowrap">
+                      <State {...instanceSigns[i.state]} silent />
+                      <span>{i.index} {i.state} <Text span size="sm" c="dimmed">{duration(i.since, undefined, now)}{i.restarts ? ` · ${i.restarts} ${i.restarts === 1 ? 'restart' : 'restarts'}` : ''}</Text></span>
+                    </Group>
+                    {i.state !== 'healthy' && i.reason && <Text size="sm" c="dimmed" component="div"><Said text={i.reason} now={now} /></Text>}
+                  </li>
+                ))}
+              </ul>
             </Table.Td>
           </Table.Tr>
         ))}
@@ -128,12 +156,12 @@ export function Instances({ release: r, now }: { release: Release; now: number }
   )
 }
 
-function PlanPart({ name, release: r }: { name: string; release: Release }) {
+function PlanPart({ name, home, release: r }: { name: string; home: string; release: Release }) {
   const { plan } = r
   return (
     <Paper withBorder p="md" component="section" aria-label="Plan">
       <Title order={3} size="h4" mb={4}>Plan</Title>
-      <Text size="sm" mb="xs">{plan.restores ? 'Restores an older revision: it takes all traffic as soon as it is healthy, without analysis.' : `${strategyWords(plan.strategy)}.`}{plan.run && <> Asked for by <Anchor component={Link} to={`/${name}/actions/runs/${plan.run}`} size="sm" underline="always">a run</Anchor>.</>}</Text>
+      <Text size="sm" mb="xs">{plan.restores ? <>Restores <Restored release={r} home={home} />: it takes all traffic as soon as it is healthy, without analysis.</> : `${strategyWords(plan.strategy)}.`}{plan.run && <> Asked for by <Anchor component={Link} to={`/${name}/actions/runs/${plan.run}`} size="sm" underline="always">a run</Anchor>.</>}</Text>
       {plan.sha && <Text size="sm" mb="xs">Commit <Code className="wrap">{plan.sha}</Code></Text>}
       <WideTable width={640} label="Services of the release">
         <Table.Thead>
@@ -168,14 +196,14 @@ const verdicts = {
 }
 
 /** The checks of the last look, each with all that it was judged by. */
-export function Checks({ release: { checks, failed_checks: failed, plan, phase }, now }: { release: Release; now: number }) {
+export function Checks({ release: { number, checks, failed_checks: failed, plan, phase }, now }: { release: Release; now: number }) {
   if (!checks?.length) return null
   const allowed = plan.strategy.analysis?.threshold || 1
   const measured = (c: Check, v?: number) => (v === undefined ? '–' : short(v) + unitOf(c.name))
   return (
     <Paper withBorder p="md" component="section" aria-label="Analysis">
       <Group justify="space-between" mb={4}>
-        <Title order={3} size="h4">Analysis</Title>
+        <Title order={3} size="h4">Analysis of v{number}</Title>
         <Text size="sm" c="dimmed">looked {ago(checks[0]!.at, now)}{failed && phase === 'shifting' ? `, ${failed} of ${allowed} failed looks that are allowed` : ''}</Text>
       </Group>
       <WideTable width={860} label="Checks">
@@ -214,22 +242,24 @@ export function Checks({ release: { checks, failed_checks: failed, plan, phase }
 const page = 50 // entries
 
 /** What happened to a release, the newest first. */
-export function Timeline({ entries, now }: { entries?: TimelineEntry[]; now: number }) {
+export function Timeline({ release: { number, timeline: entries }, now }: { release: Release; now: number }) {
   const [count, setCount] = useState(page)
   if (!entries?.length) return null
   const shown = [...entries].reverse()
   return (
     <Paper withBorder p="md" component="section" aria-label="Timeline">
-      <Title order={3} size="h4" mb="xs">Timeline</Title>
+      <Title order={3} size="h4" mb="xs">Timeline of v{number}</Title>
       <ol className="timeline" reversed>
         {shown.slice(0, count).map((e, i) => (
           <li key={shown.length - i} className={e.warning ? 'warning' : undefined}>
             <time dateTime={e.at} title={ago(e.at, now)}>{clock(e.at, now)}</time>
-            <span className="wrap">
-              {e.warning && <strong>Warning: </strong>}
-              {localTimes(e.text, now)}
-              {e.by && !e.text.includes(e.by) && <Text span size="sm" c="dimmed"> by {e.by}</Text>}
-            </span>
+            <div>
+              {e.warning && <span className="hidden">Warning: </span>}
+              <Said text={e.text} now={now}>
+                {e.count && <Text span size="sm" c="dimmed"> {e.count} times, until {clock(e.until!, now)}</Text>}
+                {e.by && !e.text.includes(e.by) && <Text span size="sm" c="dimmed"> by {e.by}</Text>}
+              </Said>
+            </div>
           </li>
         ))}
       </ol>
@@ -250,9 +280,10 @@ export function UnderWay({ name, home, release: r, now, may }: { name: string; h
             <Anchor component={Link} to={`${home}/${r.number}`} inherit underline="always">v{r.number}</Anchor> <Text span inherit fw={400} role="status">{state.text}</Text>
           </Title>
           <Made release={r} now={now} />
-          <Text size="sm" c="dimmed">{r.plan.restores ? 'Restores an older revision' : strategyWords(r.plan.strategy)}</Text>
+          <Text size="sm" c="dimmed">{r.plan.restores ? <>Restores <Restored release={r} home={home} /></> : strategyWords(r.plan.strategy)}</Text>
         </div>
       </Group>
+      <TakenBack release={r} now={now} />
       <Progress name={name} release={r} now={now} may={may} />
     </Stack>
   )

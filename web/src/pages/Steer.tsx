@@ -98,12 +98,12 @@ export function Ask({ title, button, danger, act, close, children }: { title: st
 }
 
 /** What waits for somebody's word, and the form to give it. */
-export function GateForm({ name, release: r, gate }: { name: string; release: Release; gate: Gate }) {
+export function GateForm({ name, release: r, gate, may }: { name: string; release: Release; gate: Gate; may: boolean }) {
   const [open, setOpen] = useState(false)
   const [comment, setComment] = useState('')
   const [error, setError] = useState('')
   const me = useQuery({ queryKey: ['me'], queryFn: () => github<Me>('/user') })
-  if (!me.data || !mayOpen(gate, me.data.login)) return null
+  if (!me.data || !mayOpen(gate, me.data.login, may)) return null
   const answer = (action: 'approve' | 'reject') => async () => {
     setError('')
     try {
