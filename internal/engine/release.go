@@ -259,6 +259,7 @@ func (e *Releases) Restore(ctx context.Context, w Restore) (cd.ReleaseID, error)
 	plan.Gate, plan.Deployment, plan.Run = nil, 0, 0
 	if len(w.Services) > 0 {
 		plan.Services = slices.DeleteFunc(slices.Clone(plan.Services), func(s cd.Service) bool { return !slices.Contains(w.Services, s.Name) })
+		plan.Whole = false
 	}
 	return e.begin(ctx, &plan, from.Extra, func(tx *store.ReleaseTx) (kept []store.ReleaseSecret, err error) {
 		for _, s := range plan.Services {
