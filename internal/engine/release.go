@@ -296,6 +296,7 @@ func (e *Releases) restorable(ctx context.Context, w Restore) (store.Release, er
 		return r, err
 	}
 	var below cd.ReleaseID // what serves now, or what that has brought back
+	whole := false         // the environment may have had other services then
 	for page := (store.ReleaseFilter{Repository: w.Repository, Environment: w.Environment, Limit: restorePage}); ; {
 		list, err := e.store.Releases(ctx, page)
 		if err != nil {
@@ -310,10 +311,10 @@ func (e *Releases) restorable(ctx context.Context, w Restore) (store.Release, er
 				if below = r.ID; r.Plan.Restores != 0 {
 					below = r.Plan.Restores
 				}
-				if len(w.Services) == 0 {
+				if whole = len(w.Services) == 0 && r.Plan.Whole; len(w.Services) == 0 && !whole {
 					w.Services = names(r.Plan)
 				}
-			case below != 0 && r.ID < below && r.Plan.Restores == 0 && hasServed(r, w.Services) == nil:
+			case below != 0 && r.ID < below && r.Plan.Restores == 0 && (r.Plan.Whole || !whole) && hasServed(r, w.Services) == nil:
 				return r, nil
 			}
 		}
