@@ -100,7 +100,9 @@ type keeper struct {
 	dir      string
 	spec     instanceSpec
 	secrets  map[string]string
+	machines setup
 	provider sandbox.Provider
+	close    func() // lets go of provider
 	log      *log
 	stop     context.CancelFunc // ends the program, in time
 
@@ -138,21 +140,15 @@ func keep(dir string, stdin io.Reader, stdout io.Writer) error {
 	}
 	k := &keeper{dir: dir, changed: make(chan struct{})}
 	in := json.NewDecoder(stdin)
-	var with setup
-	if err := in.Decode(&with); err != nil {
+	if err := in.Decode(&k.machines); err != nil {
 		return fmt.Errorf("read where machines are: %w", err)
 	}
 	prepared := make(chan error, 1)
-	var closeProvider func()
-	go func() { // most of the work is done before there are orders
-		var err error
-		closeProvider, err = k.open(with)
-		prepared <- err
-	}()
+	go func() { prepared <- k.open() }() // most of the work is done before there are orders
 	var o orders
 	if err := in.Decode(&o); err != nil {
 		if bad := <-prepared; bad == nil {
-			closeProvider()
+			k.close()
 		}
 		if err == io.EOF { // its starter has gone, or has no need of it
 			return nil
@@ -161,10 +157,10 @@ func keep(dir string, stdin io.Reader, stdout io.Writer) error {
 	}
 	k.spec, k.secrets = o.Spec, o.Secrets
 	k.status = status{Phase: opening, Start: 1, Began: time.Now(), Restarts: k.spec.Restarts}
-	return k.run(stdout, func() (func(), error) { err := <-prepared; return closeProvider, err })
+	return k.run(stdout, prepared)
 }
 
-func (k *keeper) run(ready io.Writer, prepared func() (func(), error)) (err error) {
+func (k *keeper) run(ready io.Writer, prepared <-chan error) (err error) {
 	if k.log, err = openLog(k.dir, k.spec.LogFile, k.secrets); err != nil {
 		return err
 	}
@@ -187,33 +183,42 @@ func (k *keeper) run(ready io.Writer, prepared func() (func(), error)) (err erro
 	if _, err := fmt.Fprintln(ready, "ready"); err != nil {
 		return err
 	}
-	closeProvider, err := prepared()
-	if err != nil {
+	if err := <-prepared; err != nil {
 		return err
 	}
-	defer closeProvider()
+	defer func() { k.close() }()
 	k.runForEver(ctx)
 	k.set(func(s *status) { s.Phase = ended })
 	return nil
 }
 
 // open prepares for machines.
-func (k *keeper) open(with setup) (func(), error) {
-	if with.Plain != "" {
-		k.provider = sandbox.NewNone(with.Plain)
-		return func() {}, nil
+func (k *keeper) open() error {
+	if k.machines.Plain != "" {
+		k.provider, k.close = sandbox.NewNone(k.machines.Plain), func() {}
+		return nil
 	}
-	layers, err := layer.Open(with.Layers)
+	layers, err := layer.Open(k.machines.Layers)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	host, err := sandbox.NewHost(layers, nil)
 	if err != nil {
 		layers.Close()
-		return nil, err
+		return err
 	}
-	k.provider = host
-	return func() { host.Close(); layers.Close() }, nil
+	k.provider, k.close = host, func() { host.Close(); layers.Close() }
+	return nil
+}
+
+// openAgain prepares for machines anew: the process that makes them may have been killed.
+func (k *keeper) openAgain() {
+	was := k.close
+	if err := k.open(); err != nil {
+		k.log.say("prepare for a machine: %v", err)
+		return
+	}
+	was()
 }
 
 // set changes the status, and tells whoever waits for that.
@@ -259,11 +264,16 @@ func (k *keeper) runForEver(ctx context.Context) {
 		case <-time.After(pause):
 		}
 		pause = min(2*pause, lastPause)
+		if errors.Is(err, errNoMachine) {
+			k.openAgain()
+		}
 		k.set(func(s *status) {
 			*s = status{Phase: opening, Start: s.Start + 1, Began: time.Now(), Restarts: s.Restarts + 1}
 		})
 	}
 }
+
+var errNoMachine = errors.New("there is no machine for it")
 
 // runOnce runs the program to its end in a machine of its own.
 func (k *keeper) runOnce(ctx context.Context) error {
@@ -273,7 +283,7 @@ func (k *keeper) runOnce(ctx context.Context) error {
 	}
 	s, err := openStand(ctx, k.provider, &k.spec.Program, hostName(k.spec.Service, k.spec.Index))
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errNoMachine, err)
 	}
 	port, free := k.spec.Program.Revision.Port, 0
 	if !s.isolated {
