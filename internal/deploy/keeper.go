@@ -100,9 +100,7 @@ type keeper struct {
 	dir      string
 	spec     instanceSpec
 	secrets  map[string]string
-	machines setup
 	provider sandbox.Provider
-	close    func() // lets go of provider
 	log      *log
 	stop     context.CancelFunc // ends the program, in time
 
@@ -140,15 +138,21 @@ func keep(dir string, stdin io.Reader, stdout io.Writer) error {
 	}
 	k := &keeper{dir: dir, changed: make(chan struct{})}
 	in := json.NewDecoder(stdin)
-	if err := in.Decode(&k.machines); err != nil {
+	var with setup
+	if err := in.Decode(&with); err != nil {
 		return fmt.Errorf("read where machines are: %w", err)
 	}
 	prepared := make(chan error, 1)
-	go func() { prepared <- k.open() }() // most of the work is done before there are orders
+	var closeProvider func()
+	go func() { // most of the work is done before there are orders
+		var err error
+		closeProvider, err = k.open(with)
+		prepared <- err
+	}()
 	var o orders
 	if err := in.Decode(&o); err != nil {
 		if bad := <-prepared; bad == nil {
-			k.close()
+			closeProvider()
 		}
 		if err == io.EOF { // its starter has gone, or has no need of it
 			return nil
@@ -157,10 +161,10 @@ func keep(dir string, stdin io.Reader, stdout io.Writer) error {
 	}
 	k.spec, k.secrets = o.Spec, o.Secrets
 	k.status = status{Phase: opening, Start: 1, Began: time.Now(), Restarts: k.spec.Restarts}
-	return k.run(stdout, prepared)
+	return k.run(stdout, func() (func(), error) { err := <-prepared; return closeProvider, err })
 }
 
-func (k *keeper) run(ready io.Writer, prepared <-chan error) (err error) {
+func (k *keeper) run(ready io.Writer, prepared func() (func(), error)) (err error) {
 	if k.log, err = openLog(k.dir, k.spec.LogFile, k.secrets); err != nil {
 		return err
 	}
@@ -183,42 +187,33 @@ func (k *keeper) run(ready io.Writer, prepared <-chan error) (err error) {
 	if _, err := fmt.Fprintln(ready, "ready"); err != nil {
 		return err
 	}
-	if err := <-prepared; err != nil {
+	closeProvider, err := prepared()
+	if err != nil {
 		return err
 	}
-	defer func() { k.close() }()
+	defer closeProvider()
 	k.runForEver(ctx)
 	k.set(func(s *status) { s.Phase = ended })
 	return nil
 }
 
 // open prepares for machines.
-func (k *keeper) open() error {
-	if k.machines.Plain != "" {
-		k.provider, k.close = sandbox.NewNone(k.machines.Plain), func() {}
-		return nil
+func (k *keeper) open(with setup) (func(), error) {
+	if with.Plain != "" {
+		k.provider = sandbox.NewNone(with.Plain)
+		return func() {}, nil
 	}
-	layers, err := layer.Open(k.machines.Layers)
+	layers, err := layer.Open(with.Layers)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	host, err := sandbox.NewHost(layers, nil)
 	if err != nil {
 		layers.Close()
-		return err
+		return nil, err
 	}
-	k.provider, k.close = host, func() { host.Close(); layers.Close() }
-	return nil
-}
-
-// openAgain prepares for machines anew: the process that makes them may have been killed.
-func (k *keeper) openAgain() {
-	was := k.close
-	if err := k.open(); err != nil {
-		k.log.say("prepare for a machine: %v", err)
-		return
-	}
-	was()
+	k.provider = host
+	return func() { host.Close(); layers.Close() }, nil
 }
 
 // set changes the status, and tells whoever waits for that.
@@ -264,16 +259,11 @@ func (k *keeper) runForEver(ctx context.Context) {
 		case <-time.After(pause):
 		}
 		pause = min(2*pause, lastPause)
-		if errors.Is(err, errNoMachine) {
-			k.openAgain()
-		}
 		k.set(func(s *status) {
 			*s = status{Phase: opening, Start: s.Start + 1, Began: time.Now(), Restarts: s.Restarts + 1}
 		})
 	}
 }
-
-var errNoMachine = errors.New("there is no machine for it")
 
 // runOnce runs the program to its end in a machine of its own.
 func (k *keeper) runOnce(ctx context.Context) error {
@@ -283,7 +273,7 @@ func (k *keeper) runOnce(ctx context.Context) error {
 	}
 	s, err := openStand(ctx, k.provider, &k.spec.Program, hostName(k.spec.Service, k.spec.Index))
 	if err != nil {
-		return fmt.Errorf("%w: %w", errNoMachine, err)
+		return err
 	}
 	port, free := k.spec.Program.Revision.Port, 0
 	if !s.isolated {
