@@ -344,11 +344,11 @@ func hasServed(r store.Release, services []string) error {
 	switch r.Phase {
 	case cd.Retired, cd.Live, cd.Watching:
 	default:
-		return fmt.Errorf("release %d has not served, it is %s: %w", r.ID, r.Phase, ErrNothingToRestore)
+		return fmt.Errorf("%w: release %d is %s, and only what was kept can be: deploy its commit %.7s again", ErrNothingToRestore, r.ID, r.Phase, r.Plan.SHA)
 	}
 	for _, name := range services {
 		if serviceOf(r.Plan, name) == nil {
-			return fmt.Errorf("release %d has no service %s: %w", r.ID, name, ErrNothingToRestore)
+			return fmt.Errorf("%w: release %d has no service %s", ErrNothingToRestore, r.ID, name)
 		}
 	}
 	return nil
