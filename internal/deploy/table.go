@@ -47,9 +47,15 @@ func RouteName(p *cd.Plan, service string) string {
 func Table(releases []*cd.Release, fronts []Front) proxy.Table {
 	type place struct{ repository, environment, service string }
 	shares := map[place]cd.Share{}
+	had := map[place]bool{} // there was a release before
 	byID := map[cd.ReleaseID]*cd.Release{}
 	for _, r := range releases {
 		byID[r.ID] = r
+		for _, s := range r.Plan.Services {
+			if s.Before != 0 {
+				had[place{r.Plan.Repository, r.Plan.Environment, s.Name}] = true
+			}
+		}
 		for _, s := range r.Shares() {
 			at := place{r.Plan.Repository, r.Plan.Environment, s.Service}
 			if s.New >= shares[at].New { // the later release's counts
@@ -59,8 +65,9 @@ func Table(releases []*cd.Release, fronts []Front) proxy.Table {
 	}
 	var claims []claim
 	for _, f := range fronts {
-		share := shares[place{f.Repository, f.Environment, f.Service}]
-		c := claim{environment: f.Repository + "/" + f.Environment}
+		at := place{f.Repository, f.Environment, f.Service}
+		share := shares[at]
+		c := claim{environment: f.Repository + "/" + f.Environment, fresh: !had[at]}
 		if share.Weight > 0 || share.Old != 0 {
 			c.takes = share.New
 		}
@@ -77,6 +84,7 @@ type claim struct {
 	proxy.Route
 	environment string
 	takes       cd.ReleaseID // the release that takes its traffic, 0 for none
+	fresh       bool         // nothing of it has served yet, unless takes is set
 }
 
 func (c claim) goesBefore(other claim) bool {
@@ -86,12 +94,14 @@ func (c claim) goesBefore(other claim) bool {
 	return c.environment == other.environment && c.takes > other.takes
 }
 
-// settled are the routes, each with the hosts that are its own; those without any are left out.
+// settled are the routes, each with the hosts that are its own; those without any are left out. A service that has a path to
+// itself for the first time has it once it takes traffic: until then who had all paths of the host has this one, too.
 func settled(claims []claim) []proxy.Route {
 	type at struct{ host, path string }
-	holder := map[at]int{}
+	holder, served := map[at]int{}, map[string]bool{}
 	for i, c := range claims {
 		for _, host := range c.Hosts {
+			served[host] = served[host] || c.takes != 0
 			if j, taken := holder[at{host, c.Path}]; !taken || c.goesBefore(claims[j]) {
 				holder[at{host, c.Path}] = i
 			}
@@ -99,7 +109,9 @@ func settled(claims []claim) []proxy.Route {
 	}
 	var routes []proxy.Route
 	for i, c := range claims {
-		own := slices.DeleteFunc(slices.Clone(c.Hosts), func(host string) bool { return holder[at{host, c.Path}] != i })
+		own := slices.DeleteFunc(slices.Clone(c.Hosts), func(host string) bool {
+			return holder[at{host, c.Path}] != i || c.takes == 0 && c.fresh && served[host]
+		})
 		if len(own) > 0 {
 			c.Hosts = own
 			routes = append(routes, c.Route)

@@ -149,6 +149,10 @@ func TestTableDisputes(t *testing.T) {
 		plan := &cd.Plan{Repository: repository, Environment: "production", Services: []cd.Service{{Name: service, Instances: 1}}}
 		return &cd.Release{ID: id, Plan: plan, Phase: phase, Parts: []cd.Part{{Service: service, Want: 1, Instances: []cd.Instance{{State: cd.Healthy, Addr: "unix:/i/" + service}}}}}
 	}
+	again := func(r *cd.Release) *cd.Release {
+		r.Plan.Services[0].Before = 1
+		return r
+	}
 	front := func(repository, service string, hosts ...string) Front {
 		return Front{Repository: repository, Environment: "production", Service: service, Hosts: hosts}
 	}
@@ -162,6 +166,8 @@ func TestTableDisputes(t *testing.T) {
 		"renamed, and starting":                  {release(2, "acme/shop", "site", cd.Launching), front("acme/shop", "site", "a.test"), map[string]string{"a.test": "web", "b.test": "web"}},
 		"renamed, and ready to take traffic":     {release(2, "acme/shop", "site", cd.Ready), front("acme/shop", "site", "a.test"), map[string]string{"a.test": "web", "b.test": "web"}},
 		"renamed":                                {release(2, "acme/shop", "site", cd.Live), front("acme/shop", "site", "a.test"), map[string]string{"a.test": "site", "b.test": "web"}},
+		"a path of its own, and starting":        {release(2, "acme/shop", "api", cd.Launching), Front{Repository: "acme/shop", Environment: "production", Service: "api", Hosts: []string{"a.test", "c.test"}, Path: "/api"}, map[string]string{"a.test": "web", "b.test": "web", "c.test/api": "api"}},
+		"a path of its own, started anew":        {again(release(2, "acme/shop", "api", cd.Launching)), Front{Repository: "acme/shop", Environment: "production", Service: "api", Hosts: []string{"a.test"}, Path: "/api"}, map[string]string{"a.test": "web", "b.test": "web", "a.test/api": "api"}},
 		"of another repository":                  {release(2, "acme/thief", "site", cd.Live), front("acme/thief", "site", "a.test", "c.test"), map[string]string{"a.test": "web", "b.test": "web", "c.test": "site"}},
 		"of another repository, all of its own":  {release(2, "acme/thief", "site", cd.Live), front("acme/thief", "site", "b.test"), map[string]string{"a.test": "web", "b.test": "web"}},
 		"of another repository, by another path": {release(2, "acme/thief", "site", cd.Live), Front{Repository: "acme/thief", Environment: "production", Service: "site", Hosts: []string{"a.test"}, Path: "/x"}, map[string]string{"a.test": "web", "b.test": "web", "a.test/x": "site"}},
