@@ -115,20 +115,20 @@ func (s *Server) beginRelease(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	id, err := s.release(r.Context(), by.repo, by.asker, ask)
-	s.answerRelease(w, r, http.StatusCreated, id, err)
+	s.answerRelease(w, r, by.repo, ask.Environment, http.StatusCreated, id, err)
 }
 
-// answerRelease answers with a release, or with why there is none.
-func (s *Server) answerRelease(w http.ResponseWriter, r *http.Request, status int, id cd.ReleaseID, err error) {
+// answerRelease answers with a release of an environment, or with why there is none.
+func (s *Server) answerRelease(w http.ResponseWriter, r *http.Request, repo store.Repository, environment string, status int, id cd.ReleaseID, err error) {
 	var found store.Release
 	if err == nil {
 		found, err = s.Releases.Release(r.Context(), id)
 	}
 	switch {
 	case errors.Is(err, errRelease), errors.Is(err, engine.ErrNothingToRestore):
-		refuse(w, http.StatusUnprocessableEntity, err.Error())
+		refuse(w, http.StatusUnprocessableEntity, s.numbered(repo.FullName(), environment, err.Error()))
 	case errors.Is(err, cd.ErrRefused), errors.Is(err, cd.ErrStale):
-		refuse(w, http.StatusConflict, strings.TrimPrefix(err.Error(), fmt.Sprintf("release %d: ", id))) // people know it by another number
+		refuse(w, http.StatusConflict, s.numbered(repo.FullName(), environment, err.Error()))
 	case errors.Is(err, store.ErrNotFound):
 		refuse(w, http.StatusNotFound, "Not Found")
 	case err != nil:
@@ -140,9 +140,9 @@ func (s *Server) answerRelease(w http.ResponseWriter, r *http.Request, status in
 
 func (s *Server) releaseView(r store.Release) ReleaseView {
 	shown := *r.Release
-	shown.Reason = s.numbered(r, shown.Reason)
+	shown.Reason = s.numbered(r.Plan.Repository, r.Plan.Environment, shown.Reason)
 	v := ReleaseView{
-		Release: &shown, Number: r.Number, Waits: s.numbered(r, r.Waits()),
+		Release: &shown, Number: r.Number, Waits: s.numbered(r.Plan.Repository, r.Plan.Environment, r.Waits()),
 		Page: fmt.Sprintf("%s/%s/environments/%s/%d", s.URL, r.Plan.Repository, url.PathEscape(r.Plan.Environment), r.Number),
 	}
 	if r.Plan.Restores != 0 {
@@ -159,21 +159,19 @@ func (s *Server) releaseView(r store.Release) ReleaseView {
 // releaseNamed matches a release in a sentence, by its ID.
 var releaseNamed = regexp.MustCompile(`\b[Rr]elease (\d+)\b`)
 
-// numbered calls releases in a sentence as people know them: by their numbers in their environment.
-func (s *Server) numbered(r store.Release, text string) string {
+// numbered calls releases of an environment in a sentence as people know them: by their numbers there.
+func (s *Server) numbered(repository, environment, text string) string {
 	return releaseNamed.ReplaceAllStringFunc(text, func(found string) string {
 		_, digits, _ := strings.Cut(found, " ")
 		id, err := strconv.ParseInt(digits, 10, 64)
 		if err != nil {
 			return found
 		}
-		other := r
-		if cd.ReleaseID(id) != r.ID {
-			if other, err = s.Releases.Release(context.Background(), cd.ReleaseID(id)); err != nil || !strings.EqualFold(other.Plan.Environment, r.Plan.Environment) || other.Plan.Repository != r.Plan.Repository {
-				return found
-			}
+		r, err := s.Releases.Release(context.Background(), cd.ReleaseID(id))
+		if err != nil || !strings.EqualFold(r.Plan.Environment, environment) || !strings.EqualFold(r.Plan.Repository, repository) {
+			return found
 		}
-		return fmt.Sprintf("v%d", other.Number)
+		return fmt.Sprintf("v%d", r.Number)
 	})
 }
 
@@ -243,7 +241,7 @@ func (s *Server) timeline(ctx context.Context, r store.Release) ([]TimelineEntry
 	}
 	shown := all.entries[max(len(all.entries)-maxTimeline, 0):]
 	for i := range shown {
-		shown[i].Text = s.numbered(r, shown[i].Text)
+		shown[i].Text = s.numbered(r.Plan.Repository, r.Plan.Environment, shown[i].Text)
 	}
 	return shown, nil
 }
@@ -338,7 +336,7 @@ func (s *Server) steerRelease(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		err = s.audit(r.Context(), by.login, "release."+action, releaseTarget(found), map[string]any{"release": found.ID, "reason": ask.Reason, "weight": ask.Weight})
 	}
-	s.answerRelease(w, r, http.StatusOK, found.ID, err)
+	s.answerRelease(w, r, repo, found.Plan.Environment, http.StatusOK, found.ID, err)
 }
 
 func releaseTarget(r store.Release) string {
@@ -363,7 +361,7 @@ func (s *Server) rollBack(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		err = s.audit(ctx, by.login, "release.rollback", by.repo.FullName()+"/environments/"+environment, map[string]any{"release": id, "to": ask.To, "reason": ask.Reason})
 	}
-	s.answerRelease(w, r, http.StatusOK, id, err)
+	s.answerRelease(w, r, by.repo, environment, http.StatusOK, id, err)
 }
 
 // goBack goes back: what is under way is aborted, what still has the one before beside it is reversed, else the one before

@@ -50,7 +50,7 @@ func (s *Server) environmentText(w http.ResponseWriter, r *http.Request) {
 	}
 	fmt.Fprintln(out, "\nVERSION\tSTATE\tCOMMIT\tBY\tAGE\tWHY")
 	for _, one := range history {
-		fmt.Fprintf(out, "v%d\t%s\t%.7s\t%s\t%s\t%s\n", one.Number, one.Phase, one.Plan.SHA, plainText(one.Plan.By), age(one.Began.Format(time.RFC3339)), clipped(plainText(s.numbered(one, one.Reason))))
+		fmt.Fprintf(out, "v%d\t%s\t%.7s\t%s\t%s\t%s\n", one.Number, one.Phase, one.Plan.SHA, plainText(one.Plan.By), age(one.Began.Format(time.RFC3339)), clipped(plainText(s.numbered(one.Plan.Repository, one.Plan.Environment, one.Reason))))
 	}
 }
 

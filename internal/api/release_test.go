@@ -214,3 +214,53 @@ func TestServerDeclared(t *testing.T) {
 		t.Errorf("got %+v", v)
 	}
 }
+
+// TestHostClaims says which claims of different environments can not both be had.
+func TestHostClaims(t *testing.T) {
+	shop := hostClaim{"acme", "shop.test", ""}
+	for _, c := range []struct {
+		other hostClaim
+		want  bool
+	}{
+		{hostClaim{"acme", "shop.test", ""}, true},
+		{hostClaim{"acme", "shop.test", "/api"}, false},
+		{hostClaim{"acme", "*.test", ""}, false},
+		{hostClaim{"mallory", "shop.test", ""}, true},
+		{hostClaim{"mallory", "shop.test", "/login"}, true},
+		{hostClaim{"mallory", "*.test", ""}, true},
+		{hostClaim{"mallory", "*.shop.test", ""}, false},
+		{hostClaim{"mallory", "workshop.test", ""}, false},
+	} {
+		if got, back := shop.disputes(c.other), c.other.disputes(shop); got != c.want || back != c.want {
+			t.Errorf("%v: got %v and %v, want %v", c.other, got, back, c.want)
+		}
+	}
+}
+
+// TestServerHosts has a host lead to one environment, and says so to who writes it for another.
+func TestServerHosts(t *testing.T) {
+	m := newTeam(t)
+	m.push("main", `-- penstock.yaml --
+services: {web: {command: ./web, port: 8000}}
+environments:
+  production: {hosts: [shop.test]}
+`)
+	begin := func(environment string) (int, string) {
+		t.Helper()
+		status, body := m.ask("POST", pagePath+"/repos/acme/shop/releases", ReleaseRequest{Environment: environment})
+		return status, fmt.Sprint(body)
+	}
+	if status, said := begin("production"); status != http.StatusCreated {
+		t.Fatalf("got %d, %s", status, said)
+	}
+	m.push("main", `-- penstock.yaml --
+services: {web: {command: ./web, port: 8000}}
+environments:
+  staging:
+    hosts: [staging.test]
+    strategy: {blue-green: {test_traffic_route: {hosts: [shop.test]}}}
+`)
+	if status, said := begin("staging"); status != http.StatusUnprocessableEntity || !strings.Contains(said, "shop.test leads to production, by its v1") {
+		t.Errorf("got %d, %s", status, said)
+	}
+}

@@ -45,7 +45,10 @@ type Plan struct {
 	// Services are released together, as a group, in this order: each starts when the one before is healthy, traffic moves
 	// for all of them at once, and they are promoted and reverted together.
 	Services []Service `json:"services"`
-	Strategy Strategy  `json:"strategy"`
+	// Whole says that the environment has these services and no others: once the release is live, what earlier ones still run
+	// of others is stopped.
+	Whole    bool     `json:"whole,omitempty"`
+	Strategy Strategy `json:"strategy"`
 	// Gate, if not nil, is passed before anything starts: the environment's reviewers.
 	Gate *Gate `json:"gate,omitempty"`
 	// Watch is the window after promotion in which the release is taken back by itself.

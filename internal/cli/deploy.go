@@ -104,6 +104,9 @@ func (f *releaseFlags) path(ctx context.Context, format string, args ...any) (st
 	if f.repository == "" {
 		f.repository = remoteRepository(ctx, f.base())
 	}
+	if f.repository == "" {
+		return "", withHint(fmt.Errorf("which repository? No remote of git's here is at %s", f.base()), "--repo OWNER/NAME says which")
+	}
 	owner, name, ok := strings.Cut(f.repository, "/")
 	if !ok || owner == "" || name == "" || strings.Contains(name, "/") {
 		return "", withHint(fmt.Errorf("which repository? %q is not OWNER/NAME", f.repository), "--repo OWNER/NAME says which")

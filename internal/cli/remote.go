@@ -123,7 +123,11 @@ func (f *serverFlags) ask(ctx context.Context, method, path string, body io.Read
 	if json.Unmarshal(text, &said) != nil || said.Message == "" {
 		said.Message = res.Status
 	}
-	return nil, fmt.Errorf("the server refuses: %s", said.Message)
+	err = fmt.Errorf("the server refuses: %s", said.Message)
+	if res.StatusCode == http.StatusNotFound && said.Message == http.StatusText(http.StatusNotFound) {
+		err = withHint(err, "it is not there yet - git push makes a repository - or the token is none of this server's, or may not see it")
+	}
+	return nil, err
 }
 
 func userCommand() *cobra.Command {

@@ -121,6 +121,7 @@ var cases = append([]mistake{
 	{"limits: {}\n---\nlimits: {}\n", "2:1: a second document begins here: write one", "no YAML"},
 	{"a: [\n", "1:1: this is no YAML: did not find expected node content", "no YAML"},
 	{"a: b: c\n", "1:5: this is no YAML: mapping values are not allowed in this context", "no YAML"},
+	{"services:\n\tweb: {}\n", "2:1: this is no YAML: found character that cannot start any token: spaces indent, tabs do not, and a text that begins with @ or ` is quoted", "no YAML"},
 	{"a: *b\n", "1:1: this is no YAML: unknown anchor 'b' referenced", "no YAML"},
 	{"a: x\xff\n", "1:5: the file is not UTF-8 here", "no YAML"},
 	{"runs-on: &a {x: *a}\n", "1:10: Text was expected", "no YAML"},

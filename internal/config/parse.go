@@ -109,6 +109,9 @@ func (r *reader) readable(data []byte) bool {
 func (r *reader) noYAML(err error) {
 	var syntax *yaml.ParserError
 	if errors.As(err, &syntax) {
+		if strings.HasPrefix(syntax.Message, "found character that cannot start any token") {
+			syntax.Message += ": spaces indent, tabs do not, and a text that begins with @ or ` is quoted"
+		}
 		r.at(Pos{max(syntax.Line, 1), syntax.Column + 1}, "this is no YAML: %s", syntax.Message)
 		return
 	}

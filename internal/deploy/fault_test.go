@@ -282,6 +282,51 @@ func TestKeeperKilled(t *testing.T) {
 	})
 }
 
+// TestWardenKilled kills the process that makes a keeper's machines: the program comes again in a machine of another one.
+func TestWardenKilled(t *testing.T) {
+	t.Parallel()
+	p := isolated(t).suite().place(t)
+	p.target.Ensure([]Wanted{wanted(1, appRevision(unique(t)))})
+	p.wait(1, 0, cd.Healthy)
+	at := p.mark()
+	children, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", keeperOf(t, homes(t, p.dir)[0])))
+	if err != nil {
+		t.Fatal(err)
+	}
+	killed := 0
+	for _, name := range children {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for field := range strings.FieldsSeq(string(text)) {
+			pid, err := strconv.Atoi(field)
+			if err != nil || syscall.Kill(pid, syscall.SIGKILL) != nil {
+				t.Fatalf("kill %q: %v", field, err)
+			}
+			killed++
+		}
+	}
+	if killed == 0 {
+		t.Fatal("the keeper has no children")
+	}
+	p.waitFrom(at, 1, 0, cd.Exited)
+	p.page(p.waitFrom(at, 1, 0, cd.Healthy), "/")
+}
+
+func keeperOf(t *testing.T, home string) int {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(home, lockFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pid
+}
+
 // TestKeeperHangs stops a keeper, so that it answers nobody. It is killed when its instance is to end.
 func TestKeeperHangs(t *testing.T) {
 	t.Parallel()
@@ -291,13 +336,8 @@ func TestKeeperHangs(t *testing.T) {
 	r.Grace = time.Millisecond
 	p.target.Ensure([]Wanted{wanted(1, r)})
 	p.wait(1, 0, cd.Healthy)
-	text, err := os.ReadFile(filepath.Join(homes(t, p.dir)[0], lockFile))
-	if err != nil {
+	if err := syscall.Kill(keeperOf(t, homes(t, p.dir)[0]), syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil || syscall.Kill(pid, syscall.SIGSTOP) != nil {
-		t.Fatalf("stop the keeper: %q, %v", text, err)
 	}
 	p.target.Ensure(nil)
 	p.wait(1, 0, cd.Stopped)

@@ -15,7 +15,7 @@ import (
 type Front struct {
 	Repository, Environment, Service string
 
-	Hosts  []string // as in proxy.Route, but that nothing is routed to it without any
+	Hosts  []string // as in proxy.Route; nothing is routed to one without
 	Path   string
 	Strip  bool
 	Sticky proxy.Sticky // a release's affinity takes its place
@@ -41,12 +41,21 @@ func RouteName(p *cd.Plan, service string) string {
 //
 // Only instances that are healthy and wanted are backends. If no revision that takes traffic has one, those that are ill
 // are asked all the same: a bad answer is no worse than none.
+//
+// Where several fronts claim one host and path, one has it: see claim. A proxy refuses a table with two of them, and then
+// nobody's releases would go on.
 func Table(releases []*cd.Release, fronts []Front) proxy.Table {
 	type place struct{ repository, environment, service string }
 	shares := map[place]cd.Share{}
+	had := map[place]bool{} // there was a release before
 	byID := map[cd.ReleaseID]*cd.Release{}
 	for _, r := range releases {
 		byID[r.ID] = r
+		for _, s := range r.Plan.Services {
+			if s.Before != 0 {
+				had[place{r.Plan.Repository, r.Plan.Environment, s.Name}] = true
+			}
+		}
 		for _, s := range r.Shares() {
 			at := place{r.Plan.Repository, r.Plan.Environment, s.Service}
 			if s.New >= shares[at].New { // the later release's counts
@@ -54,15 +63,61 @@ func Table(releases []*cd.Release, fronts []Front) proxy.Table {
 			}
 		}
 	}
-	var t proxy.Table
+	var claims []claim
 	for _, f := range fronts {
-		if len(f.Hosts) == 0 {
-			continue
+		at := place{f.Repository, f.Environment, f.Service}
+		share := shares[at]
+		c := claim{environment: f.Repository + "/" + f.Environment, fresh: !had[at]}
+		if share.Weight > 0 || share.Old != 0 {
+			c.takes = share.New
 		}
-		share := shares[place{f.Repository, f.Environment, f.Service}]
-		t.Routes = append(t.Routes, f.routes(share, byID)...)
+		for _, c.Route = range f.routes(share, byID) {
+			claims = append(claims, c)
+		}
 	}
-	return t
+	return proxy.Table{Routes: settled(claims)}
+}
+
+// claim is a route with what says whether it has a host that others claim too: one that takes traffic before one that does
+// not yet, of one environment that of the latest release - a service may have another name there - and else the first.
+type claim struct {
+	proxy.Route
+	environment string
+	takes       cd.ReleaseID // the release that takes its traffic, 0 for none
+	fresh       bool         // nothing of it has served yet, unless takes is set
+}
+
+func (c claim) goesBefore(other claim) bool {
+	if c.takes == 0 || other.takes == 0 {
+		return c.takes != 0
+	}
+	return c.environment == other.environment && c.takes > other.takes
+}
+
+// settled are the routes, each with the hosts that are its own; those without any are left out. A service that has a path to
+// itself for the first time has it once it takes traffic: until then who had all paths of the host has this one, too.
+func settled(claims []claim) []proxy.Route {
+	type at struct{ host, path string }
+	holder, served := map[at]int{}, map[string]bool{}
+	for i, c := range claims {
+		for _, host := range c.Hosts {
+			served[host] = served[host] || c.takes != 0
+			if j, taken := holder[at{host, c.Path}]; !taken || c.goesBefore(claims[j]) {
+				holder[at{host, c.Path}] = i
+			}
+		}
+	}
+	var routes []proxy.Route
+	for i, c := range claims {
+		own := slices.DeleteFunc(slices.Clone(c.Hosts), func(host string) bool {
+			return holder[at{host, c.Path}] != i || c.takes == 0 && c.fresh && served[host]
+		})
+		if len(own) > 0 {
+			c.Hosts = own
+			routes = append(routes, c.Route)
+		}
+	}
+	return routes
 }
 
 // routes are a front's own route and that of its test hosts.

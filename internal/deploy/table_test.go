@@ -3,8 +3,10 @@ package deploy
 import (
 	"encoding/json"
 	"flag"
+	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -148,5 +150,51 @@ func TestTableSettings(t *testing.T) {
 	Table([]*cd.Release{old, fresh}, []Front{f})
 	if after := indented(t, []*cd.Release{old, fresh}); after != before {
 		t.Errorf("it changes what it is given: %s\nwas %s", after, before)
+	}
+}
+
+// TestTableDisputes has a host and a path lead to one place, whoever claims them.
+func TestTableDisputes(t *testing.T) {
+	release := func(id cd.ReleaseID, repository, service string, phase cd.Phase) *cd.Release {
+		plan := &cd.Plan{Repository: repository, Environment: "production", Services: []cd.Service{{Name: service, Instances: 1}}}
+		return &cd.Release{ID: id, Plan: plan, Phase: phase, Parts: []cd.Part{{Service: service, Want: 1, Instances: []cd.Instance{{State: cd.Healthy, Addr: "unix:/i/" + service}}}}}
+	}
+	again := func(r *cd.Release) *cd.Release {
+		r.Plan.Services[0].Before = 1
+		return r
+	}
+	front := func(repository, service string, hosts ...string) Front {
+		return Front{Repository: repository, Environment: "production", Service: service, Hosts: hosts}
+	}
+	shop, fronts := release(1, "acme/shop", "web", cd.Live), []Front{front("acme/shop", "web", "a.test", "b.test")}
+	for name, c := range map[string]struct {
+		release *cd.Release
+		front   Front
+		want    map[string]string
+	}{
+		"no hosts are not all hosts":             {release(2, "acme/shop", "worker", cd.Live), front("acme/shop", "worker"), map[string]string{"a.test": "web", "b.test": "web"}},
+		"renamed, and starting":                  {release(2, "acme/shop", "site", cd.Launching), front("acme/shop", "site", "a.test"), map[string]string{"a.test": "web", "b.test": "web"}},
+		"renamed, and ready to take traffic":     {release(2, "acme/shop", "site", cd.Ready), front("acme/shop", "site", "a.test"), map[string]string{"a.test": "web", "b.test": "web"}},
+		"renamed":                                {release(2, "acme/shop", "site", cd.Live), front("acme/shop", "site", "a.test"), map[string]string{"a.test": "site", "b.test": "web"}},
+		"a path of its own, and starting":        {release(2, "acme/shop", "api", cd.Launching), Front{Repository: "acme/shop", Environment: "production", Service: "api", Hosts: []string{"a.test", "c.test"}, Path: "/api"}, map[string]string{"a.test": "web", "b.test": "web", "c.test/api": "api"}},
+		"a path of its own, started anew":        {again(release(2, "acme/shop", "api", cd.Launching)), Front{Repository: "acme/shop", Environment: "production", Service: "api", Hosts: []string{"a.test"}, Path: "/api"}, map[string]string{"a.test": "web", "b.test": "web", "a.test/api": "api"}},
+		"of another repository":                  {release(2, "acme/thief", "site", cd.Live), front("acme/thief", "site", "a.test", "c.test"), map[string]string{"a.test": "web", "b.test": "web", "c.test": "site"}},
+		"of another repository, all of its own":  {release(2, "acme/thief", "site", cd.Live), front("acme/thief", "site", "b.test"), map[string]string{"a.test": "web", "b.test": "web"}},
+		"of another repository, by another path": {release(2, "acme/thief", "site", cd.Live), Front{Repository: "acme/thief", Environment: "production", Service: "site", Hosts: []string{"a.test"}, Path: "/x"}, map[string]string{"a.test": "web", "b.test": "web", "a.test/x": "site"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := map[string]string{}
+			for _, r := range Table([]*cd.Release{shop, c.release}, append(fronts, c.front)).Routes {
+				for _, host := range r.Hosts {
+					got[host+r.Path] += r.Name[strings.LastIndex(r.Name, "/")+1:]
+				}
+				if len(r.Hosts) == 0 {
+					t.Errorf("%s has all hosts", r.Name)
+				}
+			}
+			if !maps.Equal(got, c.want) {
+				t.Errorf("got %v, want %v", got, c.want)
+			}
+		})
 	}
 }

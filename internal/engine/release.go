@@ -259,6 +259,7 @@ func (e *Releases) Restore(ctx context.Context, w Restore) (cd.ReleaseID, error)
 	plan.Gate, plan.Deployment, plan.Run = nil, 0, 0
 	if len(w.Services) > 0 {
 		plan.Services = slices.DeleteFunc(slices.Clone(plan.Services), func(s cd.Service) bool { return !slices.Contains(w.Services, s.Name) })
+		plan.Whole = false
 	}
 	return e.begin(ctx, &plan, from.Extra, func(tx *store.ReleaseTx) (kept []store.ReleaseSecret, err error) {
 		for _, s := range plan.Services {
@@ -295,6 +296,7 @@ func (e *Releases) restorable(ctx context.Context, w Restore) (store.Release, er
 		return r, err
 	}
 	var below cd.ReleaseID // what serves now, or what that has brought back
+	whole := false         // the environment may have had other services then
 	for page := (store.ReleaseFilter{Repository: w.Repository, Environment: w.Environment, Limit: restorePage}); ; {
 		list, err := e.store.Releases(ctx, page)
 		if err != nil {
@@ -309,10 +311,10 @@ func (e *Releases) restorable(ctx context.Context, w Restore) (store.Release, er
 				if below = r.ID; r.Plan.Restores != 0 {
 					below = r.Plan.Restores
 				}
-				if len(w.Services) == 0 {
+				if whole = len(w.Services) == 0 && r.Plan.Whole; len(w.Services) == 0 && !whole {
 					w.Services = names(r.Plan)
 				}
-			case below != 0 && r.ID < below && r.Plan.Restores == 0 && hasServed(r, w.Services) == nil:
+			case below != 0 && r.ID < below && r.Plan.Restores == 0 && (r.Plan.Whole || !whole) && hasServed(r, w.Services) == nil:
 				return r, nil
 			}
 		}
@@ -342,11 +344,11 @@ func hasServed(r store.Release, services []string) error {
 	switch r.Phase {
 	case cd.Retired, cd.Live, cd.Watching:
 	default:
-		return fmt.Errorf("release %d has not served, it is %s: %w", r.ID, r.Phase, ErrNothingToRestore)
+		return fmt.Errorf("%w: release %d is %s, and only what was kept can be: deploy its commit %.7s again", ErrNothingToRestore, r.ID, r.Phase, r.Plan.SHA)
 	}
 	for _, name := range services {
 		if serviceOf(r.Plan, name) == nil {
-			return fmt.Errorf("release %d has no service %s: %w", r.ID, name, ErrNothingToRestore)
+			return fmt.Errorf("%w: release %d has no service %s", ErrNothingToRestore, r.ID, name)
 		}
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -262,6 +263,46 @@ func TestScaledByTwo(t *testing.T) {
 		if n := w.running(); n[first] != 0 || n[second] != 0 || n[third] != 2 {
 			t.Errorf("running: %v, the first is %+v", n, r.Parts)
 		}
+		e.wantSound(t)
+	})
+}
+
+// TestReleasesDrop stops services that an environment has no more, once a release of all that it has is live.
+func TestReleasesDrop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := openReleases(t, "sqlite::memory:", ReleaseOptions{})
+		w := newWorld(t.Logf, e) // that the table leads to what is dropped until then is as it should be
+		defer w.work(t)()
+		whole := func(revision string, services ...string) cd.ReleaseID {
+			t.Helper()
+			p := toRelease(cd.BlueGreen, revision, services...)
+			p.Whole = true
+			id := e.begun(t, p)
+			e.reaches(t, id, cd.Live)
+			return id
+		}
+		wantRunning := func(want map[cd.ReleaseID]int) {
+			t.Helper()
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if got := w.running(); !maps.Equal(got, want) {
+				t.Errorf("got %v, want %v instances by release", got, want)
+			}
+		}
+		one := whole("a", "web", "worker")
+		two := e.begun(t, toRelease(cd.BlueGreen, "b", "web"))
+		e.reaches(t, two, cd.Live)
+		wantRunning(map[cd.ReleaseID]int{one: 2, two: 2})
+		three := whole("c", "site")
+		wantRunning(map[cd.ReleaseID]int{three: 2})
+		e.reaches(t, one, cd.Retired)
+		e.reaches(t, two, cd.Retired)
+		// Back goes to all that there was, though it had other services.
+		back, err := e.Restore(t.Context(), Restore{Repository: "octo/hello", Environment: "production"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantRunning(map[cd.ReleaseID]int{back: 4})
 		e.wantSound(t)
 	})
 }

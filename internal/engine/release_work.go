@@ -82,10 +82,14 @@ func (w *releaseWork) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		news := w.store.ReleasesChanged()
 		if !reading.at.After(w.opt.Now()) {
-			if err := w.look(ctx); err == nil {
+			err := w.look(ctx)
+			if err == nil {
+				err = w.drop(ctx)
+			}
+			if err == nil {
 				reading = trial{}
 			} else if ctx.Err() == nil {
-				w.opt.Log.Error("the releases could not be read, it is tried again", "error", err)
+				w.opt.Log.Error("the releases could not be looked after, it is tried again", "error", err)
 				reading = reading.after(w.opt.Now())
 			}
 		}
@@ -130,6 +134,36 @@ func (w *releaseWork) look(ctx context.Context) error {
 		w.sendOut(ctx, active, read)
 	}
 	return nil
+}
+
+// drop has what earlier releases still run of services that their environment has no more stopped: those that are not in the
+// latest one that is live and whole. None takes their place, so nobody else would.
+func (w *releaseWork) drop(ctx context.Context) error {
+	latest := map[store.Place]Active{}
+	for _, r := range w.active { // the oldest first
+		if r.Phase == cd.Live && r.Plan.Whole {
+			latest[placeOf(r)] = r
+		}
+	}
+	for _, r := range w.active {
+		whole := latest[placeOf(r)]
+		if r.Phase != cd.Live || whole.Release == nil || whole.ID <= r.ID {
+			continue
+		}
+		for _, p := range r.Parts {
+			if p.Want == 0 || serviceOf(whole.Plan, p.Service) != nil {
+				continue
+			}
+			if err := w.Update(ctx, r.ID, cd.Scaled{Service: p.Service, By: whole.ID}); err != nil && !errors.Is(err, cd.ErrStale) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func placeOf(r Active) store.Place {
+	return store.Place{Repository: strings.ToLower(r.Plan.Repository), Environment: strings.ToLower(r.Plan.Environment)}
 }
 
 // ring wakes those in await. The caller holds mu.

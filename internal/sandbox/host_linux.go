@@ -40,6 +40,10 @@ type Host struct {
 	first   chan *machine // gives the one that is made in advance
 	spare   atomic.Bool   // nobody has it yet
 
+	mu     sync.Mutex
+	next   *Host // opens machines since the warden was killed; nil while it lives
+	closed bool
+
 	close func() error
 }
 
@@ -69,12 +73,20 @@ func (h *Host) Close() error { return h.close() }
 
 func (h *Host) end() error {
 	var err error
+	h.mu.Lock()
+	h.closed = true
+	next := h.next
+	h.mu.Unlock()
+	if next != nil {
+		err = next.Close()
+	}
 	if m := h.takeFirst(); m != nil {
-		err = m.close()
+		err = errors.Join(err, m.close())
 	}
 	if h.warden != nil {
 		h.warden.Close()
-		_, err = h.proc.Wait()
+		_, gone := h.proc.Wait()
+		err = errors.Join(err, gone)
 	}
 	if h.null != nil {
 		h.null.Close()
@@ -83,6 +95,29 @@ func (h *Host) end() error {
 		err = errors.Join(err, h.work.Release())
 	}
 	return err
+}
+
+// successor gives the one that opens machines in this one's place if its warden was killed - a machine that runs out of memory
+// may choose it - and nil while the warden lives.
+func (h *Host) successor(ctx context.Context) (*Host, error) {
+	if _, err := h.warden.Do(ctx, agent.OpHello, nil, nil); !errors.Is(err, agent.ErrGone) {
+		return nil, nil
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.next == nil && !h.closed {
+		var p *Program
+		if h.program != nil {
+			p = &h.program.Program
+		}
+		next, err := NewHost(h.layers, p)
+		if err != nil {
+			return nil, err
+		}
+		next.Ladder = h.Ladder
+		h.next = next
+	}
+	return h.next, nil
 }
 
 // shifted says whether a machine's ids are others outside.

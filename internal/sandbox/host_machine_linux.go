@@ -59,6 +59,13 @@ type machine struct {
 // Open implements Provider.
 func (h *Host) Open(ctx context.Context, spec Spec) (Sandbox, error) {
 	m, err := h.open(ctx, spec)
+	if errors.Is(err, agent.ErrGone) {
+		next, bad := h.successor(ctx)
+		if next != nil {
+			return next.Open(ctx, spec)
+		}
+		err = errors.Join(err, bad)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open a machine for %s: %w", spec.Name, err)
 	}

@@ -333,3 +333,28 @@ func TestSupervisorToKill(t *testing.T) {
 	}
 	select {}
 }
+
+// TestWardenKilled kills the process that makes machines: those that it made end, and the next ones are made by another.
+func TestWardenKilled(t *testing.T) {
+	h := hostOn(t, openStore(t, t.TempDir()))
+	before := openHost(t, h, Spec{Name: "before", Repo: "repo"})
+	for range 2 {
+		at := h
+		for at.next != nil {
+			at = at.next
+		}
+		if err := at.proc.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		after := openHost(t, h, Spec{Name: "after", Repo: "repo"})
+		if err := after.Exec(t.Context(), Command{Args: []string{"true"}, Env: []string{"PATH=" + after.Info().Path}}); err != nil {
+			t.Error(err)
+		}
+		if err := after.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := before.Exec(t.Context(), Command{Args: []string{"true"}, Env: []string{"PATH=" + before.Info().Path}}); err == nil {
+		t.Error("a machine outlives the process that made it")
+	}
+}

@@ -108,6 +108,7 @@ func newClient(conf Config) *Client {
 func (c *Client) Keep(ctx context.Context, log *slog.Logger) error {
 	wait := retry
 	for ctx.Err() == nil {
+		began := time.Now()
 		err := call(ctx, c.http, http.MethodGet, "/wait", nil, nil)
 		if _, missing := os.Stat(filepath.Join(c.conf.Dir, stoppedFile)); missing == nil {
 			return nil
@@ -119,17 +120,30 @@ func (c *Client) Keep(ctx context.Context, log *slog.Logger) error {
 			wait = retry // somebody else took over, or will
 		} else {
 			log.Warn("the proxy's process is gone; another is started", "error", err)
+			wait = waitAfter(wait, time.Since(began))
 			if _, err := Ensure(ctx, c.conf); err != nil {
 				log.Error("the proxy does not serve", "error", err)
 			}
 		}
 		select {
 		case <-time.After(wait):
-			wait = min(2*wait, 10*time.Second)
 		case <-ctx.Done():
 		}
 	}
 	return ctx.Err()
+}
+
+// longestWait is how long it takes at most until another process is started; one that has lived for as long did not fail at
+// its start.
+const longestWait = 10 * time.Second
+
+// waitAfter is how long to leave the next process alone, after one that has lived for a while and the wait before that: for
+// so long nobody looks whether it lives.
+func waitAfter(wait, lived time.Duration) time.Duration {
+	if lived >= longestWait {
+		return retry
+	}
+	return min(2*wait, longestWait)
 }
 
 // Set puts a table in force. When it returns nil, the table is served and kept: the process that comes after a crash serves

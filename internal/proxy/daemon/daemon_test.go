@@ -875,3 +875,18 @@ func TestChallenges(t *testing.T) {
 		t.Errorf("status %+v, %v; want one route, which was set", s, err)
 	}
 }
+
+// TestWaitAfter: a process that fails at its start is tried less and less often, and one that is killed now and then is
+// looked after at once, however often that was.
+func TestWaitAfter(t *testing.T) {
+	wait := retry
+	for range 20 {
+		wait = waitAfter(wait, time.Millisecond)
+	}
+	if wait != longestWait {
+		t.Errorf("after many that failed at once: %s, want %s", wait, longestWait)
+	}
+	if wait = waitAfter(wait, time.Minute); wait != retry {
+		t.Errorf("after one that has lived: %s, want %s", wait, retry)
+	}
+}
