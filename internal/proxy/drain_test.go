@@ -335,8 +335,7 @@ func TestIdleConnectionsArePutAside(t *testing.T) {
 		for mine = range p.conns {
 		}
 		p.mu.Unlock()
-		until(t, mine.idle.Load)
-		until(t, func() bool { return !mine.idle.Load() }) // though nothing has been sent
+		until(t, mine.parked.Load)
 	}
 	if _, err := r.ReadByte(); err != io.EOF {
 		t.Errorf("got %v after the idle timeout", err)
