@@ -197,6 +197,9 @@ func (r *request) ofHTTP2(from *http.Request) error {
 	if !strings.HasPrefix(r.target, "/") {
 		r.target = from.URL.RequestURI()
 	}
+	if len(from.Header["Content-Length"]) > 1 {
+		return bad("the request has %d lengths", len(from.Header["Content-Length"]))
+	}
 	good := httpguts.ValidHeaderFieldName(r.method) && httpguts.ValidHostHeader(r.host)
 	for name, values := range from.Header {
 		good = good && httpguts.ValidHeaderFieldName(name)

@@ -225,7 +225,7 @@ func readBlock(r *bufio.Reader, left *int, strict bool) (lines string, err error
 		if len(text) >= *left {
 			return "", errHeadTooLarge
 		}
-		if held == nil {
+		if held == nil && len(got) > 0 {
 			held = append(make([]byte, 0, 2*readerSize), got...)
 		}
 		_, _ = r.Discard(len(got))
