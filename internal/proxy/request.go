@@ -106,6 +106,9 @@ func (r *request) parseTarget(target string) error {
 		r.host, r.target = u.Host, u.RequestURI()
 	}
 	r.path = u.Path
+	if r.path == "" {
+		r.path = "/"
+	}
 	return nil
 }
 
