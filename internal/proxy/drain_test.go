@@ -330,12 +330,7 @@ func TestIdleConnectionsArePutAside(t *testing.T) {
 		if body, err := io.ReadAll(res.Body); string(body) != "app 0" || err != nil {
 			t.Fatalf("got %q, %v", body, err)
 		}
-		var mine *clientConn
-		p.mu.Lock()
-		for mine = range p.conns {
-		}
-		p.mu.Unlock()
-		until(t, mine.parked.Load)
+		until(t, func() bool { return p.parked.Load() == 1 })
 	}
 	if _, err := r.ReadByte(); err != io.EOF {
 		t.Errorf("got %v after the idle timeout", err)

@@ -664,9 +664,12 @@ func (x *exchange) answer(res *response, more *bufio.Reader) (whole bool) {
 
 // begin sends the head of the answer that counts.
 func (x *exchange) begin(a *reply) {
-	if x.send != nil {
+	switch {
+	case x.send != nil:
 		a.unread = !x.send.finished() || x.send.broken != nil
-	} else if x.r.two == nil {
+	case x.streams:
+		a.unread = true
+	default:
 		a.unread = !x.r.in.ended()
 	}
 	a.closes = a.unread || x.r.closes || x.p.ending.Load()

@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"bufio"
+	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net/http"
@@ -16,10 +18,9 @@ import (
 const (
 	// watchAfter is how long a backend may be silent before anybody looks whether the client is still there.
 	watchAfter = 50 * time.Millisecond
-	// lingerTime and lingerBytes are what a client may go on sending when its connection ends before it has said all, so
-	// that it reads its answer before it hears of a reset.
-	lingerTime  = 500 * time.Millisecond
-	lingerBytes = 256 << 10
+	// lingerTime is how long a client may go on sending when its connection ends before it has said all, so that it reads
+	// its answer before it hears of a reset.
+	lingerTime = 500 * time.Millisecond
 )
 
 var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, readerSize) }}
@@ -35,11 +36,22 @@ func (c *clientConn) serveHTTP1(until time.Time) {
 	}
 }
 
+// clientReader is what requests are read from, and where it is seen that the client has gone.
+type clientReader struct{ c *clientConn }
+
+func (r clientReader) Read(b []byte) (int, error) {
+	n, err := r.c.rw.Read(b)
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		r.c.lost.Store(true)
+	}
+	return n, err
+}
+
 // begins waits for the first byte of a request. It is false if the connection has ended or is put aside.
 func (c *clientConn) begins(until time.Time) bool {
 	if c.br == nil {
 		c.br = readers.Get().(*bufio.Reader)
-		c.br.Reset(c.rw)
+		c.br.Reset(clientReader{c})
 	}
 	if c.br.Buffered() > 0 {
 		return true
@@ -64,7 +76,7 @@ func (c *clientConn) begins(until time.Time) bool {
 
 // park waits for the next request without what is needed to read one, on a stack that has not grown.
 func (c *clientConn) park(until time.Time) {
-	c.parked.Store(true)
+	c.p.parked.Add(1)
 	_ = c.SetReadDeadline(until)
 	for {
 		err := c.raw.Read(func(fd uintptr) bool {
@@ -75,11 +87,12 @@ func (c *clientConn) park(until time.Time) {
 			break
 		}
 		if !errors.Is(err, os.ErrDeadlineExceeded) || c.read.passed(c.Conn.SetReadDeadline) {
+			c.p.parked.Add(-1)
 			c.end()
 			return
 		}
 	}
-	c.parked.Store(false)
+	c.p.parked.Add(-1)
 	c.serveHTTP1(until)
 }
 
@@ -113,7 +126,7 @@ func (c *clientConn) carry() bool {
 		return false
 	}
 	x := exchanges.Get().(*exchange)
-	x.p, x.w, x.ctx, x.began = c.p, c, c.p.ctx, began
+	x.p, x.w, x.ctx, x.began = c.p, c, context.Background(), began
 	x.r.tls, x.r.client = c.tls, c.peer
 	if refused == nil {
 		refused = x.r.parse(head)
@@ -188,12 +201,12 @@ func (c *clientConn) cut() {
 // linger closes the connection after an answer, and lets the client read that if it is still sending.
 func (c *clientConn) linger() {
 	if unread := c.br.Buffered() > 0 || c.unread; unread {
-		if t, ok := c.rw.(interface{ CloseWrite() error }); ok && c.tls {
+		if t, ok := c.rw.(*tls.Conn); ok {
 			_ = t.CloseWrite()
 		}
-		if half, ok := c.Conn.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
+		if c.CloseWrite() == nil {
 			_ = c.SetReadDeadline(time.Now().Add(lingerTime))
-			_, _ = io.CopyN(io.Discard, &c.limitedConn, lingerBytes)
+			_, _ = io.Copy(io.Discard, &c.limitedConn)
 		}
 	}
 	c.end()
@@ -209,8 +222,7 @@ func (c *clientConn) onGone(f func()) (stop func() bool) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if _, err := c.br.Peek(1); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-			c.lost.Store(true)
+		if _, _ = c.br.Peek(1); c.lost.Load() {
 			f()
 		}
 	}()

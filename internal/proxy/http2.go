@@ -64,7 +64,8 @@ func (x *exchange) forwardHTTP2(b *backend) (retry bool, err error) {
 	}
 	if body != nil {
 		defer func() { x.in = body.end() }()
-		x.r.closes = true // what is left of the body is not read
+		body.gone = func() { cancel(context.Canceled) }
+		x.streams = true // it is for the transport to read
 		if x.r.major == 1 && x.r.expects() {
 			if err := x.w.begin(&reply{status: http.StatusContinue, length: -1}); err != nil {
 				x.gone(err)
@@ -158,7 +159,10 @@ type sentBody struct {
 	stall   time.Duration // that the client may be silent; 0 is for ever, as a call's stream may be
 	copy    *mirrorCopy
 
+	gone func() // called if the client goes away when all of the body has come
+
 	reading sync.Mutex // held while it is read
+	unheed  func() bool
 	ended   atomic.Bool
 	n       int64
 }
@@ -190,6 +194,7 @@ func (b *sentBody) Read(p []byte) (int, error) {
 			b.p.mirror(b.copy)
 			b.copy = nil
 		}
+		b.unheed = b.w.onGone(b.gone)
 		for _, f := range b.r.trailer() {
 			b.trailer[f.name] = append(b.trailer[f.name], f.value)
 		}
@@ -208,6 +213,9 @@ func (b *sentBody) end() int64 {
 	_ = b.w.SetReadDeadline(time.Unix(1, 0)) // it may be read at this moment
 	b.reading.Lock()
 	defer b.reading.Unlock()
+	if b.unheed != nil {
+		b.unheed()
+	}
 	return b.n
 }
 

@@ -27,7 +27,6 @@ type clientConn struct {
 	surplus bool   // beyond MaxConns
 	closed  atomic.Bool
 	raw     syscall.RawConn // nil where the system has no way to look
-	parked  atomic.Bool     // nothing is held for it but itself (see park)
 
 	// What follows is the front's.
 	br        *bufio.Reader
@@ -56,10 +55,7 @@ func (p *Proxy) accept(l net.Listener, conf *tls.Config) error {
 			}
 			wait = min(max(2*wait, 5*time.Millisecond), time.Second)
 			p.o.Log.Warn("the proxy cannot take a connection", "error", err, "again_in", wait)
-			select {
-			case <-time.After(wait):
-			case <-p.ctx.Done():
-			}
+			time.Sleep(wait)
 			continue
 		}
 		wait = 0
@@ -131,14 +127,6 @@ func looksLikeHTTP(b [5]byte) bool {
 func (c *clientConn) Write(b []byte) (int, error) {
 	_ = c.SetWriteDeadline(time.Now().Add(c.p.o.StallTimeout))
 	return c.limitedConn.Write(b)
-}
-
-// CloseWrite is for tunnels.
-func (c *clientConn) CloseWrite() error {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return c.Close()
 }
 
 func (c *clientConn) Close() error {

@@ -48,12 +48,12 @@ type Proxy struct {
 	http2    http2Server  // connections that turn out to speak HTTP/2; ending them means something else (see Stop)
 	late     http2Server  // those that turn out to when http2 has ended already
 	open     atomic.Int64 // clients' connections
+	parked   atomic.Int64 // of those, for which nothing is held but themselves (see park)
 	log      *accessLog
 	ending   atomic.Bool
 	mirrors  chan *mirrorCopy
-	copies   atomic.Int64    // of requests, for mirrors
-	waiting  atomic.Int64    // requests at paused routes
-	ctx      context.Context // ends with the proxy
+	copies   atomic.Int64 // of requests, for mirrors
+	waiting  atomic.Int64 // requests at paused routes
 	stopping context.CancelFunc
 	workers  sync.WaitGroup
 
@@ -109,7 +109,7 @@ func New(o Options) *Proxy {
 	}
 
 	ctx, cancel := context.WithCancel(context.Background())
-	p.ctx, p.stopping = ctx, cancel
+	p.stopping = cancel
 	if o.AccessLog != nil {
 		p.log = &accessLog{to: o.AccessLog, full: make(chan struct{}, 1)}
 		p.workers.Go(func() { p.log.run(ctx) })
