@@ -264,7 +264,7 @@ func (c *clientConn) begin(a *reply) error {
 	}
 	c.chunked, c.last, c.unread = false, a.closes, a.unread
 	switch {
-	case a.length >= 0 && bodyFollows(a.status):
+	case a.length >= 0 && bodyFollows(a.status) && (len(a.announced) == 0 || c.minor == 0): // trailers need chunks
 		b = append(b, "Content-Length: "...)
 		b = appendInt(b, a.length)
 		b = append(b, "\r\n"...)
