@@ -502,6 +502,7 @@ type sender struct {
 	broken error                 // to the backend; set before done is closed
 	body   atomic.Pointer[error] // of the client; set before the connection to the backend is closed for it
 	head   atomic.Bool           // the answer has begun
+	read   atomic.Bool           // all of the body has been read
 	unheed func() bool           // see exchange.heed: the client is there to be watched since its body has come
 }
 
@@ -524,7 +525,7 @@ func (x *exchange) startSender(u *upstream, timeout time.Duration) {
 	_ = u.SetReadDeadline(time.Time{})
 	go func() {
 		defer close(s.done)
-		clients, err := x.sendBody(u, timeout)
+		clients, err := x.sendBody(s, timeout)
 		s.broken = err
 		if clients {
 			s.body.Store(&err)
@@ -542,7 +543,8 @@ func (x *exchange) startSender(u *upstream, timeout time.Duration) {
 }
 
 // sendBody copies the request's body to the backend. clients says whose an error is.
-func (x *exchange) sendBody(u *upstream, timeout time.Duration) (clients bool, err error) {
+func (x *exchange) sendBody(s *sender, timeout time.Duration) (clients bool, err error) {
+	u := s.u
 	buf := buffers.Get().(*[32 << 10]byte)
 	defer buffers.Put(buf)
 	chunked := x.r.length < 0
@@ -553,6 +555,9 @@ func (x *exchange) sendBody(u *upstream, timeout time.Duration) (clients bool, e
 		n, err := x.r.body.Read(buf[front : len(buf)-2])
 		if err != nil && err != io.EOF {
 			return true, err
+		}
+		if err == io.EOF { // said before the backend has all, since it may answer then
+			s.read.Store(true)
 		}
 		if n > 0 {
 			if x.in += int64(n); x.in > limit {
@@ -666,7 +671,7 @@ func (x *exchange) answer(res *response, more *bufio.Reader) (whole bool) {
 func (x *exchange) begin(a *reply) {
 	switch {
 	case x.send != nil:
-		a.unread = !x.send.finished() || x.send.broken != nil
+		a.unread = !x.send.read.Load()
 	case x.streams:
 		a.unread = true
 	default:
