@@ -204,6 +204,39 @@ func TestHTTP1ToHTTP2(t *testing.T) {
 	}
 }
 
+// TestBodyAfterARetry has bodies that come when one backend could not be connected to, and another is sent the request.
+func TestBodyAfterARetry(t *testing.T) {
+	addr := clearHTTP2(t, func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(200)
+		_ = http.NewResponseController(w).Flush()
+		_, _ = io.Copy(w, r.Body)
+	})
+	p := start(t, Options{})
+	rt := routeTo(nobody(t), nobody(t), addr)
+	rt.GRPC = true
+	p.set(t, rt)
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	transport := &http.Transport{Protocols: &protocols}
+	defer transport.CloseIdleConnections()
+	for i := range 2 * ejectAfter {
+		body, more := io.Pipe()
+		res, err := (&http.Client{Transport: transport}).Post(p.url, "application/grpc", body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(more, "abc")
+		_ = more.Close()
+		if got, err := io.ReadAll(res.Body); string(got) != "abc" || err != nil {
+			t.Fatalf("%d: got %q, %v, %v", i, got, err, res)
+		}
+		_ = res.Body.Close()
+	}
+	if s := p.Collect()[1]; s.Retries == 0 {
+		t.Errorf("got counts %+v", s)
+	}
+}
+
 func TestTunnels(t *testing.T) {
 	addr := serveRaw(t, func(c net.Conn, r *bufio.Reader) error {
 		if err := readRequest(r); err != nil {

@@ -158,8 +158,7 @@ type sentBody struct {
 	limit   int64
 	stall   time.Duration // that the client may be silent; 0 is for ever, as a call's stream may be
 	copy    *mirrorCopy
-
-	gone func() // called if the client goes away when all of the body has come
+	gone    func() // called if the client goes away when all of the body has come
 
 	reading sync.Mutex // held while it is read
 	unheed  func() bool
@@ -210,8 +209,10 @@ func (b *sentBody) Close() error { return nil }
 // end takes the body away from the transport and gives how much of it was read.
 func (b *sentBody) end() int64 {
 	b.ended.Store(true)
-	_ = b.w.SetReadDeadline(time.Unix(1, 0)) // it may be read at this moment
-	b.reading.Lock()
+	if !b.reading.TryLock() {
+		_ = b.w.SetReadDeadline(time.Unix(1, 0))
+		b.reading.Lock()
+	}
 	defer b.reading.Unlock()
 	if b.unheed != nil {
 		b.unheed()
