@@ -308,7 +308,7 @@ func TestPause(t *testing.T) {
 }
 
 func TestIdleConnectionsArePutAside(t *testing.T) {
-	p := start(t, Options{IdleTimeout: time.Second})
+	p := start(t, Options{IdleTimeout: time.Second, MaxConns: 1 << 20})
 	if !canPeek {
 		t.Skip("this system has no way to look")
 	}

@@ -28,11 +28,8 @@ var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, reader
 // serveHTTP1 carries requests until the connection ends, is put aside, or speaks something else. until is when the next
 // has to begin.
 func (c *clientConn) serveHTTP1(until time.Time) {
-	for c.begins(until) {
-		if !c.carry() {
-			return
-		}
-		until = time.Now().Add(c.p.o.IdleTimeout)
+	for now := time.Now(); c.begins(now, until) && c.carry(); until = now.Add(c.p.o.IdleTimeout) {
+		now = time.Now()
 	}
 }
 
@@ -48,7 +45,7 @@ func (r clientReader) Read(b []byte) (int, error) {
 }
 
 // begins waits for the first byte of a request. It is false if the connection has ended or is put aside.
-func (c *clientConn) begins(until time.Time) bool {
+func (c *clientConn) begins(now, until time.Time) bool {
 	if c.br == nil {
 		c.br = readers.Get().(*bufio.Reader)
 		c.br.Reset(clientReader{c})
@@ -56,7 +53,7 @@ func (c *clientConn) begins(until time.Time) bool {
 	if c.br.Buffered() > 0 {
 		return true
 	}
-	soon := time.Now().Add(c.p.parkAfter())
+	soon := now.Add(c.p.parkAfter())
 	if c.raw == nil || until.Before(soon) {
 		soon = until
 	}

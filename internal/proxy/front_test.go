@@ -100,6 +100,23 @@ func TestClientsOfHTTP10(t *testing.T) {
 	}
 }
 
+// TestAnswerBeforeTheBody has a client that reads its answer only when it has sent a body that nobody wants.
+func TestAnswerBeforeTheBody(t *testing.T) {
+	p := start(t, Options{MaxBody: 1_000})
+	p.set(t, routeTo(startApp(t, 0).addr))
+	inClearAndTLS(t, p, func(t *testing.T, dial func() (net.Conn, *bufio.Reader)) {
+		c, br := dial()
+		const size = 4 << 20
+		fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n", size)
+		if _, err := c.Write(make([]byte, size)); err != nil {
+			t.Fatal(err)
+		}
+		if res, err := http.ReadResponse(br, nil); err != nil || res.StatusCode != 413 || !res.Close {
+			t.Errorf("got %v, %v", res, err)
+		}
+	})
+}
+
 func TestExpectations(t *testing.T) {
 	p := start(t, Options{})
 	p.set(t, routeTo(startApp(t, 0).addr))
@@ -296,17 +313,22 @@ func TestMoreConnectionsThanMayBe(t *testing.T) {
 	if res, body := get(c, br); res.StatusCode != 503 || !res.Close || !strings.Contains(body, "as many connections as it can hold") {
 		t.Errorf("got %v %q", res, body)
 	}
+	_ = c.Close()
 	// Of those that are only told so there are not more than some either.
 	for range maxSurplus {
-		dial(t, p.addr, nil)
+		c, _ := dial(t, p.addr, nil)
+		held = append(held, c)
 	}
 	until(t, func() bool { return p.open.Load() == 2+maxSurplus })
 	c, _ = dial(t, p.addr, nil)
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
 	if n, err := c.Read(make([]byte, 1)); n != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("got %d bytes, %v", n, err)
 	}
-	// They end by themselves, and then there is room again.
-	_ = held[0].Close()
+	// When some have gone there is room again.
+	for _, c := range held[1:] {
+		_ = c.Close()
+	}
 	until(t, func() bool { return p.open.Load() == 1 })
 	c, br = dial(t, p.addr, nil)
 	if res, _ := get(c, br); res.StatusCode != 200 || res.Close {
@@ -318,7 +340,7 @@ func TestIdleTLSConnectionsArePutAside(t *testing.T) {
 	if !canPeek {
 		t.Skip("this system has no way to look")
 	}
-	p := start(t, Options{})
+	p := start(t, Options{MaxConns: 1 << 20})
 	p.open.Add(10_000) // as if there were many
 	p.set(t, routeTo(startApp(t, 0).addr))
 	url, transport := p.startTLS(t)

@@ -84,9 +84,6 @@ func (p *Proxy) take(conn net.Conn, conf *tls.Config) {
 // serve finds out what a new connection speaks.
 func (c *clientConn) serve(conf *tls.Config) {
 	until := time.Now().Add(c.p.o.HeaderTimeout)
-	if c.surplus {
-		until = time.Now().Add(min(c.p.o.HeaderTimeout, time.Second))
-	}
 	if conf == nil {
 		c.serveHTTP1(until)
 		return
