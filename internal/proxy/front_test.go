@@ -170,6 +170,32 @@ func TestGoneOfEveryKind(t *testing.T) {
 	}
 }
 
+func TestConnectionsThatWereWatchedGoOn(t *testing.T) {
+	addr := backendOf(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		<-time.After(2 * watchAfter)
+		fmt.Fprintf(w, "%s %s", r.URL.Path, body)
+	})
+	p := start(t, Options{})
+	p.set(t, routeTo(addr))
+	inClearAndTLS(t, p, func(t *testing.T, dial func() (net.Conn, *bufio.Reader)) {
+		c, br := dial()
+		for i, head := range []string{"GET /0 HTTP/1.1\r\nHost: a\r\n\r\n", "POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc", "POST /2 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", "GET /3 HTTP/1.1\r\nHost: a\r\n\r\n"} {
+			fmt.Fprint(c, head)
+			res, err := http.ReadResponse(br, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if body, err := io.ReadAll(res.Body); !strings.HasPrefix(string(body), fmt.Sprintf("/%d ", i)) || err != nil || res.Close {
+				t.Fatalf("%d: got %q, %v, %v", i, body, err, res)
+			}
+		}
+	})
+	if s := p.Collect()[1]; s.Gone != 0 || s.Requests[2] != 8 {
+		t.Errorf("got counts %+v", s)
+	}
+}
+
 // clearHTTP2 serves a handler by HTTP/2 without TLS.
 func clearHTTP2(t *testing.T, h http.HandlerFunc) string {
 	t.Helper()
