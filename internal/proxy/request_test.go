@@ -27,6 +27,27 @@ func readWhole(br *bufio.Reader, limit int) (*request, error) {
 	return r, nil
 }
 
+func TestRequestsOfHTTP2ThatAreRefused(t *testing.T) {
+	for name, change := range map[string]func(r *http.Request){
+		"nothing":      func(*http.Request) {},
+		"two lengths":  func(r *http.Request) { r.Header["Content-Length"] = []string{"0", "3"} },
+		"two lines":    func(r *http.Request) { r.Header["X-A"] = []string{"b\r\nX: y"} },
+		"a name":       func(r *http.Request) { r.Header["X-A: b\r\nX"] = []string{"y"} },
+		"a method":     func(r *http.Request) { r.Method = "GET /hidden HTTP/1.1\r\nX:" },
+		"an authority": func(r *http.Request) { r.Host = "a\r\nX: y" },
+	} {
+		from, err := http.NewRequest("GET", "https://a/b", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		from.RequestURI = "/b"
+		change(from)
+		if err := new(request).ofHTTP2(from); (err == nil) != (name == "nothing") {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
 // FuzzReadRequest holds the reader of requests to net/http's, with what its server asks beyond that: what ours takes,
 // theirs takes for the same, with the same body and the same rest, which is the next request.
 func FuzzReadRequest(f *testing.F) {
