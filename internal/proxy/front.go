@@ -125,6 +125,7 @@ func (c *clientConn) carry() bool {
 	x := exchanges.Get().(*exchange)
 	x.p, x.w, x.ctx, x.began = c.p, c, context.Background(), began
 	x.r.tls, x.r.client = c.tls, c.peer
+	x.r.major, x.r.minor = 1, 1 // until it says so itself
 	if refused == nil {
 		refused = x.r.parse(head)
 	}
@@ -132,10 +133,7 @@ func (c *clientConn) carry() bool {
 		refused = &badRequest{http.StatusServiceUnavailable, "this proxy has as many connections as it can hold"}
 	}
 	x.r.closes = x.r.closes || refused != nil
-	c.last, c.minor, c.body = false, 1, &x.r.in
-	if x.r.major > 0 {
-		c.minor = x.r.minor
-	}
+	c.last, c.minor, c.body = false, x.r.minor, &x.r.in
 	x.r.readFrom(c.br)
 	whole := x.run(refused)
 	c.unread = c.unread || refused != nil
