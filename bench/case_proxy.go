@@ -86,7 +86,7 @@ func measureProxy(ctx context.Context, b *bench) error {
 		return err
 	}
 	micros := func(v float64) string { return fmt.Sprintf("%.1f µs", v) }
-	for i, limit := range []float64{0, 1.1, 0} {
+	for i, limit := range []float64{0, 0.5, 0} {
 		if i == 0 {
 			continue
 		}

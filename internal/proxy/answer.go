@@ -21,30 +21,29 @@ func (x *exchange) fail(status int, why string, cause error) {
 	if x.wrote {
 		panic(errAbort)
 	}
-	x.status, x.wrote = status, true
-	if x.route != nil && x.route.GRPC && isGRPC(x.r) {
+	if x.route != nil && x.route.GRPC && x.r.isGRPC() {
 		x.failGRPC(status, why)
 		return
 	}
 	text := fmt.Sprintf("%d %s\n\n%s.\nRequest %s\n", status, http.StatusText(status), why, x.head.id)
 	kind := "text/plain; charset=utf-8"
-	if strings.Contains(x.r.Header.Get("Accept"), "text/html") {
+	if strings.Contains(x.r.header.get("Accept"), "text/html") {
 		kind = "text/html; charset=utf-8"
 		title := fmt.Sprintf("%d %s", status, http.StatusText(status))
 		text = fmt.Sprintf("<!doctype html>\n<title>%s</title>\n<style>body{font:1rem/1.5 system-ui;margin:15vh auto;max-width:34rem;padding:0 1rem}small{color:#666}</style>\n<h1>%s</h1>\n<p>%s.</p>\n<small>Request %s</small>\n",
 			title, title, html.EscapeString(why), html.EscapeString(x.head.id))
 	}
-	h := x.w.Header()
-	h.Set("Content-Type", kind)
-	h.Set("Content-Length", fmt.Sprint(len(text)))
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("X-Request-Id", x.head.id)
-	x.w.WriteHeader(status)
-	if x.r.Method != http.MethodHead {
-		n, _ := x.w.Write([]byte(text))
+	body := x.r.method != http.MethodHead
+	x.begin(&reply{status: status, length: int64(len(text)), body: body, header: append(x.own,
+		field{"Content-Type", kind}, field{"Cache-Control", "no-store"}, field{"X-Content-Type-Options", "nosniff"}, field{"X-Request-Id", x.head.id})})
+	if body {
+		n := copy(x.w.room(), text)
 		x.sent = int64(n)
+		if err := x.w.sent(n); err != nil {
+			x.gone(err)
+		}
 	}
+	x.done(nil)
 }
 
 // failGRPC says it as gRPC's clients expect (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, "Responses").
@@ -56,11 +55,10 @@ func (x *exchange) failGRPC(status int, why string) {
 	case http.StatusRequestEntityTooLarge:
 		code = "8" // RESOURCE_EXHAUSTED
 	}
-	h := x.w.Header()
-	h.Set("Content-Type", "application/grpc")
-	h.Set("Grpc-Status", code)
-	h.Set("Grpc-Message", fmt.Sprintf("%s (%d, request %s)", why, status, x.head.id))
-	x.w.WriteHeader(http.StatusOK)
+	x.begin(&reply{status: http.StatusOK, length: -1, header: append(x.own,
+		field{"Content-Type", "application/grpc"}, field{"Grpc-Status", code}, field{"Grpc-Message", fmt.Sprintf("%s (%d, request %s)", why, status, x.head.id)})})
+	x.status = status
+	x.done(nil)
 }
 
 // gone ends a request whose client did not wait for the end of its answer.
@@ -74,16 +72,13 @@ func (x *exchange) gone(err error) {
 
 // badBody answers a request whose body cannot be had.
 func (x *exchange) badBody(err error) {
-	if x.r.ProtoMajor == 1 {
-		x.w.Header()["Connection"] = closeHeader
-	}
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
 		x.fail(http.StatusRequestEntityTooLarge, fmt.Sprintf("the body has more than %d bytes, which is the most that is taken here", tooLarge.Limit), nil)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		x.fail(http.StatusRequestTimeout, "the body of the request did not come in time", nil)
-	case x.hasGone():
+	case x.w.gone():
 		x.gone(err)
 	default:
 		x.fail(http.StatusBadRequest, "the body of the request is broken", err)
@@ -110,24 +105,18 @@ func (x *exchange) broken(answered bool, err error) {
 
 func (x *exchange) setCookie(value string) {
 	s := x.route.Sticky
-	c := http.Cookie{Name: s.Cookie, Value: value, Path: "/", MaxAge: int(s.MaxAge / time.Second), HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: x.r.TLS != nil}
-	x.w.Header()["Set-Cookie"] = []string{c.String()}
+	c := http.Cookie{Name: s.Cookie, Value: value, Path: "/", MaxAge: int(s.MaxAge / time.Second), HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: x.r.tls}
+	x.own = header{{"Set-Cookie", c.String()}}
 }
 
-// copyHeader copies what is not for one hop alone. What is there already stays beside it.
-func copyHeader(to, from http.Header) {
-	connection := connectionHeaders(from)
-	for name, values := range from {
+// passed keeps, in place, of a backend's headers what is not for one hop alone, and not said anew for the next.
+func passed(h header) header {
+	connection := h.hopByHop()
+	return h.without(func(name string) bool {
 		switch name {
-		case "Connection", "Keep-Alive", "Proxy-Connection", "Transfer-Encoding", "Upgrade", "Trailer", "Te", "Proxy-Authenticate", "Proxy-Authorization":
-			continue
+		case "Connection", "Keep-Alive", "Proxy-Connection", "Transfer-Encoding", "Content-Length", "Upgrade", "Trailer", "Te", "Proxy-Authenticate", "Proxy-Authorization":
+			return true
 		}
-		if len(connection) > 0 && slices.Contains(connection, name) {
-			continue
-		}
-		if before := to[name]; len(before) > 0 && name == "Set-Cookie" {
-			values = append(before[:len(before):len(before)], values...)
-		}
-		to[name] = values
-	}
+		return slices.Contains(connection, name)
+	})
 }

@@ -101,8 +101,9 @@ func (b *backend) take(notBefore time.Time) *upstream {
 	}
 }
 
-func (b *backend) put(u *upstream) {
-	u.since = time.Now()
+func (b *backend) put(u *upstream, now time.Time) {
+	u.since = now
+	_ = u.SetReadDeadline(time.Time{})
 	b.mu.Lock()
 	if b.retired.Load() || len(b.idle) >= maxIdle {
 		b.mu.Unlock()

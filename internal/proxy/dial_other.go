@@ -16,3 +16,5 @@ const canPeek = false
 func peek(uintptr) (int, error) { return 0, errors.ErrUnsupported }
 
 func errWouldBlock(error) bool { return false }
+
+func maxDescriptors() int { return 1 << 20 }

@@ -61,3 +61,12 @@ func peek(fd uintptr) (int, error) {
 }
 
 func errWouldBlock(err error) bool { return err == unix.EAGAIN || err == unix.EINTR }
+
+// maxDescriptors is how many files and connections the process may have open.
+func maxDescriptors() int {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Cur == 0 || limit.Cur > 1<<20 {
+		return 1 << 20
+	}
+	return int(limit.Cur)
+}

@@ -27,10 +27,9 @@ const (
 // exchange is one request and its answer.
 type exchange struct {
 	p       *Proxy
-	w       http.ResponseWriter
-	r       *http.Request
-	rc      *http.ResponseController
-	conn    *clientConn // if it is for us to see whether the client is still there; else the request's context tells
+	w       client
+	ctx     context.Context
+	r       request
 	began   time.Time
 	head    head
 	route   *route
@@ -40,13 +39,45 @@ type exchange struct {
 	out       []byte // the head that is sent on, and a small body
 	headBytes int    // of out
 	streams   bool   // the body is not in out but sent as it comes
+	send      *sender
 	copy      *mirrorCopy
 
+	own      header // of the answer, beside the backend's
 	status   int
 	wrote    bool // the head of the answer
 	in, sent int64
 	err      error // why the proxy, or what it talks to, failed the request
 	upgraded bool
+
+	due    time.Time   // when the backend's silence is too long
+	unheed func() bool // ends watching whether the client is still there
+}
+
+// client is who asked: by HTTP/1 the front (see front.go), by HTTP/2 net/http's server.
+type client interface {
+	// begin gives the head of an answer: any number of interim ones, each sent at once, and then the one that counts.
+	begin(a *reply) error
+	// room is where the next part of the body is to be put, whose length sent takes.
+	room() []byte
+	sent(n int) error
+	flush() error
+	// done ends the answer, with what follows a body in chunks.
+	done(trailer header) error
+
+	SetReadDeadline(t time.Time) error // of the request's body
+	onGone(f func()) (stop func() bool)
+	gone() bool
+}
+
+// reply is the head of an answer as a client gets it.
+type reply struct {
+	status    int
+	header    header
+	length    int64 // of the body; negative if it is not known, or not to be told
+	body      bool  // one follows
+	announced []string
+	closes    bool // the connection ends with it
+	unread    bool // the request has not been read to its end
 }
 
 var exchanges = sync.Pool{New: func() any { return new(exchange) }}
@@ -54,60 +85,56 @@ var exchanges = sync.Pool{New: func() any { return new(exchange) }}
 // buffers are for copying bodies.
 var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
-// ServeHTTP carries a request. The proxy's own servers call it.
+// ServeHTTP carries a request. The proxy's own servers of HTTP/2 call it.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method == "PRI" && r.RequestURI == "*" && r.ProtoMajor == 2 {
-		p.serveClearHTTP2(w)
-		return
-	}
 	x := exchanges.Get().(*exchange)
-	out := x.out[:0]
-	*x = exchange{p: p, w: w, r: r, began: time.Now(), out: out}
-	x.rc = http.NewResponseController(w)
-	if c, ok := r.Context().Value(clientConnKey{}).(*clientConn); ok {
-		if r.Body == http.NoBody {
-			x.conn = c
-		} else {
-			c.reads.Store(true) // net/http looks when the body has been read, or finds out by reading
-		}
+	c := &http2Client{w: w, ResponseController: http.NewResponseController(w), ctx: r.Context()}
+	x.p, x.w, x.ctx, x.began = p, c, r.Context(), time.Now()
+	whole := x.run(x.r.ofHTTP2(r))
+	c.release()
+	if !whole {
+		panic(http.ErrAbortHandler)
 	}
-	defer x.end()
-	x.head = p.newHead(r)
-	if p.ending.Load() || r.ProtoMajor == 1 && (r.ProtoMinor == 0 || len(r.TransferEncoding) > 0) {
-		// The proxy is going; or the message might be framed in two ways, which net/http does not tell, so that what
-		// follows on the connection is not trusted (RFC 9112, section 6.1).
-		w.Header()["Connection"] = closeHeader
-	}
-	x.serve()
 }
 
-var closeHeader = []string{"close"}
-
 // errAbort ends a request whose answer has begun and cannot be brought to its end.
-var errAbort = http.ErrAbortHandler
+var errAbort = errors.New("the answer is broken off")
 
-func (x *exchange) end() {
+// run carries the request, unless it is refused. It is false if the answer has not come to its end: the client is to see
+// that something is missing.
+func (x *exchange) run(refused error) (whole bool) {
+	defer x.end(&whole)
+	x.head = x.p.newHead(&x.r)
+	if refused != nil {
+		why := refused.(*badRequest)
+		x.fail(why.status, why.why, nil)
+		return
+	}
+	x.serve()
+	return
+}
+
+func (x *exchange) end(whole *bool) {
 	broken := recover()
+	*whole = broken == nil
 	if broken != nil && broken != errAbort {
 		x.p.o.Log.Error("a request made the proxy panic", "panic", broken, "request_id", x.head.id, "stack", string(debug.Stack()))
 		if x.status == 0 {
 			x.status = http.StatusInternalServerError
 		}
-		broken = errAbort
 	}
+	took := time.Since(x.began)
 	if !x.upgraded {
-		x.count(time.Since(x.began))
+		x.count(took)
 	}
-	x.finish()
+	x.finish(took)
 	x.copy.abandon()
 	if cap(x.out) > 16<<10 {
 		x.out = nil
 	}
-	*x = exchange{out: x.out}
+	clear(x.r.header)
+	*x = exchange{out: x.out[:0], r: request{header: x.r.header[:0]}}
 	exchanges.Put(x)
-	if broken != nil {
-		panic(broken)
-	}
 }
 
 // count counts the answer.
@@ -128,40 +155,42 @@ func (x *exchange) counters() *counters {
 }
 
 // finish counts and logs what is known when all has been sent.
-func (x *exchange) finish() {
+func (x *exchange) finish(took time.Duration) {
 	if c := x.counters(); c != nil {
 		c.in.Add(uint64(x.in))
 		c.out.Add(uint64(x.sent))
 	}
 	if x.p.log != nil {
-		x.p.log.record(x, time.Since(x.began))
+		x.p.log.record(x, took)
 	}
 }
 
-// onGone calls f if the client goes away before stop is called, which is false if f has been called.
-func (x *exchange) onGone(f func()) (stop func() bool) {
-	if x.conn != nil {
-		return x.conn.watch(f)
+// heed has f called if the client goes away before ignore is called.
+func (x *exchange) heed(f func()) {
+	if x.unheed == nil {
+		x.unheed = x.w.onGone(f)
 	}
-	return context.AfterFunc(x.r.Context(), f)
 }
 
-func (x *exchange) hasGone() bool {
-	return x.r.Context().Err() != nil || x.conn != nil && x.conn.gone.Load()
+// ignore ends heed. It is false if the client has gone.
+func (x *exchange) ignore() bool {
+	there := x.unheed == nil || x.unheed()
+	x.unheed = nil
+	return there
 }
 
 func (x *exchange) serve() {
-	r := x.r
-	if r.Method == http.MethodConnect || r.Method == http.MethodTrace {
-		x.w.Header()["Allow"] = []string{"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"}
-		x.fail(http.StatusMethodNotAllowed, "this proxy does not carry "+r.Method+" requests", nil)
+	r := &x.r
+	if r.method == http.MethodConnect || r.method == http.MethodTrace {
+		x.own = header{{"Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"}}
+		x.fail(http.StatusMethodNotAllowed, "this proxy does not carry "+r.method+" requests", nil)
 		return
 	}
 	for {
 		t := x.p.table.Load()
-		x.route = t.match(r.Host, r.URL.Path)
+		x.route = t.match(r.host, r.path)
 		if x.route == nil {
-			x.fail(http.StatusNotFound, "nothing is served at "+cleanHost(r.Host)+" under this path", nil)
+			x.fail(http.StatusNotFound, "nothing is served at "+cleanHost(r.host)+" under this path", nil)
 			return
 		}
 		if x.route.Paused {
@@ -200,15 +229,15 @@ func (x *exchange) wait(next <-chan struct{}) bool {
 	default:
 	}
 	gone := make(chan struct{})
-	stop := x.onGone(func() { close(gone) })
-	defer stop()
+	x.heed(func() { close(gone) })
+	defer x.ignore()
 	select {
 	case <-next:
 		return true
 	case <-gone:
 		x.gone(errors.New("it was waiting at a paused route"))
 	case <-timer.C:
-		x.w.Header()["Retry-After"] = []string{"5"}
+		x.own = header{{"Retry-After", "5"}}
 		x.fail(http.StatusServiceUnavailable, "this service is paused, and the request has waited as long as it may", nil)
 	}
 	return false
@@ -217,8 +246,8 @@ func (x *exchange) wait(next <-chan struct{}) bool {
 // forward sends the request to a backend of the pool and its answer to the client. It is false, and nothing has been done,
 // if the table has changed meanwhile.
 func (x *exchange) forward(t *table, setCookie string) bool {
-	if limit := orDefault(x.route.MaxBody, x.p.o.MaxBody); x.r.ContentLength > limit {
-		x.fail(http.StatusRequestEntityTooLarge, fmt.Sprintf("the body has %d bytes; at most %d are taken here", x.r.ContentLength, limit), nil)
+	if limit := orDefault(x.route.MaxBody, x.p.o.MaxBody); x.r.length > limit {
+		x.fail(http.StatusRequestEntityTooLarge, fmt.Sprintf("the body has %d bytes; at most %d are taken here", x.r.length, limit), nil)
 		return true
 	}
 	x.pool.counters.inFlight.Add(1)
@@ -240,7 +269,7 @@ func (x *exchange) forward(t *table, setCookie string) bool {
 		}
 		if !b.enter() {
 			if x.p.table.Load() != t && len(tried) == 0 {
-				x.w.Header().Del("Set-Cookie")
+				x.own = nil
 				return false
 			}
 			tried = append(tried, b)
@@ -274,11 +303,11 @@ func (x *exchange) attempt(b *backend) (retry bool, err error) {
 	if x.route.GRPC {
 		return x.forwardHTTP2(b)
 	}
-	repeatable := !x.streams && idempotent(x.r.Method)
-	u, err := b.connect(x.r.Context(), repeatable)
+	repeatable := !x.streams && idempotent(x.r.method)
+	u, err := b.connect(x.ctx, x.began, repeatable)
 	for {
 		if err != nil {
-			if x.hasGone() {
+			if x.w.gone() {
 				x.gone(err)
 			}
 			x.pool.counters.connectFailures.Add(1)
@@ -288,7 +317,7 @@ func (x *exchange) attempt(b *backend) (retry bool, err error) {
 			return false, nil
 		}
 		x.pool.counters.retries.Add(1)
-		u, err = b.connectAnew(x.r.Context())
+		u, err = b.connectAnew(x.ctx)
 	}
 }
 
@@ -302,38 +331,36 @@ func idempotent(method string) bool {
 
 // prepare writes the request as it is sent on, and reads a small body, if that has not been done by a table before.
 func (x *exchange) prepare() bool {
-	x.head.target = targetOf(x.r, x.route)
-	length := x.r.ContentLength
-	if x.r.Body == nil || x.r.Body == http.NoBody {
-		length = 0
+	x.head.target = targetOf(&x.r, x.route)
+	var small []byte
+	if x.headBytes > 0 {
+		small = slices.Clone(x.out[x.headBytes:])
 	}
-	body := slices.Clone(x.out[x.headBytes:])
-	var good bool
-	if x.out, good = x.head.append(x.out[:0], x.r, length); !good {
-		x.fail(http.StatusBadRequest, "a header of the request holds characters that none may hold", nil)
-		return false
-	}
+	x.out = x.head.append(x.out[:0], &x.r)
 	x.headBytes = len(x.out)
+	length := x.r.length
 	switch {
 	case length == 0:
 		return true
-	case length < 0 || length > smallBody || expectsContinue(x.r):
+	case length < 0 || length > smallBody || x.r.expects():
 		x.streams = true
 		return true
-	case len(body) > 0:
-		x.out = append(x.out, body...)
+	case len(small) > 0:
+		x.out = append(x.out, small...)
 		return true
 	}
-	_ = x.rc.SetReadDeadline(time.Now().Add(x.p.o.StallTimeout))
+	_ = x.w.SetReadDeadline(time.Now().Add(x.p.o.StallTimeout))
 	x.out = append(x.out, make([]byte, length)...)
-	n, err := io.ReadFull(x.r.Body, x.out[x.headBytes:])
+	n, err := io.ReadFull(x.r.body, x.out[x.headBytes:])
 	x.in = int64(n)
 	if err != nil {
 		x.badBody(err)
 		return false
 	}
-	_, _ = x.r.Body.Read(x.out[len(x.out):]) // the end: from here on net/http looks whether the client is still there
-	_ = x.rc.SetReadDeadline(time.Time{})
+	if x.r.two != nil {
+		_, _ = x.r.body.Read(x.out[len(x.out):]) // its end
+	}
+	_ = x.w.SetReadDeadline(time.Time{})
 	return true
 }
 
@@ -341,56 +368,56 @@ func (x *exchange) prepare() bool {
 // connection before the request came, and it is to be sent again over another.
 func (x *exchange) exchangeOver(b *backend, u *upstream, repeatable bool) (stale bool) {
 	keep := false
-	var send *sender
-	stop := x.onGone(u.abort)
 	defer func() {
-		if send != nil && !send.finished() {
-			keep = false
-			_ = u.Close()
-			_ = x.rc.SetReadDeadline(time.Unix(1, 0)) // it may be reading the client's body
-			<-send.done
+		u.waits = nil
+		if x.send != nil {
+			if !x.send.finished() {
+				keep = false
+				_ = u.Close()
+				_ = x.w.SetReadDeadline(time.Unix(1, 0)) // it may be reading the client's body
+				<-x.send.done
+			}
+			if x.send.unheed != nil && !x.send.unheed() {
+				keep = false
+			}
 		}
-		if !stop() || !keep || u.br.Buffered() > 0 {
+		if !x.ignore() || !keep || u.br.Buffered() > 0 {
 			_ = u.Close()
 			return
 		}
-		b.put(u)
+		b.put(u, time.Now())
 	}()
 
 	u.begin()
 	timeout := orDefault(x.route.ResponseTimeout, x.p.o.ResponseTimeout)
-	deadline := time.Now().Add(timeout)
+	now := time.Now()
+	_ = u.SetWriteDeadline(now.Add(timeout))
 	if x.streams {
+		x.heed(u.abort)
 		_ = u.SetReadDeadline(time.Time{})
-		_ = u.SetWriteDeadline(deadline)
 	} else {
-		_ = u.SetDeadline(deadline)
+		x.await(u, now, now.Add(timeout))
 	}
 	_, err := u.Write(x.out)
-	if err == nil && x.streams {
-		if x.r.ProtoMajor == 1 {
-			_ = x.rc.EnableFullDuplex()
-		}
-		if !expectsContinue(x.r) || x.toldToContinue(u, timeout) {
-			send = x.startSender(u, timeout)
-		}
+	if err == nil && x.streams && (!x.r.expects() || x.toldToContinue(u, timeout)) {
+		x.startSender(u, timeout)
 	}
-	var res *http.Response
+	var res *response
 	if err == nil {
-		res, err = x.readAnswer(u, &send, timeout)
+		res, err = x.readAnswer(u, timeout)
 	}
 	if err != nil {
-		if send != nil {
-			if x.hasGone() {
-				<-send.done // it reads nothing more; perhaps what it read last is why
+		if x.send != nil {
+			if x.w.gone() {
+				<-x.send.done // it reads nothing more; perhaps what it read last is why
 			}
-			if bodyErr := send.body.Load(); bodyErr != nil {
-				<-send.done
+			if bodyErr := x.send.body.Load(); bodyErr != nil {
+				<-x.send.done
 				x.badBody(*bodyErr)
 				return false
 			}
 		}
-		if x.hasGone() {
+		if x.w.gone() {
 			x.gone(err)
 		}
 		if u.reused && !u.answered && repeatable && !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -399,45 +426,60 @@ func (x *exchange) exchangeOver(b *backend, u *upstream, repeatable bool) (stale
 		x.broken(u.answered, err)
 		return false
 	}
-	if send != nil {
-		send.headSeen()
-	} else {
+	switch {
+	case x.send != nil:
+		x.send.headSeen()
+	case res.body == nil: // there is nothing more to wait for
+	case x.streams:
 		_ = u.SetReadDeadline(time.Time{})
+	default:
+		x.await(u, now, time.Time{})
 	}
-	if res.StatusCode == http.StatusSwitchingProtocols {
-		x.tunnel(u, res, stop)
+	if res.status == http.StatusSwitchingProtocols {
+		x.tunnel(u, res)
 		return false
 	}
-	u.headLeft = -1
-	if x.r.ProtoMajor == 1 && (send == nil && x.streams || send != nil && !send.finished()) {
-		x.w.Header()["Connection"] = closeHeader // what is left of the body is not read
-	}
 	whole := x.answer(res, u.br)
-	keep = whole && !res.Close && x.head.upgrade == "" && (!x.streams || send != nil && send.finished() && send.broken == nil)
+	keep = whole && !res.closes && x.head.upgrade == "" && (!x.streams || x.send != nil && x.send.finished() && x.send.broken == nil)
 	return false
 }
 
+// await has the backend answer until due, if that is not zero. As long as it has not been silent for a moment, nobody looks
+// whether the client is still there.
+func (x *exchange) await(u *upstream, now, due time.Time) {
+	x.due = due
+	soon := now.Add(watchAfter)
+	if x.unheed != nil || !due.IsZero() && due.Before(soon) {
+		soon = due
+	} else {
+		u.waits = x
+	}
+	_ = u.SetReadDeadline(soon)
+}
+
+// waitsLong is called when the moment has passed.
+func (x *exchange) waitsLong(u *upstream) {
+	x.heed(u.abort)
+	_ = u.SetReadDeadline(x.due)
+}
+
 // readAnswer reads the answer that counts, and passes on the interim ones before it.
-func (x *exchange) readAnswer(u *upstream, send **sender, timeout time.Duration) (*http.Response, error) {
+func (x *exchange) readAnswer(u *upstream, timeout time.Duration) (*response, error) {
 	for range maxInterim {
-		res, err := u.readHead(x.r.Method)
+		res, err := u.readHead(x.r.method)
 		if err != nil {
 			return nil, err
 		}
 		switch {
-		case res.StatusCode == http.StatusSwitchingProtocols || res.StatusCode >= 200:
+		case res.status == http.StatusSwitchingProtocols || res.status >= 200:
 			return res, nil
-		case res.StatusCode == http.StatusContinue:
-			if x.streams && *send == nil {
-				*send = x.startSender(u, timeout)
+		case res.status == http.StatusContinue:
+			if x.streams && x.send == nil {
+				x.startSender(u, timeout)
 			}
-		case x.r.ProtoAtLeast(1, 1):
-			kept := x.w.Header().Clone()
-			copyHeader(x.w.Header(), res.Header)
-			x.w.WriteHeader(res.StatusCode)
-			clear(x.w.Header())
-			for name, values := range kept {
-				x.w.Header()[name] = values
+		case x.r.atLeast11():
+			if err := x.w.begin(&reply{status: res.status, header: passed(res.header), length: -1}); err != nil {
+				x.gone(err)
 			}
 		}
 	}
@@ -460,6 +502,8 @@ type sender struct {
 	broken error                 // to the backend; set before done is closed
 	body   atomic.Pointer[error] // of the client; set before the connection to the backend is closed for it
 	head   atomic.Bool           // the answer has begun
+	read   atomic.Bool           // all of the body has been read
+	unheed func() bool           // see exchange.heed: the client is there to be watched since its body has come
 }
 
 func (s *sender) finished() bool { return isClosed(s.done) }
@@ -470,38 +514,50 @@ func (s *sender) headSeen() {
 	_ = s.u.SetReadDeadline(time.Time{})
 }
 
-func (x *exchange) startSender(u *upstream, timeout time.Duration) *sender {
+func (x *exchange) startSender(u *upstream, timeout time.Duration) {
+	if x.r.major == 1 && x.r.expects() {
+		if err := x.w.begin(&reply{status: http.StatusContinue, length: -1}); err != nil {
+			x.gone(err)
+		}
+	}
 	s := &sender{done: make(chan struct{}), u: u}
+	x.send = s
 	_ = u.SetReadDeadline(time.Time{})
 	go func() {
 		defer close(s.done)
-		clients, err := x.send(u, timeout)
+		clients, err := x.sendBody(s, timeout)
 		s.broken = err
 		if clients {
 			s.body.Store(&err)
 			_ = u.Close() // whoever waits for the answer need not
 			return
 		}
+		if err == nil {
+			s.unheed = x.w.onGone(u.abort)
+		}
 		_ = u.SetReadDeadline(time.Now().Add(timeout))
 		if s.head.Load() {
 			_ = u.SetReadDeadline(time.Time{})
 		}
 	}()
-	return s
 }
 
-// send copies the request's body to the backend. clients says whose an error is.
-func (x *exchange) send(u *upstream, timeout time.Duration) (clients bool, err error) {
+// sendBody copies the request's body to the backend. clients says whose an error is.
+func (x *exchange) sendBody(s *sender, timeout time.Duration) (clients bool, err error) {
+	u := s.u
 	buf := buffers.Get().(*[32 << 10]byte)
 	defer buffers.Put(buf)
-	chunked := x.r.ContentLength < 0
+	chunked := x.r.length < 0
 	limit := orDefault(x.route.MaxBody, x.p.o.MaxBody)
 	const front = 8 // room for the length of a chunk
 	for {
-		_ = x.rc.SetReadDeadline(x.bodyDue())
-		n, err := x.r.Body.Read(buf[front : len(buf)-2])
+		_ = x.w.SetReadDeadline(x.bodyDue())
+		n, err := x.r.body.Read(buf[front : len(buf)-2])
 		if err != nil && err != io.EOF {
 			return true, err
+		}
+		if err == io.EOF { // said before the backend has all, since it may answer then
+			s.read.Store(true)
 		}
 		if n > 0 {
 			if x.in += int64(n); x.in > limit {
@@ -526,7 +582,7 @@ func (x *exchange) send(u *upstream, timeout time.Duration) (clients bool, err e
 			break
 		}
 	}
-	_ = x.rc.SetReadDeadline(time.Time{})
+	_ = x.w.SetReadDeadline(time.Time{})
 	if x.copy != nil {
 		x.p.mirror(x.copy)
 	}
@@ -534,15 +590,9 @@ func (x *exchange) send(u *upstream, timeout time.Duration) (clients bool, err e
 		return false, nil
 	}
 	last := append(buf[:0], "0\r\n"...)
-	for name, values := range x.r.Trailer {
-		for _, v := range values {
-			if !goodTrailer(name) || !plainValue(v) || len(last)+len(name)+len(v)+6 > len(buf) {
-				continue
-			}
-			last = append(last, name...)
-			last = append(last, ": "...)
-			last = append(last, v...)
-			last = append(last, "\r\n"...)
+	for _, f := range x.r.trailer() {
+		if len(last)+len(f.name)+len(f.value)+6 <= len(buf) {
+			last = appendField(last, f.name, f.value)
 		}
 	}
 	last = append(last, "\r\n"...)
@@ -553,7 +603,7 @@ func (x *exchange) send(u *upstream, timeout time.Duration) (clients bool, err e
 // bodyDue is until when more of the body is to come. A body whose length is known does not come at a trickle either.
 func (x *exchange) bodyDue() time.Time {
 	due := time.Now().Add(x.p.o.StallTimeout)
-	if x.r.ContentLength > 0 {
+	if x.r.length > 0 {
 		if slowest := x.began.Add(x.p.o.StallTimeout + time.Duration(x.in/slowestBody)*time.Second); slowest.Before(due) {
 			return slowest
 		}
@@ -575,64 +625,67 @@ func appendHex(b []byte, n int) []byte {
 }
 
 // answer sends an answer to the client. more says how much of it has come already. It is true if all of it has been sent.
-func (x *exchange) answer(res *http.Response, more *bufio.Reader) (whole bool) {
-	h := x.w.Header()
-	copyHeader(h, res.Header)
-	if res.ContentLength >= 0 && len(res.Header["Content-Length"]) == 0 && x.r.Method != http.MethodHead && res.StatusCode >= 200 && res.StatusCode != http.StatusNoContent && res.StatusCode != http.StatusNotModified {
-		h["Content-Length"] = []string{string(appendInt(nil, res.ContentLength))}
+func (x *exchange) answer(res *response, more *bufio.Reader) (whole bool) {
+	h := passed(res.header)
+	if h.get("X-Request-Id") == "" {
+		h = append(h, field{"X-Request-Id", x.head.id})
 	}
-	if len(h["X-Request-Id"]) == 0 {
-		h["X-Request-Id"] = []string{x.head.id}
-	}
-	for name := range res.Trailer {
-		if goodTrailer(name) {
-			h.Add("Trailer", name)
-		}
-	}
-	x.status, x.wrote = res.StatusCode, true
-	x.w.WriteHeader(res.StatusCode)
-	if res.Body == http.NoBody || x.r.Method == http.MethodHead {
+	a := &reply{status: res.status, header: append(h, x.own...), length: res.length, body: res.body != nil, announced: res.announced}
+	x.begin(a)
+	if res.body == nil {
+		x.done(nil)
 		return true
 	}
-	streams := res.ContentLength < 0
-	held := true // something has been written that may not have been sent
-	buf := buffers.Get().(*[32 << 10]byte)
-	defer buffers.Put(buf)
+	held, waits := 0, true // bytes that have not been sent, and whether anything has not
 	for {
-		if streams && held && (more == nil || more.Buffered() == 0) {
-			if err := x.rc.Flush(); err != nil {
+		if waits && (res.length < 0 || held > readerSize) && (more == nil || more.Buffered() == 0) {
+			if err := x.w.flush(); err != nil {
 				x.gone(err)
 			}
-			held = false
+			held, waits = 0, false
 		}
-		n, err := res.Body.Read(buf[:])
-		if n > 0 {
-			x.sent += int64(n)
-			if _, err := x.w.Write(buf[:n]); err != nil {
-				x.gone(err)
-			}
-			held = true
+		n, err := res.body.Read(x.w.room())
+		x.sent += int64(n)
+		held, waits = held+n, waits || n > 0
+		if err := x.w.sent(n); err != nil {
+			x.gone(err)
 		}
 		if err == io.EOF {
 			break
 		}
 		if err != nil {
-			if x.hasGone() {
+			if x.w.gone() {
 				x.gone(err)
 			}
+			_ = x.w.flush()
 			x.err = fmt.Errorf("the answer broke off: %w", err)
 			x.pool.counters.resets.Add(1)
-			panic(errAbort) // the client is to see that something is missing
+			panic(errAbort)
 		}
 	}
-	for name, values := range res.Trailer {
-		if !goodTrailer(name) {
-			continue
-		}
-		if !slices.Contains(h["Trailer"], name) {
-			name = http.TrailerPrefix + name
-		}
-		h[name] = values
-	}
+	x.done(res.trailer())
 	return true
+}
+
+// begin sends the head of the answer that counts.
+func (x *exchange) begin(a *reply) {
+	switch {
+	case x.send != nil:
+		a.unread = !x.send.read.Load()
+	case x.streams:
+		a.unread = true
+	default:
+		a.unread = !x.r.in.ended()
+	}
+	a.closes = a.unread || x.r.closes || x.p.ending.Load()
+	x.status, x.wrote = a.status, true
+	if err := x.w.begin(a); err != nil {
+		x.gone(err)
+	}
+}
+
+func (x *exchange) done(trailer header) {
+	if err := x.w.done(trailer); err != nil {
+		x.gone(err)
+	}
 }

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -14,7 +13,6 @@ import (
 type head struct {
 	id          string // X-Request-Id
 	traceparent string
-	client      string // address without port
 	trusted     bool   // the peer's X-Forwarded-* are believed
 	upgrade     string // the protocol that the client asks for; "" is none
 	target      string
@@ -48,90 +46,61 @@ func copied(name string, connection []string) bool {
 	return true
 }
 
-// connectionHeaders are the canonical names that a message's Connection header lists as being for this hop alone.
-func connectionHeaders(h http.Header) []string {
-	var names []string
-	for _, v := range h["Connection"] {
-		if v == "keep-alive" || v == "close" {
-			continue
-		}
-		for name := range strings.SplitSeq(v, ",") {
-			names = append(names, http.CanonicalHeaderKey(strings.TrimSpace(name)))
-		}
-	}
-	return names
-}
-
-// appendHead writes the head of a request in HTTP/1.1. length is its body's, negative if it is sent in chunks. All that
-// it writes of the client's is checked to be of one line, whatever has checked it before.
-func (h *head) append(b []byte, r *http.Request, length int64) ([]byte, bool) {
-	good := true
-	field := func(name, value string) {
-		good = good && plainValue(value)
-		b = append(b, name...)
-		b = append(b, ": "...)
-		b = append(b, value...)
-		b = append(b, "\r\n"...)
-	}
-	b = append(b, r.Method...)
+// append writes the head of a request in HTTP/1.1.
+func (h *head) append(b []byte, r *request) []byte {
+	b = append(b, r.method...)
 	b = append(b, ' ')
 	b = append(b, h.target...)
 	b = append(b, " HTTP/1.1\r\n"...)
-	field("Host", r.Host)
-	connection := connectionHeaders(r.Header)
-	for name, values := range r.Header {
-		if !copied(name, connection) {
-			continue
-		}
-		good = good && httpguts.ValidHeaderFieldName(name)
-		for _, v := range values {
-			field(name, v)
+	b = appendField(b, "Host", r.host)
+	connection := r.header.hopByHop()
+	for i := range r.header {
+		if f := &r.header[i]; copied(f.name, connection) {
+			b = appendField(b, f.name, f.value)
 		}
 	}
-	h.forwarded(r, field)
+	h.forwarded(r, func(name, value string) { b = appendField(b, name, value) })
 	switch {
-	case length > 0 || length == 0 && r.Method != http.MethodGet && r.Method != http.MethodHead && r.Method != http.MethodOptions:
+	case r.length > 0 || r.length == 0 && r.method != http.MethodGet && r.method != http.MethodHead && r.method != http.MethodOptions:
 		b = append(b, "Content-Length: "...)
-		b = appendInt(b, length)
+		b = appendInt(b, r.length)
 		b = append(b, "\r\n"...)
-	case length < 0:
+	case r.length < 0:
 		b = append(b, "Transfer-Encoding: chunked\r\n"...)
-		for name := range r.Trailer {
-			if goodTrailer(name) {
-				field("Trailer", name)
-			}
+		for _, name := range r.announced {
+			b = appendField(b, "Trailer", name)
 		}
 	}
-	if acceptsTrailers(r.Header) {
-		field("Te", "trailers")
+	if r.header.lists("Te", "trailers") {
+		b = appendField(b, "Te", "trailers")
 	}
 	if h.upgrade != "" {
-		field("Connection", "Upgrade")
-		field("Upgrade", h.upgrade)
+		b = appendField(b, "Connection", "Upgrade")
+		b = appendField(b, "Upgrade", h.upgrade)
 	}
-	if length != 0 && expectsContinue(r) {
-		field("Expect", "100-continue")
+	if r.expects() {
+		b = appendField(b, "Expect", "100-continue")
 	}
-	return append(b, "\r\n"...), good
+	return append(b, "\r\n"...)
 }
 
 // forwarded tells of the client and the request what the backend cannot see.
-func (h *head) forwarded(r *http.Request, field func(name, value string)) {
-	proto, host, client := "http", r.Host, h.client
-	if r.TLS != nil {
+func (h *head) forwarded(r *request, field func(name, value string)) {
+	proto, host, client := "http", r.host, r.client
+	if r.tls {
 		proto = "https"
 	}
 	if h.trusted {
-		if before := r.Header["X-Forwarded-For"]; len(before) > 0 {
+		if before := r.header.all("X-Forwarded-For"); len(before) > 0 {
 			client = strings.Join(before, ", ") + ", " + client
 		}
-		if v := r.Header.Get("X-Forwarded-Proto"); v != "" {
+		if v := r.header.get("X-Forwarded-Proto"); v != "" {
 			proto = v
 		}
-		if v := r.Header.Get("X-Forwarded-Host"); v != "" {
+		if v := r.header.get("X-Forwarded-Host"); v != "" {
 			host = v
 		}
-		for _, v := range r.Header["Forwarded"] {
+		for _, v := range r.header.all("Forwarded") {
 			field("Forwarded", v)
 		}
 	}
@@ -142,35 +111,18 @@ func (h *head) forwarded(r *http.Request, field func(name, value string)) {
 	field("Traceparent", h.traceparent)
 }
 
-func plainValue(v string) bool {
-	for i := range len(v) {
-		if c := v[i]; c < ' ' && c != '\t' || c == 0x7f {
-			return false
-		}
-	}
-	return true
-}
-
-func acceptsTrailers(h http.Header) bool {
-	return len(h["Te"]) > 0 && httpguts.HeaderValuesContainsToken(h["Te"], "trailers")
-}
-
-func expectsContinue(r *http.Request) bool {
-	return len(r.Header["Expect"]) > 0 && httpguts.HeaderValuesContainsToken(r.Header["Expect"], "100-continue")
-}
-
 func goodTrailer(name string) bool {
 	return httpguts.ValidTrailerHeader(name) && !ownHeader(http.CanonicalHeaderKey(name))
 }
 
 // upgradeOf is the protocol that a request asks for. HTTP/2 is never taken this way: who begins to speak it inside a
 // connection would get past everything that is said here.
-func upgradeOf(r *http.Request) string {
-	if len(r.Header["Upgrade"]) != 1 || r.ProtoMajor != 1 || !r.ProtoAtLeast(1, 1) || !httpguts.HeaderValuesContainsToken(r.Header["Connection"], "upgrade") {
+func upgradeOf(r *request) string {
+	v, n := r.header.only("Upgrade")
+	if n != 1 || r.major != 1 || !r.atLeast11() || !r.header.lists("Connection", "upgrade") {
 		return ""
 	}
-	v := r.Header["Upgrade"][0]
-	if low := strings.ToLower(v); !plainValue(v) || strings.Contains(low, "h2") || strings.Contains(low, "http") {
+	if low := strings.ToLower(v); strings.Contains(low, "h2") || strings.Contains(low, "http") {
 		return ""
 	}
 	return v
@@ -178,16 +130,14 @@ func upgradeOf(r *http.Request) string {
 
 // targetOf is what is asked for in the request line: as it came, but for what may not stand there, and for the prefix that
 // a route strips.
-func targetOf(r *http.Request, rt *route) string {
-	target := r.RequestURI
-	if !strings.HasPrefix(target, "/") { // with a scheme and host
-		target = r.URL.RequestURI()
-	}
+func targetOf(r *request, rt *route) string {
+	target := r.target
 	if rt.Strip && rt.Path != "" {
-		if rest, ok := strings.CutPrefix(target, rt.Path); ok && cleanPath(r.URL.Path) == r.URL.Path && (rest == "" || rest[0] == '/' || rest[0] == '?') {
+		if rest, ok := strings.CutPrefix(target, rt.Path); ok && cleanPath(r.path) == r.path && (rest == "" || rest[0] == '/' || rest[0] == '?') {
 			target = rest
 		} else {
-			u := url.URL{Path: strings.TrimPrefix(cleanPath(r.URL.Path), rt.Path), RawQuery: r.URL.RawQuery, ForceQuery: r.URL.ForceQuery}
+			u := url.URL{Path: strings.TrimPrefix(cleanPath(r.path), rt.Path)}
+			_, u.RawQuery, u.ForceQuery = strings.Cut(target, "?")
 			target = u.RequestURI()
 		}
 		if !strings.HasPrefix(target, "/") {
@@ -216,23 +166,20 @@ func escapeTarget(target string) string {
 }
 
 // newHead looks at a request.
-func (p *Proxy) newHead(r *http.Request) head {
-	h := head{client: r.RemoteAddr, upgrade: upgradeOf(r)}
-	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
-		h.client = host
-	}
+func (p *Proxy) newHead(r *request) head {
+	h := head{upgrade: upgradeOf(r)}
 	if len(p.o.Trusted) > 0 {
-		if a, err := netip.ParseAddr(h.client); err == nil {
+		if a, err := netip.ParseAddr(r.client); err == nil {
 			for _, prefix := range p.o.Trusted {
 				h.trusted = h.trusted || prefix.Contains(a.Unmap())
 			}
 		}
 	}
-	if v := r.Header["Traceparent"]; len(v) == 1 && goodTraceparent(v[0]) {
-		h.traceparent = v[0]
+	if v, n := r.header.only("Traceparent"); n == 1 && goodTraceparent(v) {
+		h.traceparent = v
 	}
-	if v := r.Header["X-Request-Id"]; len(v) == 1 && goodRequestID(v[0]) {
-		h.id = v[0]
+	if v, n := r.header.only("X-Request-Id"); n == 1 && goodRequestID(v) {
+		h.id = v
 	}
 	if h.id != "" && h.traceparent != "" {
 		return h

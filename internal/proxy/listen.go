@@ -1,194 +1,149 @@
 package proxy
 
 import (
-	"context"
+	"bufio"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"net/http"
-	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 )
 
-// trackingListener gives connections that the proxy knows of until they are closed.
-type trackingListener struct {
-	net.Listener
-	p     *Proxy
-	clear bool // without TLS
-}
+// maxSurplus is how many connections beyond MaxConns are taken to be told so. More are closed unheard.
+const maxSurplus = 64
 
-func (l *trackingListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	tracked := newClientConn(c, l.p, l.clear)
-	l.p.open.Add(1)
-	l.p.mu.Lock()
-	l.p.conns[tracked] = struct{}{}
-	l.p.mu.Unlock()
-	return tracked, nil
-}
-
-// clientConn is a client's connection. A write that the client takes nothing of for StallTimeout fails.
-//
-// Where it carries HTTP/1.1 in the clear, it does two things at less cost than net/http. It watches whether the client is
-// still there only when an answer takes its time, rather than from the begin of each request in a goroutine of its own
-// (see watch). And it waits for the next request without holding net/http's buffers and stack, when that takes long (see
-// park).
+// clientConn is a client's connection, of which the proxy knows until it is closed. A write that the client takes nothing
+// of for StallTimeout fails.
 type clientConn struct {
-	net.Conn
-	p      *Proxy
-	until  atomic.Int64 // the write deadline, in nanoseconds of the Unix epoch; 0 is none
-	closed atomic.Bool
-	ended  chan struct{} // made for those that wait for the end; under p.mu
+	limitedConn
+	p       *Proxy
+	rw      net.Conn // itself, or TLS over it
+	tls     bool
+	peer    string // address without port
+	surplus bool   // beyond MaxConns
+	closed  atomic.Bool
+	raw     syscall.RawConn // nil where the system has no way to look
 
-	raw        syscall.RawConn // nil with TLS, and where the system has no way to look
-	idle       atomic.Bool     // net/http waits for the next request, and nothing of it has come
-	idleUntil  time.Time       // the read deadline that net/http has set while idle
-	parks      atomic.Bool     // the next Close is net/http's giving up on that
-	reads      atomic.Bool     // net/http's own watching is let through
-	limited    atomic.Bool     // there is a read deadline
-	watcher    *time.Timer
-	watching   bool
-	watched    chan struct{} // has a value when the watcher has run
-	onGone     func()
-	gone       atomic.Bool
-	unwatching func() bool // unwatch, made into a function once
+	// What follows is the front's.
+	br        *bufio.Reader
+	lost      atomic.Bool // the client has gone
+	tunnelled bool
+	minor     int   // version of the request that is answered
+	body      *body // of that request
+	last      bool  // the connection ends with this answer
+	unread    bool  // something of the request may have been left unread
+
+	buffer  *[32 << 10]byte // of out, mostly
+	out     []byte          // what of the answer has not been sent
+	err     error           // of sending it
+	chunked bool
 }
 
-// watchAfter is how long an answer may take before anybody looks whether its client is still there.
-const watchAfter = 50 * time.Millisecond
-
-func newClientConn(c net.Conn, p *Proxy, clear bool) *clientConn {
-	tracked := &clientConn{Conn: c, p: p}
-	if s, ok := c.(syscall.Conn); ok && clear && canPeek {
-		tracked.raw, _ = s.SyscallConn()
-	}
-	return tracked
-}
-
-type clientConnKey struct{}
-
-// connContext lets a request find its connection.
-func connContext(ctx context.Context, c net.Conn) context.Context {
-	if c, ok := c.(*clientConn); ok && c.raw != nil {
-		return context.WithValue(ctx, clientConnKey{}, c)
-	}
-	return ctx
-}
-
-// connState hears what net/http does with a connection.
-func connState(c net.Conn, s http.ConnState) {
-	if c, ok := c.(*clientConn); ok && c.raw != nil && s != http.StateClosed { // it may have been parked then, and be served again
-		c.reads.Store(s == http.StateHijacked)
-		c.idle.Store(s == http.StateIdle)
-	}
-}
-
-func (c *clientConn) Read(b []byte) (int, error) {
-	if len(b) == 1 && c.raw != nil && !c.reads.Load() {
-		// net/http reads one byte to see whether the client is still there while a request is served. That it has seen
-		// nothing is all the same to it; see watch.
-		return 0, nil
-	}
-	n, err := c.Conn.Read(b)
-	if c.idle.Load() {
-		if n > 0 {
-			c.idle.Store(false)
-		} else if errors.Is(err, os.ErrDeadlineExceeded) {
-			c.parks.Store(time.Now().Before(c.idleUntil))
+// accept takes connections until the listener ends, and serves them.
+func (p *Proxy) accept(l net.Listener, conf *tls.Config) error {
+	wait := time.Duration(0)
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			var passing interface{ Temporary() bool } // no descriptors are left, or a client went away meanwhile
+			if !errors.As(err, &passing) || !passing.Temporary() {
+				return err
+			}
+			wait = min(max(2*wait, 5*time.Millisecond), time.Second)
+			p.o.Log.Warn("the proxy cannot take a connection", "error", err, "again_in", wait)
+			time.Sleep(wait)
+			continue
 		}
+		wait = 0
+		p.take(c, conf)
 	}
-	return n, err
+}
+
+func (p *Proxy) take(conn net.Conn, conf *tls.Config) {
+	c := &clientConn{limitedConn: limitedConn{Conn: conn}, p: p, tls: conf != nil, peer: withoutPort(conn.RemoteAddr().String())}
+	c.rw = c
+	if s, ok := conn.(syscall.Conn); ok && canPeek {
+		c.raw, _ = s.SyscallConn()
+	}
+	open := p.open.Add(1)
+	p.mu.Lock()
+	p.conns[c] = struct{}{}
+	p.mu.Unlock()
+	c.surplus = open > int64(p.o.MaxConns)
+	if open > int64(p.o.MaxConns)+maxSurplus {
+		_ = c.Close()
+		return
+	}
+	go c.serve(conf)
+}
+
+// serve finds out what a new connection speaks.
+func (c *clientConn) serve(conf *tls.Config) {
+	until := time.Now().Add(c.p.o.HeaderTimeout)
+	if conf == nil {
+		c.serveHTTP1(until)
+		return
+	}
+	t := tls.Server(c, conf)
+	c.rw = t
+	_ = c.SetDeadline(until)
+	if err := t.Handshake(); err != nil {
+		var record tls.RecordHeaderError
+		if errors.As(err, &record) && record.Conn != nil && looksLikeHTTP(record.RecordHeader) {
+			_, _ = io.WriteString(c, "HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\nThis port speaks https, and was asked by http.\n")
+		}
+		_ = c.Close()
+		return
+	}
+	switch t.ConnectionState().NegotiatedProtocol {
+	case "", "http/1.1":
+		c.serveHTTP1(until)
+	case "h2":
+		_ = c.SetDeadline(time.Time{})
+		if c.surplus || !c.p.serveHTTP2(t) {
+			_ = t.Close()
+		}
+	default: // such as a certificate authority's, which has seen what it wanted to
+		_ = t.Close()
+	}
+}
+
+// looksLikeHTTP says whether five bytes are the begin of a request in HTTP/1.
+func looksLikeHTTP(b [5]byte) bool {
+	switch string(b[:]) {
+	case "GET /", "HEAD ", "POST ", "PUT /", "OPTIO", "DELET", "PATCH":
+		return true
+	}
+	return false
 }
 
 func (c *clientConn) Write(b []byte) (int, error) {
-	// The deadline is moved when half of it has gone by, not for each write.
-	stall, now := c.p.o.StallTimeout, time.Now()
-	if c.until.Load()-now.UnixNano() < int64(stall/2) {
-		until := now.Add(stall)
-		if err := c.Conn.SetWriteDeadline(until); err != nil {
-			return 0, err
-		}
-		c.until.Store(until.UnixNano())
-	}
-	return c.Conn.Write(b)
+	_ = c.SetWriteDeadline(time.Now().Add(c.p.o.StallTimeout))
+	return c.limitedConn.Write(b)
 }
 
-func (c *clientConn) SetDeadline(t time.Time) error {
-	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+func (c *clientConn) Close() error {
+	err := c.Conn.Close()
+	if !c.closed.Swap(true) {
+		p := c.p
+		p.open.Add(-1)
+		p.mu.Lock()
+		delete(p.conns, c)
+		p.settle()
+		p.mu.Unlock()
+	}
+	return err
 }
 
-func (c *clientConn) SetReadDeadline(t time.Time) error {
-	if t.IsZero() && !c.limited.Load() {
-		return nil
+// settle finds out, with p.mu held, whether a proxy that ends has no connection left, and takes no more.
+func (p *Proxy) settle() {
+	if p.ending.Load() && len(p.conns) == 0 && len(p.listeners) == 0 && !isClosed(p.noConns) {
+		close(p.noConns)
 	}
-	if c.idle.Load() {
-		c.idleUntil = t
-		if soon := time.Now().Add(c.p.parkAfter()); soon.Before(t) {
-			t = soon
-		}
-	}
-	c.limited.Store(!t.IsZero())
-	return c.Conn.SetReadDeadline(t)
-}
-
-// SetWriteDeadline takes nothing for none: Write sees to that.
-func (c *clientConn) SetWriteDeadline(t time.Time) error {
-	if t.IsZero() {
-		return nil
-	}
-	c.until.Store(0)
-	return c.Conn.SetWriteDeadline(t)
-}
-
-// watch calls gone if the client goes away before unwatch, though not in the first moment. A client that has sent more
-// already, the next request, is taken to be there.
-func (c *clientConn) watch(gone func()) (stop func() bool) {
-	c.onGone, c.watching = gone, true
-	if c.watcher == nil {
-		c.watched = make(chan struct{}, 1)
-		c.unwatching = c.unwatch
-		c.watcher = time.AfterFunc(watchAfter, c.look)
-	} else {
-		c.watcher.Reset(watchAfter)
-	}
-	return c.unwatching
-}
-
-// unwatch ends a watch, if there is one. It is false if the client has gone.
-func (c *clientConn) unwatch() bool {
-	if c.watching && !c.watcher.Stop() {
-		_ = c.SetReadDeadline(time.Unix(1, 0))
-		<-c.watched
-		_ = c.SetReadDeadline(time.Time{})
-	}
-	c.watching = false
-	return !c.gone.Load()
-}
-
-func (c *clientConn) look() {
-	err := c.raw.Read(func(fd uintptr) bool {
-		n, err := peek(fd)
-		if errWouldBlock(err) {
-			return false
-		}
-		if n == 0 || err != nil {
-			c.gone.Store(true)
-		}
-		return true
-	})
-	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-		c.gone.Store(true)
-	}
-	if c.gone.Load() {
-		c.onGone()
-	}
-	c.watched <- struct{}{}
 }
 
 // parkAfter is how long an idle connection keeps what it needs to be quick: less if there are many.
@@ -197,88 +152,6 @@ func (p *Proxy) parkAfter() time.Duration {
 		return 200 * time.Millisecond
 	}
 	return 5 * time.Second
-}
-
-// park waits for the next request, and then gives the connection to net/http as a new one. It ends with the connection,
-// which Stop waits for.
-func (c *clientConn) park() {
-	c.idle.Store(false)
-	_ = c.SetReadDeadline(c.idleUntil)
-	err := c.raw.Read(func(fd uintptr) bool {
-		_, err := peek(fd)
-		return !errWouldBlock(err)
-	})
-	if err != nil || !c.p.again.hand(c) {
-		_ = c.Close()
-	}
-}
-
-// CloseWrite is for net/http, which lets a client read an early answer before the connection is reset.
-func (c *clientConn) CloseWrite() error {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return c.Close()
-}
-
-// Close closes the connection, unless net/http has only waited long enough.
-func (c *clientConn) Close() error {
-	if c.parks.Swap(false) {
-		go c.park()
-		return nil
-	}
-	err := c.Conn.Close()
-	if !c.closed.Swap(true) {
-		p := c.p
-		p.open.Add(-1)
-		p.mu.Lock()
-		delete(p.conns, c)
-		if len(p.conns) == 0 && p.ending.Load() && !isClosed(p.noConns) {
-			close(p.noConns)
-		}
-		if c.ended != nil {
-			close(c.ended)
-		}
-		p.mu.Unlock()
-	}
-	return err
-}
-
-// wait waits until the connection is closed.
-func (c *clientConn) wait() {
-	c.p.mu.Lock()
-	if _, open := c.p.conns[c]; !open {
-		c.p.mu.Unlock()
-		return
-	}
-	if c.ended == nil {
-		c.ended = make(chan struct{})
-	}
-	ended := c.ended
-	c.p.mu.Unlock()
-	<-ended
-}
-
-// serveTLSHTTP2 hands a connection that chose HTTP/2 to the server for it, and returns when it ends, as net/http closes it
-// then.
-func (p *Proxy) serveTLSHTTP2(_ *http.Server, c *tls.Conn, _ http.Handler) {
-	if p.serveHTTP2(c) {
-		c.NetConn().(*clientConn).wait()
-	}
-}
-
-// serveClearHTTP2 takes over a connection whose first request line is the preface of HTTP/2.
-func (p *Proxy) serveClearHTTP2(w http.ResponseWriter) {
-	c, buffered, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		return
-	}
-	rest, _ := buffered.Reader.Peek(buffered.Reader.Buffered())
-	begun := append([]byte("PRI * HTTP/2.0\r\n\r\n"), rest...)
-	_ = c.SetReadDeadline(time.Now().Add(p.o.HeaderTimeout)) // for the rest of the preface; then net/http clears it
-	if !p.serveHTTP2(&begunConn{Conn: c, begun: begun}) {
-		_ = c.Close()
-	}
 }
 
 // http2Server serves the connections that it is handed.

@@ -26,6 +26,9 @@ type accessLog struct {
 	mu    sync.Mutex
 	lines []byte
 	spare []byte
+
+	second int64  // of the Unix epoch
+	stamp  []byte // which is that second, since most lines are of the same
 }
 
 func (l *accessLog) droppedLines() uint64 {
@@ -74,8 +77,13 @@ func (l *accessLog) record(x *exchange, took time.Duration) {
 	}
 	b := l.lines
 	b = append(b, `{"time":"`...)
-	b = x.began.UTC().AppendFormat(b, "2006-01-02T15:04:05.000Z")
-	b = append(b, `","msg":"request","id":`...)
+	if second := x.began.Unix(); second != l.second || l.stamp == nil {
+		l.second, l.stamp = second, x.began.UTC().AppendFormat(l.stamp[:0], "2006-01-02T15:04:05.")
+	}
+	b = append(b, l.stamp...)
+	ms := x.began.Nanosecond() / 1e6
+	b = append(b, byte('0'+ms/100), byte('0'+ms/10%10), byte('0'+ms%10))
+	b = append(b, `Z","msg":"request","id":`...)
 	b = appendJSON(b, x.head.id)
 	if x.route != nil {
 		b = append(b, `,"route":`...)
@@ -90,15 +98,18 @@ func (l *accessLog) record(x *exchange, took time.Duration) {
 		b = appendJSON(b, x.backend.addr)
 	}
 	b = append(b, `,"client":`...)
-	b = appendJSON(b, x.head.client)
+	b = appendJSON(b, x.r.client)
 	b = append(b, `,"method":`...)
-	b = appendJSON(b, x.r.Method)
+	b = appendJSON(b, x.r.method)
 	b = append(b, `,"host":`...)
-	b = appendJSON(b, x.r.Host)
+	b = appendJSON(b, x.r.host)
 	b = append(b, `,"path":`...)
-	b = appendJSON(b, x.r.URL.Path)
-	b = append(b, `,"proto":`...)
-	b = appendJSON(b, x.r.Proto)
+	b = appendJSON(b, x.r.path)
+	b = append(b, `,"proto":"HTTP/`...)
+	b = strconv.AppendInt(b, int64(x.r.major), 10)
+	b = append(b, '.')
+	b = strconv.AppendInt(b, int64(x.r.minor), 10)
+	b = append(b, '"')
 	b = append(b, `,"status":`...)
 	b = strconv.AppendInt(b, int64(x.status), 10)
 	b = append(b, `,"in":`...)
@@ -107,9 +118,9 @@ func (l *accessLog) record(x *exchange, took time.Duration) {
 	b = strconv.AppendInt(b, x.sent, 10)
 	b = append(b, `,"ms":`...)
 	b = strconv.AppendFloat(b, float64(took.Microseconds())/1000, 'f', -1, 64)
-	if agent := x.r.Header["User-Agent"]; len(agent) > 0 {
+	if agent := x.r.header.get("User-Agent"); agent != "" {
 		b = append(b, `,"agent":`...)
-		b = appendJSON(b, agent[0])
+		b = appendJSON(b, agent)
 	}
 	if x.err != nil {
 		b = append(b, `,"error":`...)

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/zeebo/xxh3"
@@ -62,16 +63,19 @@ func cleanPath(p string) string {
 
 // choose gives the pool for a request, and the value of the cookie that the answer sets, if it is to. The pool is nil if
 // none has a weight.
-func (p *Proxy) choose(r *route, req *http.Request) (chosen *pool, setCookie string) {
+func (p *Proxy) choose(r *route, req *request) (chosen *pool, setCookie string) {
 	key, known := "", false
 	if name := r.Sticky.Cookie; name != "" {
-		if key = cookie(req, name); key == "" || len(key) > maxStickyKey {
+		if mine := req.cookies(name); len(mine) > 0 {
+			key = mine[0]
+		}
+		if key == "" || len(key) > maxStickyKey {
 			key = newID()
 			setCookie = key
 		}
 		known = true
 	} else if name := r.Sticky.Header; name != "" {
-		key = req.Header.Get(name)
+		key = req.header.get(http.CanonicalHeaderKey(name))
 		known = key != ""
 	}
 	for i := range r.rules {
@@ -88,7 +92,7 @@ func (p *Proxy) choose(r *route, req *http.Request) (chosen *pool, setCookie str
 // maxStickyKey bounds what of a client's cookie is believed to be the proxy's own.
 const maxStickyKey = 64
 
-func (ru *rule) matches(req *http.Request) bool {
+func (ru *rule) matches(req *request) bool {
 	for _, c := range ru.conditions {
 		if !c.holds(req) {
 			return false
@@ -97,35 +101,31 @@ func (ru *rule) matches(req *http.Request) bool {
 	return true
 }
 
-func (c *condition) holds(req *http.Request) bool {
+func (c *condition) holds(req *request) bool {
 	if c.cookie != "" {
-		for _, v := range req.CookiesNamed(c.cookie) {
-			if c.matches(v.Value) {
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(req.cookies(c.cookie), c.matches)
 	}
-	if c.header == "Host" { // net/http keeps it apart
-		return c.matches(req.Host)
+	if c.header == "Host" { // which the target may have said
+		return c.matches(req.host)
 	}
-	for _, v := range req.Header[c.header] {
-		if c.matches(v) {
+	for i := range req.header {
+		if f := &req.header[i]; f.name == c.header && c.matches(f.value) {
 			return true
 		}
 	}
 	return false
 }
 
-func cookie(req *http.Request, name string) string {
-	if len(req.Header["Cookie"]) == 0 {
-		return ""
+// cookies gives the values of a cookie.
+func (r *request) cookies(name string) (values []string) {
+	lines := r.header.all("Cookie")
+	if len(lines) == 0 {
+		return nil
 	}
-	c, err := req.Cookie(name)
-	if err != nil {
-		return ""
+	for _, c := range (&http.Request{Header: http.Header{"Cookie": lines}}).CookiesNamed(name) {
+		values = append(values, c.Value)
 	}
-	return c.Value
+	return values
 }
 
 // draw takes a pool at random by weight.

@@ -19,6 +19,15 @@ func mustCompile(t *testing.T, routes ...Route) *table {
 	return c
 }
 
+func ofHTTP2(t *testing.T, from *http.Request) *request {
+	t.Helper()
+	r := new(request)
+	if err := r.ofHTTP2(from); err != nil {
+		t.Skip(err)
+	}
+	return r
+}
+
 func TestMatch(t *testing.T) {
 	c := mustCompile(t,
 		Route{Name: "any"},
@@ -145,7 +154,7 @@ func TestRules(t *testing.T) {
 		for i := 0; i < len(m.headers); i += 2 {
 			r.Header.Add(m.headers[i], m.headers[i+1])
 		}
-		if got, _ := p.choose(c.routes[0], r); got.Name != m.want {
+		if got, _ := p.choose(c.routes[0], ofHTTP2(t, r)); got.Name != m.want {
 			t.Errorf("%v: got %s, want %s", m.headers, got.Name, m.want)
 		}
 	}
@@ -262,10 +271,10 @@ func FuzzTable(f *testing.F) {
 		if p := cleanPath(r.URL.Path); rt.Path != "" && p != rt.Path && !strings.HasPrefix(p, rt.Path+"/") {
 			t.Fatalf("path %q came to %q", p, rt.Path)
 		}
-		if pl, _ := (&Proxy{}).choose(rt, r); pl != nil && rt.pool(pl.Name) != pl {
+		if pl, _ := (&Proxy{}).choose(rt, ofHTTP2(t, r)); pl != nil && rt.pool(pl.Name) != pl {
 			t.Fatalf("pool %q is not the route's", pl.Name)
 		}
-		sent := targetOf(r, rt)
+		sent := targetOf(ofHTTP2(t, r), rt)
 		for _, c := range []byte(sent) {
 			if c <= ' ' || c >= 0x7f {
 				t.Fatalf("target %q of %q", sent, target)

@@ -145,11 +145,12 @@ var (
 	descBytes    = describe("bytes_total", "Bytes of bodies and tunnels.", "direction")
 	descDuration = describe("request_duration_seconds", "Time to the end of the answer.")
 	descEjected  = describe("backend_ejected", "Whether a backend gets nothing for some seconds.", "backend")
+	descConns    = prometheus.NewDesc("penstock_proxy_connections", "Clients' connections: busy, or idle for a while.", []string{"state"}, nil)
 	descDropped  = prometheus.NewDesc("penstock_proxy_access_log_dropped_total", "Lines of the access log that its writer was too slow for.", nil, nil)
 )
 
 func (c collector) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descRequests, descGone, descErrors, descRetries, descMirrored, descInFlight, descBytes, descDuration, descEjected, descDropped} {
+	for _, d := range []*prometheus.Desc{descRequests, descGone, descErrors, descRetries, descMirrored, descInFlight, descBytes, descDuration, descEjected, descConns, descDropped} {
 		to <- d
 	}
 }
@@ -185,5 +186,8 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 			to <- prometheus.MustNewConstMetric(descEjected, prometheus.GaugeValue, ejected, s.Route, s.Pool, b.Addr)
 		}
 	}
+	idle := c.p.parked.Load()
+	to <- prometheus.MustNewConstMetric(descConns, prometheus.GaugeValue, float64(max(c.p.open.Load()-idle, 0)), "busy")
+	to <- prometheus.MustNewConstMetric(descConns, prometheus.GaugeValue, float64(idle), "idle")
 	to <- prometheus.MustNewConstMetric(descDropped, prometheus.CounterValue, float64(c.p.log.droppedLines()))
 }

@@ -45,38 +45,27 @@ func (c *mirrorCopy) add(p []byte) {
 // beginMirror decides whether a request has a copy.
 func (x *exchange) beginMirror() {
 	rt := x.route
-	if rt.mirror == nil || rt.mirror == x.pool || x.head.upgrade != "" || x.copy != nil || x.r.ContentLength > maxMirrorBody || rand.Float64()*100 >= rt.MirrorPercent {
+	if rt.mirror == nil || rt.mirror == x.pool || x.head.upgrade != "" || x.copy != nil || x.r.length > maxMirrorBody || rand.Float64()*100 >= rt.MirrorPercent {
 		return
 	}
 	if x.p.copies.Add(1) > maxCopies {
 		x.p.copies.Add(-1)
 		return
 	}
-	c := &mirrorCopy{copies: &x.p.copies, pool: rt.mirror, method: x.r.Method, host: x.r.Host, header: http.Header{}, grpc: rt.GRPC}
-	target, err := url.ParseRequestURI(targetOf(x.r, rt))
+	c := &mirrorCopy{copies: &x.p.copies, pool: rt.mirror, method: x.r.method, host: x.r.host, header: x.onward(), grpc: rt.GRPC}
+	target, err := url.ParseRequestURI(targetOf(&x.r, rt))
 	if err != nil {
 		c.abandon()
 		return
 	}
 	c.url = *target
 	c.url.Scheme, c.url.Host = "http", "backend"
-	connection := connectionHeaders(x.r.Header)
-	for name, values := range x.r.Header {
-		if copied(name, connection) {
-			c.header[name] = values
-		}
-	}
-	x.head.forwarded(x.r, func(name, value string) { c.header[name] = append(c.header[name], value) })
 	c.header[mirrorHeader] = []string{"true"}
-	if len(c.header["User-Agent"]) == 0 {
-		c.header["User-Agent"] = []string{""}
-	}
-	c.header = c.header.Clone()
 	if !rt.GRPC {
 		c.add(x.out[x.headBytes:])
 	}
 	x.copy = c
-	if x.r.Body == nil || x.r.Body == http.NoBody || !rt.GRPC && !x.streams {
+	if x.r.body == nil || !rt.GRPC && !x.streams {
 		x.p.mirror(c)
 	}
 }

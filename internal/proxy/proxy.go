@@ -36,17 +36,19 @@ type Options struct {
 	HeaderTimeout   time.Duration // for the whole head of a request; 10 s
 	StallTimeout    time.Duration // that a client may send nothing of its body, or take nothing of the answer; 60 s
 	IdleTimeout     time.Duration // that a client's connection stays open between requests; 75 s
+	// MaxConns bounds clients' connections. A client beyond it is told so (503) and its connection closed. 0 is three
+	// quarters of the descriptors that the process may have: the rest is for backends, listeners and a hand-over.
+	MaxConns int
 }
 
 // Proxy carries requests to the backends of its table. It is safe for use by many goroutines.
 type Proxy struct {
 	o        Options
 	table    atomic.Pointer[table]
-	http1    *http.Server    // all connections, until they turn out to speak HTTP/2
-	http2    http2Server     // those that do: apart, since ending them means something else (see Stop)
-	late     http2Server     // those that turn out to when http2 has ended already
-	again    *handedListener // connections that wait no more for their next request
-	open     atomic.Int64    // clients' connections
+	http2    http2Server  // connections that turn out to speak HTTP/2; ending them means something else (see Stop)
+	late     http2Server  // those that turn out to when http2 has ended already
+	open     atomic.Int64 // clients' connections
+	parked   atomic.Int64 // of those, for which nothing is held but themselves (see park)
 	log      *accessLog
 	ending   atomic.Bool
 	mirrors  chan *mirrorCopy
@@ -61,7 +63,7 @@ type Proxy struct {
 	counters  map[counterName]*counters
 	listeners map[net.Listener]struct{}
 	conns     map[*clientConn]struct{}
-	noConns   chan struct{} // closed while conns is empty and the proxy is ending
+	noConns   chan struct{} // closed when the proxy is ending, and has neither listeners nor conns any more
 }
 
 // New makes a proxy that serves an empty table. Stop ends it.
@@ -73,12 +75,14 @@ func New(o Options) *Proxy {
 	o.HeaderTimeout = orDefault(o.HeaderTimeout, 10*time.Second)
 	o.StallTimeout = orDefault(o.StallTimeout, 60*time.Second)
 	o.IdleTimeout = orDefault(o.IdleTimeout, 75*time.Second)
+	if o.MaxConns == 0 {
+		o.MaxConns = maxDescriptors() / 4 * 3
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	p := &Proxy{
 		o:         o,
-		again:     newHandedListener(),
 		mirrors:   make(chan *mirrorCopy, maxCopies),
 		backends:  map[string]*backend{},
 		retired:   map[string][]*backend{},
@@ -88,16 +92,19 @@ func New(o Options) *Proxy {
 		noConns:   make(chan struct{}),
 	}
 	p.table.Store(&table{next: make(chan struct{})})
-	var one, two http.Protocols
-	one.SetHTTP1(true)
+	var two http.Protocols
 	two.SetHTTP2(true)
 	two.SetUnencryptedHTTP2(true)
-	p.http1 = p.newServer(&one)
-	p.http1.ConnContext, p.http1.ConnState = connContext, connState
-	p.http1.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){"h2": p.serveTLSHTTP2}
 	for _, s := range []*http2Server{&p.http2, &p.late} {
-		*s = http2Server{p.newServer(&two), newHandedListener()}
-		s.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 250}
+		*s = http2Server{&http.Server{
+			Handler:           p,
+			Protocols:         &two,
+			HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 250},
+			ReadHeaderTimeout: o.HeaderTimeout,
+			IdleTimeout:       o.IdleTimeout,
+			MaxHeaderBytes:    o.MaxHeader,
+			ErrorLog:          slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
+		}, newHandedListener()}
 		p.workers.Go(func() { _ = s.Serve(s.handed) })
 	}
 
@@ -108,7 +115,6 @@ func New(o Options) *Proxy {
 		p.workers.Go(func() { p.log.run(ctx) })
 	}
 	p.workers.Go(func() { p.sweep(ctx) })
-	p.workers.Go(func() { _ = p.http1.Serve(p.again) })
 	for range maxMirrors {
 		p.workers.Go(func() { p.sendMirrors(ctx) })
 	}
@@ -120,17 +126,6 @@ func orDefault[T int | int64 | time.Duration](v, otherwise T) T {
 		return otherwise
 	}
 	return v
-}
-
-func (p *Proxy) newServer(protocols *http.Protocols) *http.Server {
-	return &http.Server{
-		Handler:           p,
-		Protocols:         protocols,
-		ReadHeaderTimeout: p.o.HeaderTimeout,
-		IdleTimeout:       p.o.IdleTimeout,
-		MaxHeaderBytes:    p.o.MaxHeader,
-		ErrorLog:          slog.NewLogLogger(p.o.Log.Handler(), slog.LevelDebug),
-	}
 }
 
 // Set puts a table in place of the one before, in one step. What is under way goes on by the old one. Backends keep their
@@ -259,15 +254,12 @@ func (p *Proxy) serve(ctx context.Context, l net.Listener, conf *tls.Config) err
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 
-	var tracked net.Listener = &trackingListener{Listener: l, p: p, clear: conf == nil}
-	if conf != nil {
-		tracked = tls.NewListener(tracked, conf)
-	}
-	err := p.http1.Serve(tracked)
+	err := p.accept(l, conf)
 	p.mu.Lock()
 	delete(p.listeners, l)
+	p.settle()
 	p.mu.Unlock()
-	if (errors.Is(err, net.ErrClosed) || errors.Is(err, http.ErrServerClosed)) && (ctx.Err() != nil || p.ending.Load()) {
+	if errors.Is(err, net.ErrClosed) && (ctx.Err() != nil || p.ending.Load()) {
 		return nil
 	}
 	return err
@@ -278,13 +270,11 @@ func (p *Proxy) serve(ctx context.Context, l net.Listener, conf *tls.Config) err
 // connections hear GOAWAY at once. When ctx ends before, what is still open is cut off, and the error says how much.
 func (p *Proxy) Stop(ctx context.Context) error {
 	p.mu.Lock()
-	first := !p.ending.Swap(true)
+	p.ending.Store(true)
 	for l := range p.listeners {
 		_ = l.Close()
 	}
-	if first && len(p.conns) == 0 {
-		close(p.noConns)
-	}
+	p.settle()
 	p.mu.Unlock()
 
 	goAway := make(chan error, 1)
@@ -302,7 +292,6 @@ func (p *Proxy) Stop(ctx context.Context) error {
 		<-p.noConns
 	}
 	<-goAway
-	_ = p.http1.Close()
 	_ = p.http2.Close()
 	_ = p.late.Close()
 	p.stopping()

@@ -15,43 +15,37 @@ import (
 // tunnelEnd is how long one direction of a tunnel may go on when the other has ended.
 const tunnelEnd = 30 * time.Second
 
-// tunnel carries what both sides say after they have agreed on another protocol, until both have ended. stop takes back
-// that the end of the request ends the connection: what net/http knows as the request ends here.
-func (x *exchange) tunnel(u *upstream, res *http.Response, stop func() bool) {
-	if asked := x.head.upgrade; asked == "" || !strings.EqualFold(asked, res.Header.Get("Upgrade")) || x.streams {
+// tunnel carries what both sides say after they have agreed on another protocol, until both have ended.
+func (x *exchange) tunnel(u *upstream, res *response) {
+	asked := x.head.upgrade
+	c, ok := x.w.(*clientConn)
+	if asked == "" || !strings.EqualFold(asked, res.upgrade) || x.streams || !ok {
 		x.pool.counters.resets.Add(1)
-		x.fail(http.StatusBadGateway, "the service switched to a protocol that nobody asked for", fmt.Errorf("101 to %q, asked for %q", res.Header.Get("Upgrade"), asked))
+		x.fail(http.StatusBadGateway, "the service switched to a protocol that nobody asked for", fmt.Errorf("101 to %q, asked for %q", res.upgrade, asked))
 		return
 	}
-	_ = u.SetDeadline(time.Time{})
-	stop()
-	client, buffered, err := x.rc.Hijack()
-	if err != nil {
-		x.fail(http.StatusBadGateway, "this connection cannot change its protocol", err)
-		return
-	}
-	defer client.Close()
 	defer u.Close()
-	x.status, x.wrote, x.upgraded = http.StatusSwitchingProtocols, true, true
+	u.waits = nil
+	x.ignore()
+	_ = u.SetDeadline(time.Time{})
+	_ = c.SetReadDeadline(time.Time{})
+	c.tunnelled, x.upgraded = true, true
+	x.status, x.wrote = res.status, true
 	x.count(time.Since(x.began)) // now: the rest is not the service's latency
 
-	h := x.w.Header()
-	h.Del("Connection")
-	copyHeader(h, res.Header)
-	h["Connection"], h["Upgrade"] = []string{"Upgrade"}, res.Header["Upgrade"]
-	h["X-Request-Id"] = []string{x.head.id}
-	var begin strings.Builder
-	fmt.Fprintf(&begin, "HTTP/1.1 101 Switching Protocols\r\n")
-	_ = h.Write(&begin)
-	begin.WriteString("\r\n")
-	if _, err := io.WriteString(client, begin.String()); err != nil {
-		x.err = fmt.Errorf("the client went away: %w", err)
-		return
+	h := append(passed(res.header), x.own...)
+	h = append(h, field{"Connection", "Upgrade"}, field{"Upgrade", res.upgrade}, field{"X-Request-Id", x.head.id})
+	if err := c.begin(&reply{status: res.status, header: h, length: -1}); err != nil {
+		x.gone(err)
 	}
+	if err := c.flush(); err != nil {
+		x.gone(err)
+	}
+	c.freeOut()
 
 	var both sync.WaitGroup
-	both.Go(func() { x.sent = carry(client, u.Conn, u.br) })
-	x.in = carry(u.Conn, client, buffered.Reader)
+	both.Go(func() { x.sent = carry(c.rw, &u.limitedConn, u.br) })
+	x.in = carry(&u.limitedConn, c.rw, c.br)
 	both.Wait()
 }
 

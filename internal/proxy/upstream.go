@@ -5,7 +5,7 @@ import (
 	"context"
 	"errors"
 	"net"
-	"net/http"
+	"os"
 	"syscall"
 	"time"
 )
@@ -13,19 +13,15 @@ import (
 // upstream is a connection to a backend, which one request uses at a time, by the goroutine that serves it. There is none
 // that reads ahead: what has come on an idle connection is looked for before it is used again (see quiet).
 type upstream struct {
-	net.Conn
+	limitedConn
 	br     *bufio.Reader
 	reused bool
 	since  time.Time // when it became idle
 
-	headLeft int  // bytes that the head of an answer may still have; negative while a body is read
-	answered bool // a byte of the answer has come
-
-	res    http.Response // what is read of the answer
-	header http.Header
-	body   upstreamBody
-
-	trailing bool // what is read follows chunks
+	headLeft int       // bytes that heads of the answer may still have
+	answered bool      // a byte of the answer has come
+	waits    *exchange // which hears once that nothing has come for a while
+	res      response
 
 	raw     syscall.RawConn
 	look    func(fd uintptr) bool
@@ -33,50 +29,43 @@ type upstream struct {
 	abort   func()
 }
 
-var errHeadTooLarge = errors.New("the head of its answer is too large")
-
 func newUpstream(c net.Conn) *upstream {
-	u := &upstream{Conn: c, header: http.Header{}}
+	u := &upstream{limitedConn: limitedConn{Conn: c}}
 	if s, ok := c.(syscall.Conn); ok && canPeek {
 		u.raw, _ = s.SyscallConn()
 	}
 	u.look = u.lookAt
 	u.abort = func() { _ = c.Close() }
-	u.br = bufio.NewReaderSize(u, 4<<10)
+	u.br = bufio.NewReaderSize(u, readerSize)
 	return u
 }
 
 // Read is for br.
 func (u *upstream) Read(b []byte) (int, error) {
-	if u.headLeft >= 0 {
-		if u.headLeft == 0 {
-			return 0, errHeadTooLarge
-		}
-		b = b[:min(len(b), u.headLeft)]
+	n, err := u.limitedConn.Read(b)
+	if n == 0 && u.waits != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+		x := u.waits
+		u.waits = nil
+		x.waitsLong(u)
+		n, err = u.limitedConn.Read(b)
 	}
-	n, err := u.Conn.Read(b)
-	if n > 0 {
-		u.answered = true
-		if u.headLeft >= 0 {
-			u.headLeft -= n
-		}
-	}
+	u.answered = u.answered || n > 0
 	return n, err
 }
 
 // begin readies the connection for a request.
 func (u *upstream) begin() {
-	u.headLeft, u.answered, u.trailing = maxResponseHead, false, false
+	u.headLeft, u.answered, u.waits = maxResponseHead, false, nil
 }
 
 // connect gives a connection for a request: an idle one if there is one that may be used. A request that may not be sent
 // twice gets none that the backend is likely to close at this moment.
-func (b *backend) connect(ctx context.Context, repeatable bool) (*upstream, error) {
+func (b *backend) connect(ctx context.Context, now time.Time, repeatable bool) (*upstream, error) {
 	oldest := upstreamIdle
 	if !repeatable {
 		oldest = time.Second
 	}
-	if u := b.take(time.Now().Add(-oldest)); u != nil {
+	if u := b.take(now.Add(-oldest)); u != nil {
 		u.reused = true
 		return u, nil
 	}
@@ -97,8 +86,13 @@ func (u *upstream) quiet() bool {
 	if u.raw == nil {
 		return true
 	}
-	u.quietly = false
-	return u.raw.Read(u.look) == nil && u.quietly
+	for {
+		u.quietly = false
+		err := u.raw.Read(u.look)
+		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) || u.read.passed(u.Conn.SetReadDeadline) {
+			return err == nil && u.quietly
+		}
+	}
 }
 
 // lookAt is a method so that it is made into a function once for a connection.

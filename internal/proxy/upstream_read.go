@@ -1,254 +1,147 @@
 package proxy
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httputil"
-	"slices"
 	"strconv"
 	"strings"
-
-	"golang.org/x/net/http/httpguts"
 )
 
-// maxTrailers bounds the trailers of an answer, in bytes.
-const maxTrailers = 64 << 10
+// response is the answer of a backend.
+type response struct {
+	status  int
+	header  header
+	length  int64     // of the body as it is said to be; negative if it is not
+	body    io.Reader // nil if there is none
+	closes  bool      // the connection ends with it
+	minor   int
+	upgrade string
+
+	announced []string // trailers that are to follow the body
+	in        body     // of HTTP/1
+	two       *http.Response
+}
 
 // readHead reads an answer in HTTP/1.0 or 1.1 up to its body. It takes what RFC 9112 says an answer is, and lines of the
 // head that end in a bare LF besides, but nothing that two readers might take for two things: a length and a coding at
-// once, a list of lengths, a folded header, a space before a colon, a control character. The answer is good until the
-// next is read.
-func (u *upstream) readHead(method string) (*http.Response, error) {
-	res, err := u.parseHead(method)
-	if err != nil && u.headLeft == 0 {
-		err = errHeadTooLarge // whatever became of that
-	}
-	return res, err
-}
-
-func (u *upstream) parseHead(method string) (*http.Response, error) {
-	line, err := u.line()
+// once, a list of lengths, and what header.parse does not take. The answer is good until the next is read.
+func (u *upstream) readHead(method string) (*response, error) {
+	head, err := readBlock(u.br, &u.headLeft, false)
 	if err != nil {
 		return nil, err
 	}
 	res := &u.res
-	*res = http.Response{ProtoMajor: 1, Header: u.header, ContentLength: -1}
-	clear(u.header)
-	u.body = upstreamBody{u: u}
-	rest, ok := bytes.CutPrefix(line, []byte("HTTP/1."))
+	clear(res.header)
+	*res = response{header: res.header[:0], length: -1}
+	line, lines := cutLine(head)
+	rest, ok := strings.CutPrefix(line, "HTTP/1.")
 	if !ok || len(rest) < 5 || rest[0] > '1' || rest[0] < '0' || rest[1] != ' ' || len(rest) > 5 && rest[5] != ' ' {
 		return nil, fmt.Errorf("its first line is %.100q", line)
 	}
-	res.ProtoMinor = int(rest[0] - '0')
-	for _, c := range rest[2:5] {
+	res.minor = int(rest[0] - '0')
+	for _, c := range []byte(rest[2:5]) {
 		if c < '0' || c > '9' {
 			return nil, fmt.Errorf("its first line is %.100q", line)
 		}
-		res.StatusCode = 10*res.StatusCode + int(c-'0')
+		res.status = 10*res.status + int(c-'0')
 	}
-	if res.StatusCode < 100 {
-		return nil, fmt.Errorf("its status is %d", res.StatusCode)
+	if res.status < 100 {
+		return nil, fmt.Errorf("its status is %d", res.status)
 	}
-	if err := u.fields(res.Header); err != nil {
+	if res.header, err = res.header.parse(lines); err != nil {
 		return nil, err
 	}
 	return res, u.frame(method)
 }
 
-// line gives the next line without its end. It is good until the next read.
-func (u *upstream) line() ([]byte, error) {
-	line, err := u.br.ReadSlice('\n')
-	if errors.Is(err, bufio.ErrBufferFull) {
-		long := slices.Clone(line)
-		for errors.Is(err, bufio.ErrBufferFull) {
-			line, err = u.br.ReadSlice('\n')
-			long = append(long, line...)
-		}
-		line = long
-	}
-	if err != nil {
-		if err == io.EOF && len(line) > 0 {
-			err = io.ErrUnexpectedEOF
-		}
-		return nil, err
-	}
-	line = line[:len(line)-1]
-	n := len(line)
-	if n > 0 && line[n-1] == '\r' {
-		return line[:n-1], nil
-	}
-	if u.trailing {
-		return nil, errors.New("a line among its chunks ends in a bare LF")
-	}
-	return line, nil
-}
-
-// fields reads headers or trailers up to the empty line.
-func (u *upstream) fields(into http.Header) error {
-	var spare []string // for the values of single headers, made at once
-	for {
-		line, err := u.line()
-		if err != nil {
-			if err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
-			return err
-		}
-		if len(line) == 0 {
-			return nil
-		}
-		raw, value, ok := bytes.Cut(line, []byte(":"))
-		if !ok {
-			return fmt.Errorf("its header %.100q has no colon", line)
-		}
-		name := commonHeaders[string(raw)]
-		if name == "" {
-			if name = string(raw); !httpguts.ValidHeaderFieldName(name) {
-				return fmt.Errorf("its header %.100q has a name that none may have", line)
-			}
-			name = http.CanonicalHeaderKey(name)
-		}
-		v := string(bytes.Trim(value, " \t"))
-		if !plainValue(v) {
-			return fmt.Errorf("its header %s holds characters that none may hold", name)
-		}
-		if before := into[name]; before != nil {
-			into[name] = append(before, v)
-			continue
-		}
-		if len(spare) == 0 {
-			spare = make([]string, 8)
-		}
-		spare[0] = v
-		into[name] = spare[:1:1]
-		spare = spare[1:]
-	}
-}
-
-// commonHeaders are names as they mostly come, so that they are not made anew for each answer.
-var commonHeaders = func() map[string]string {
-	m := map[string]string{}
-	for _, name := range []string{
-		"Accept-Ranges", "Access-Control-Allow-Origin", "Age", "Cache-Control", "Connection", "Content-Encoding", "Content-Language", "Content-Length",
-		"Content-Security-Policy", "Content-Type", "Date", "Etag", "Expires", "Keep-Alive", "Last-Modified", "Link", "Location", "Pragma", "Referrer-Policy",
-		"Server", "Set-Cookie", "Strict-Transport-Security", "Transfer-Encoding", "Vary", "X-Content-Type-Options", "X-Frame-Options", "X-Powered-By",
-	} {
-		m[name], m[strings.ToLower(name)] = name, name
-	}
-	m["ETag"] = "Etag"
-	return m
-}()
-
-// frame finds out where the body ends.
+// frame finds out where the body ends, and takes what tells it from the headers.
 func (u *upstream) frame(method string) error {
-	res, h := &u.res, u.header
-	coding, lengths := h["Transfer-Encoding"], h["Content-Length"]
-	res.Close = res.ProtoMinor == 0 && !httpguts.HeaderValuesContainsToken(h["Connection"], "keep-alive") || httpguts.HeaderValuesContainsToken(h["Connection"], "close")
+	res := &u.res
+	coding, codings := res.header.only("Transfer-Encoding")
+	length, lengths := res.header.only("Content-Length")
+	res.closes = res.minor == 0 && !res.header.lists("Connection", "keep-alive") || res.header.lists("Connection", "close")
 	switch {
-	case len(coding) > 0 && len(lengths) > 0:
+	case codings > 0 && lengths > 0:
 		return errors.New("it has a length and a transfer coding")
-	case len(coding) > 0 && (len(coding) > 1 || res.ProtoMinor == 0 || !strings.EqualFold(coding[0], "chunked")):
+	case codings > 0 && (codings > 1 || res.minor == 0 || !strings.EqualFold(coding, "chunked")):
 		return fmt.Errorf("its transfer coding is %.100q", coding)
-	case len(lengths) > 0:
-		for _, l := range lengths {
-			if l != lengths[0] {
-				return fmt.Errorf("it has lengths %.100q", lengths)
+	case lengths > 0:
+		for _, l := range res.header.all("Content-Length") {
+			if l != length {
+				return fmt.Errorf("it has lengths %.100q and %.100q", l, length)
 			}
 		}
-		n, err := strconv.ParseUint(lengths[0], 10, 63)
+		n, err := strconv.ParseUint(length, 10, 63)
 		if err != nil {
-			return fmt.Errorf("its length is %.100q", lengths[0])
+			return fmt.Errorf("its length is %.100q", length)
 		}
-		h["Content-Length"] = lengths[:1]
-		res.ContentLength = int64(n)
+		res.length = int64(n)
 	}
-	for _, names := range h["Trailer"] {
-		for name := range strings.SplitSeq(names, ",") {
-			if name = http.CanonicalHeaderKey(strings.TrimSpace(name)); goodTrailer(name) {
-				if res.Trailer == nil {
-					res.Trailer = http.Header{}
+	if res.status == http.StatusSwitchingProtocols {
+		res.upgrade = res.header.get("Upgrade")
+	}
+	u.res.in = body{r: u.br}
+	switch {
+	case method == http.MethodHead || !bodyFollows(res.status):
+		return nil
+	case codings > 0:
+		for _, names := range res.header.all("Trailer") {
+			for name := range strings.SplitSeq(names, ",") {
+				if name = http.CanonicalHeaderKey(trim(name)); goodTrailer(name) {
+					res.announced = append(res.announced, name)
 				}
-				res.Trailer[name] = nil
 			}
 		}
-	}
-	delete(h, "Transfer-Encoding")
-	delete(h, "Trailer")
-	switch {
-	case method == http.MethodHead || res.StatusCode < 200 || res.StatusCode == http.StatusNoContent || res.StatusCode == http.StatusNotModified:
-		res.Body, res.Trailer = http.NoBody, nil
-	case len(coding) > 0:
-		u.body.chunks = httputil.NewChunkedReader(u.br)
-		res.Body = &u.body
-	case res.ContentLength == 0:
-		res.Body = http.NoBody
-	case res.ContentLength > 0:
-		u.body.left = res.ContentLength
-		res.Body = &u.body
+		res.in.inChunks()
+	case res.length == 0:
+		return nil
+	case res.length > 0:
+		res.in.left = res.length
 	default:
-		u.body.toEnd = true
-		res.Body, res.Close = &u.body, true
+		res.in.toEnd, res.closes = true, true
 	}
+	res.body = &res.in
 	return nil
 }
 
-// upstreamBody is the body of an answer, by one of its fields: in chunks, of a length, or to the end of the connection.
-type upstreamBody struct {
-	u      *upstream
-	chunks io.Reader
-	left   int64
-	toEnd  bool
+// bodyFollows says whether an answer with a status may have a body.
+func bodyFollows(status int) bool {
+	return status >= 200 && status != http.StatusNoContent && status != http.StatusNotModified
 }
 
-func (b *upstreamBody) Read(p []byte) (n int, err error) {
-	switch {
-	case b.chunks != nil:
-		n, err = b.chunks.Read(p)
-		if err == io.EOF {
-			b.chunks = nil
-			if trailing := b.trailers(); trailing != nil {
-				err = trailing
+// trailer is what followed the body, once that has been read.
+func (res *response) trailer() (h header) {
+	if res.two == nil {
+		return res.in.trailer
+	}
+	for name, values := range res.two.Trailer {
+		for _, v := range values {
+			if goodTrailer(name) && plainValue(v) {
+				h = append(h, field{name, v})
 			}
 		}
-		return n, err
-	case b.toEnd:
-		return b.u.br.Read(p)
-	case b.left == 0:
-		return 0, io.EOF
 	}
-	n, err = b.u.br.Read(p[:min(int64(len(p)), b.left)])
-	b.left -= int64(n)
-	switch {
-	case b.left == 0:
-		err = io.EOF
-	case err == io.EOF:
-		err = io.ErrUnexpectedEOF
-	}
-	return n, err
+	return h
 }
 
-// Close has nothing to do: whoever has the connection closes it.
-func (b *upstreamBody) Close() error { return nil }
-
-// trailers reads what follows the last chunk.
-func (b *upstreamBody) trailers() error {
-	b.u.headLeft, b.u.trailing = maxTrailers, true
-	into := http.Header{}
-	if err := b.u.fields(into); err != nil {
-		return err
+// ofHTTP2 takes an answer from net/http.
+func (res *response) ofHTTP2(from *http.Response) {
+	*res = response{status: from.StatusCode, length: from.ContentLength, two: from}
+	if from.Body != http.NoBody && bodyFollows(from.StatusCode) && from.Request.Method != http.MethodHead {
+		res.body = from.Body
 	}
-	b.u.headLeft = -1
-	for name, values := range into {
+	for name, values := range from.Header {
+		for _, v := range values {
+			if plainValue(v) {
+				res.header = append(res.header, field{name, v})
+			}
+		}
+	}
+	for name := range from.Trailer {
 		if goodTrailer(name) {
-			if b.u.res.Trailer == nil {
-				b.u.res.Trailer = http.Header{}
-			}
-			b.u.res.Trailer[name] = values
+			res.announced = append(res.announced, name)
 		}
 	}
-	return nil
 }
