@@ -5,7 +5,9 @@ package proxy
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -98,5 +100,22 @@ func TestDialOfConnectionsThatAreHandedOut(t *testing.T) {
 	defer close(hold)
 	if _, err := Dial(ctx, handsOut(t, func(*net.UnixConn) { <-hold })); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestGoneWhileItWasTried sends a request to a backend that goes, with another in its place, while it is connected to: the
+// request goes to that one, whole.
+func TestGoneWhileItWasTried(t *testing.T) {
+	echo := backendOf(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) })
+	p := start(t, Options{})
+	going := handsOut(t, func(c *net.UnixConn) {
+		p.set(t, routeTo(echo))
+		_, _ = c.Write([]byte("\x01it has stopped"))
+	})
+	for _, body := range []string{"", "a body"} {
+		p.set(t, routeTo(going))
+		if res, got := ask(t, "POST", p.url, body); res.StatusCode != http.StatusOK || got != body {
+			t.Errorf("got %d %q, want %q", res.StatusCode, got, body)
+		}
 	}
 }

@@ -268,10 +268,6 @@ func (x *exchange) forward(t *table, setCookie string) bool {
 			break
 		}
 		if !b.enter() {
-			if x.p.table.Load() != t && len(tried) == 0 {
-				x.own = nil
-				return false
-			}
 			tried = append(tried, b)
 			continue
 		}
@@ -284,6 +280,10 @@ func (x *exchange) forward(t *table, setCookie string) bool {
 		}
 		last = err
 		tried = append(tried, b)
+	}
+	if x.p.table.Load() != t {
+		x.own = nil
+		return false
 	}
 	if last == nil {
 		x.fail(http.StatusServiceUnavailable, "no instance of this service is running at the moment", nil)
