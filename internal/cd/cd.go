@@ -46,6 +46,10 @@ type Plan struct {
 	// for all of them at once, and they are promoted and reverted together.
 	Services []Service `json:"services"`
 	Strategy Strategy  `json:"strategy"`
+	// RunsOn are labels of the machines that it runs on, and Machines those that had them when it began, sorted: instance i of
+	// each service runs on Machines[i modulo their number]. Both empty is the server's own machine.
+	RunsOn   []string `json:"runs_on,omitempty"`
+	Machines []string `json:"machines,omitempty"`
 	// Gate, if not nil, is passed before anything starts: the environment's reviewers.
 	Gate *Gate `json:"gate,omitempty"`
 	// Watch is the window after promotion in which the release is taken back by itself.

@@ -50,8 +50,10 @@ func (c *Carrier) Carry(ctx context.Context, active []Carried) error {
 	var wanted []Wanted
 	for _, r := range active {
 		for i, p := range r.Parts {
-			if p.Want > 0 {
-				wanted = append(wanted, wantedOf(r.Release, &r.Plan.Services[i], p.Want))
+			if p.Want > 0 || len(p.Instances) > 0 {
+				w := wantedOf(r.Release, &r.Plan.Services[i], p.Want)
+				w.Known = p.Instances
+				wanted = append(wanted, w)
 			}
 		}
 	}
@@ -62,6 +64,7 @@ func (c *Carrier) Carry(ctx context.Context, active []Carried) error {
 func wantedOf(r *cd.Release, s *cd.Service, instances int) Wanted {
 	return Wanted{
 		Release: r.ID, Service: s.Name, Revision: s.Revision, Instances: instances, Health: s.Health, Repository: r.Plan.Repository, Environment: r.Plan.Environment,
+		Machines: r.Plan.Machines,
 	}
 }
 
@@ -302,7 +305,7 @@ func (c *Carrier) Logs(ctx context.Context, r *cd.Release, services []string, in
 			out = &prefixed{mu: &mu, w: w, prefix: fmt.Sprintf("%s/%d | ", s.service, s.index)}
 		}
 		one := func() {
-			if err := c.Target.Logs(ctx, r.ID, s.service, s.index, lines, follow, out); err != nil && ctx.Err() == nil {
+			if err := c.Target.Logs(ctx, Wanted{Release: r.ID, Service: s.service, Machines: r.Plan.Machines}, s.index, lines, follow, out); err != nil && ctx.Err() == nil {
 				mu.Lock()
 				failed = errors.Join(failed, fmt.Errorf("%s/%d: %w", s.service, s.index, err))
 				mu.Unlock()

@@ -31,6 +31,14 @@ func (s *instanceSpec) id() instanceID { return instanceID{s.Release, s.Service,
 
 // addr is where the proxy reaches the instance.
 func (d *home) addr(s status) string {
+	if d.spec.Listen.IsValid() {
+		return s.Gate
+	}
+	return d.own(s)
+}
+
+// own is where this machine reaches the instance.
+func (d *home) own(s status) string {
 	switch {
 	case s.Port != 0:
 		return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Port))

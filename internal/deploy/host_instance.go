@@ -96,7 +96,7 @@ func (i *instance) onlyFor(ctx context.Context, w *Wanted) (context.Context, con
 // fits says whether what is there is what is wanted.
 func (i *instance) fits(w *Wanted) bool {
 	d := i.homeNow()
-	return d == nil || w != nil && d.spec.Program.Revision.ID == w.Revision.ID
+	return d == nil || w != nil && d.spec.Program.Revision.ID == w.Revision.ID && d.spec.Listen == i.h.o.Listen
 }
 
 // tell tells of a change, unless that is what was told last.
@@ -199,7 +199,7 @@ func (i *instance) start(ctx context.Context, w *Wanted) error {
 	}
 	return i.begin(ctx, orders{instanceSpec{
 		Release: w.Release, Service: w.Service, Index: i.id.index, Repository: w.Repository, Environment: w.Environment,
-		Program: *p, Plain: i.h.plain(), LogFile: i.h.o.logFile, Restarts: i.restarts,
+		Program: *p, Plain: i.h.plain(), Listen: i.h.o.Listen, LogFile: i.h.o.logFile, Restarts: i.restarts,
 	}, secrets})
 }
 
@@ -449,7 +449,7 @@ func (t *tending) ask(ctx context.Context) {
 		return
 	}
 	t.patient.health = t.health()
-	start, addr := t.status.Start, t.d.addr(t.status)
+	start, addr := t.status.Start, t.d.own(t.status)
 	c := checker{t.patient.health, func(ctx context.Context) (net.Conn, error) { return dialAddr(ctx, addr) }}
 	t.asking.Go(func() {
 		a := answer{start, c.ask(ctx)}
@@ -460,7 +460,7 @@ func (t *tending) ask(ctx context.Context) {
 	})
 }
 
-// dialAddr connects to a program as the proxy does.
+// dialAddr connects to a program.
 func dialAddr(ctx context.Context, addr string) (net.Conn, error) {
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
 		return dialInstance(ctx, path)

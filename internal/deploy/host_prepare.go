@@ -32,6 +32,12 @@ func (h *Host) prepare(ctx context.Context, r cd.Revision, out io.Writer) (*prog
 			return nil, fmt.Errorf("%s: %w", r.Image, sandbox.ErrNoImages)
 		}
 		img, err := h.o.Images.Image(ctx, r.Image, nil, out)
+		if err != nil && h.o.Fetch != nil && ctx.Err() == nil { // no registry has what the server has built
+			if bad := h.o.Fetch(ctx, h.o.Images.Store, r.Image); bad != nil {
+				return nil, fmt.Errorf("%w; and of the server: %w", err, bad)
+			}
+			img, err = h.o.Images.Image(ctx, r.Image, nil, out)
+		}
 		if err != nil {
 			return nil, err
 		}

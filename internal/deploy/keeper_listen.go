@@ -1,0 +1,151 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	mathrand "math/rand/v2"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+)
+
+// admitFile, in the directory of all instances, is who may connect to them from other machines: a list of addresses. It is
+// read at each connection, so that it may change while they run.
+const admitFile = "admit.json"
+
+// maxSpliced bounds the connections of a keeper from other machines.
+const maxSpliced = 4096
+
+// gate is where other machines reach a program while it runs: what they send is passed on to it, and back. It is closed while
+// nothing runs, so that who connects is refused, and can go elsewhere, and is not cut off.
+type gate struct {
+	listener *net.TCPListener
+	working  sync.WaitGroup
+	end      context.CancelFunc
+}
+
+// openGate listens at an address, at a port if that can be had again, and passes connections on to what dial reaches.
+func openGate(at netip.Addr, port int, admit func(netip.Addr) bool, dial func(context.Context) (net.Conn, error)) (*gate, error) {
+	l, err := listenNear(at, port)
+	if err != nil {
+		return nil, err
+	}
+	ctx, end := context.WithCancel(context.Background())
+	g := &gate{listener: l, end: end}
+	g.working.Go(func() {
+		slots := make(chan struct{}, maxSpliced)
+		for {
+			slots <- struct{}{}
+			c, err := l.AcceptTCP()
+			switch {
+			case errors.Is(err, net.ErrClosed):
+				return
+			case err != nil: // too many open files: it passes
+				<-slots
+				_ = pause(ctx, acceptPause)
+				continue
+			}
+			g.working.Go(func() {
+				defer func() { <-slots }()
+				pass(ctx, c, admit, dial)
+			})
+		}
+	})
+	return g, nil
+}
+
+// close ends the gate and all that is under way: what it led to has ended.
+func (g *gate) close() {
+	g.listener.Close()
+	g.end()
+	g.working.Wait()
+}
+
+// listenNear listens at a port of keepers: the one that is asked for if nobody has it.
+func listenNear(at netip.Addr, port int) (*net.TCPListener, error) {
+	var err error
+	for range 100 {
+		if !keepersPort(port) {
+			port = lowestPort + mathrand.IntN(highestPort-lowestPort)
+		}
+		var l *net.TCPListener
+		if l, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(at, uint16(port)))); err == nil {
+			return l, nil
+		}
+		port = 0
+	}
+	return nil, fmt.Errorf("listen for the server at %s: %w", at, err)
+}
+
+func keepersPort(port int) bool { return port >= lowestPort && port < highestPort }
+
+// pass passes one connection on, to its end.
+func pass(ctx context.Context, from *net.TCPConn, admit func(netip.Addr) bool, dial func(context.Context) (net.Conn, error)) {
+	defer from.Close()
+	if !admit(from.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()) {
+		_ = from.SetLinger(0) // it learns nothing
+		return
+	}
+	dialling, cancel := context.WithTimeout(ctx, dialWait)
+	to, err := dial(dialling)
+	cancel()
+	if err != nil {
+		_ = from.SetLinger(0) // as if nothing listened
+		return
+	}
+	defer to.Close()
+	defer context.AfterFunc(ctx, func() { from.Close(); to.Close() })()
+	var both sync.WaitGroup
+	both.Go(func() { flow(to, from) })
+	flow(from, to)
+	both.Wait()
+}
+
+// flow passes on what comes until it ends, and its end.
+func flow(to, from net.Conn) {
+	_, err := io.Copy(to, from) // of the kernel's own, for sockets
+	if half, ok := to.(interface{ CloseWrite() error }); ok && err == nil {
+		_ = half.CloseWrite()
+		return
+	}
+	from.Close()
+	to.Close()
+}
+
+// admits says whether an address may connect.
+func (k *keeper) admits(from netip.Addr) bool {
+	var list []netip.Addr
+	return readJSON(filepath.Join(filepath.Dir(k.dir), admitFile), &list) == nil && slices.Contains(list, from)
+}
+
+// openGate opens the gate to what stands, if other machines are to reach it, and gives its address.
+func (k *keeper) openGate(s *stand, port int) (*gate, string, error) {
+	if !k.spec.Listen.IsValid() {
+		return nil, "", nil
+	}
+	g, err := openGate(k.spec.Listen, k.gatePort, k.admits, func(ctx context.Context) (net.Conn, error) { return s.dial(ctx, port) })
+	if err != nil {
+		return nil, "", err
+	}
+	addr := g.listener.Addr().String()
+	k.gatePort = portOf(addr)
+	return g, addr, nil
+}
+
+// portOf is the port of an address; 0 if it has none.
+func portOf(addr string) int {
+	_, text, err := net.SplitHostPort(addr)
+	if err != nil {
+		return 0
+	}
+	port, err := strconv.Atoi(text)
+	if err != nil {
+		return 0
+	}
+	return port
+}
