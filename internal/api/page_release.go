@@ -129,7 +129,7 @@ func (s *Server) answerRelease(w http.ResponseWriter, r *http.Request, status in
 		found, err = s.Releases.Release(r.Context(), id)
 	}
 	switch {
-	case errors.Is(err, errRelease), errors.Is(err, engine.ErrNothingToRestore):
+	case errors.Is(err, errRelease), errors.Is(err, engine.ErrNothingToRestore), errors.Is(err, engine.ErrNoMachine):
 		refuse(w, http.StatusUnprocessableEntity, err.Error())
 	case errors.Is(err, cd.ErrRefused), errors.Is(err, cd.ErrStale):
 		refuse(w, http.StatusConflict, err.Error())

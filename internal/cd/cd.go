@@ -56,6 +56,14 @@ type Plan struct {
 	Watch Watch `json:"watch"`
 }
 
+// Machine is the name of the machine that an instance runs on; empty is the server's own.
+func (p *Plan) Machine(index int) string {
+	if len(p.Machines) == 0 || index < 0 {
+		return ""
+	}
+	return p.Machines[index%len(p.Machines)]
+}
+
 // Service is one service of a release and what it becomes.
 type Service struct {
 	Name     string   `json:"name"`

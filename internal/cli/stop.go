@@ -68,7 +68,7 @@ func stopReleased(ctx context.Context, data string) error {
 			Seen:    func(context.Context, cd.ReleaseID, cd.Observed) error { return nil },
 			Drained: func(context.Context, string) error { return nil },
 		},
-		Dir: filepath.Join(data, instancesDir), Layers: layers, Images: container.Images{}, Plain: filepath.Join(data, "plain"),
+		Dir: filepath.Join(data, instancesDir), Layers: layers, Images: container.Images{}, Plain: filepath.Join(data, plainDir),
 	})
 	if err != nil {
 		if opening.Err() != nil {

@@ -339,7 +339,7 @@ var releaseCases = []mistake{
 	{"services: {a: {command: a, port: 1}}\nenvironments: {p: {hosts: ['http://x', X.example, 'x:80', y, y]}}\n",
 		"2:28: 'http://x' is no host: write one such as shop.example.com or *.example.com, lower case, without scheme, port or path\n2:40: 'X.example' is no host: write one such as shop.example.com or *.example.com, lower case, without scheme, port or path\n2:51: 'x:80' is no host: write one such as shop.example.com or *.example.com, lower case, without scheme, port or path\n2:62: 'y' is already defined", ""},
 	{"services: {a: {command: a, port: 1}}\nenvironments: {p: {target: kubernetes}, 'a b': {}, P: {}}\n",
-		"2:28: 'kubernetes' is no target: there is only host, the machine that the server or a runner is on\n2:41: 'a b' is no name of an environment: write letters, digits, -, _ and ., at most 100\n2:52: 'P' is already defined", ""},
+		"2:28: 'kubernetes' is no target: write host, the machine of the server, or {runs-on: LABEL}, machines with penstock runner --deploy\n2:41: 'a b' is no name of an environment: write letters, digits, -, _ and ., at most 100\n2:52: 'P' is already defined", ""},
 	{"services: {a: {command: a, port: 1}}\nenvironments: {p: {branch: ['[', '', '{a,b}'], variables: {A: 1}, secrets: A, services: {a: {env: {A: 2}}}}}\n",
 		"2:29: '[' is no pattern of branches: write one such as main or release/*\n2:34: Text was expected\n2:38: '{a,b}' is no pattern of branches: write one such as main or release/*\n2:76: 'A' is a secret and a plain variable: write it once\n2:76: 'A' is a secret and a plain variable: write it once", ""},
 	{"services: {a: {command: a, port: 1}}\nenvironments: {p: {watch: {for: 5m, errors: 101, restart: 1, minSample: 2}}}\n",

@@ -24,6 +24,8 @@ const maxSaidOfHook = 4 << 10
 // Carrier carries releases out: their instances on a target, their traffic at a proxy, what they ask by whoever knows it.
 type Carrier struct {
 	Target Target
+	// Machines are where machines connect that are of Target; nil where none are.
+	Machines *Fleet
 	// Proxy is nil where nothing is routed: then releases are judged by the health of their instances alone.
 	Proxy   *daemon.Client
 	Outside Outside

@@ -371,6 +371,19 @@ func (h *Host) logDir(id instanceID) string {
 	return dir
 }
 
+// Running is how many instances there are.
+func (h *Host) Running() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := 0
+	for _, i := range h.instances {
+		if i.homeNow() != nil {
+			n++
+		}
+	}
+	return n
+}
+
 // emptyEvery is how often Empty looks.
 const emptyEvery = 20 * time.Millisecond
 

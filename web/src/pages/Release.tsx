@@ -4,7 +4,7 @@ import { useEffect, useState } from 'react'
 import { ago, clock, duration, localTimes, short, size } from '../format'
 import { useEnvironment, useRelease } from '../live'
 import { Branch, Problem, RepositoryHead, State, useNow, Waiting, WideTable } from '../parts'
-import { isOver, source, stateOf, strategyWords, unitOf, way, type Check, type Release, type TimelineEntry } from '../release'
+import { isOver, machineOf, source, stateOf, strategyWords, unitOf, way, type Check, type Release, type TimelineEntry } from '../release'
 import { Charts } from './Charts'
 import { Output } from './Output'
 import { GateForm, Steer } from './Steer'
@@ -113,7 +113,7 @@ export function Instances({ release: r, now }: { release: Release; now: number }
       <Table.Tbody>
         {all.map((i) => (
           <Table.Tr key={i.service + i.index}>
-            <Table.Td w="25%">{i.service} {i.index}</Table.Td>
+            <Table.Td w="25%">{i.service} {i.index}{machineOf(r.plan, i.index) && <Text size="sm" c="dimmed" className="wrap">on {machineOf(r.plan, i.index)}</Text>}</Table.Td>
             <Table.Td>
               <Group gap={6}>
                 <State {...instanceSigns[i.state]} silent />{i.state}
