@@ -22,6 +22,14 @@ import (
 // maxRunners bounds the runners that are looked at.
 const maxRunners = 10_000
 
+// fleet is where machines connect; nil where none may.
+func (s *Server) fleet() *deploy.Fleet {
+	if s.Carrier == nil {
+		return nil
+	}
+	return s.Carrier.Machines
+}
+
 // machinesWith gives the machines that are connected here and have all of some labels, as jobs find their runners, sorted.
 func (s *Server) machinesWith(ctx context.Context, labels []string) ([]string, error) {
 	all, err := s.Store.Runners(ctx, 0, maxRunners)
@@ -29,8 +37,8 @@ func (s *Server) machinesWith(ctx context.Context, labels []string) ([]string, e
 		return nil, err
 	}
 	connected := map[string]bool{}
-	if s.Carrier.Machines != nil {
-		connected = s.Carrier.Machines.Connected()
+	if fleet := s.fleet(); fleet != nil {
+		connected = fleet.Connected()
 	}
 	var fit, away []string
 	for _, r := range all {
@@ -75,7 +83,7 @@ func (s *Server) JoinedMachines(ctx context.Context) (map[string]bool, error) {
 	if err != nil {
 		return nil, err
 	}
-	connected, joined := s.Carrier.Machines.Connected(), map[string]bool{}
+	connected, joined := s.fleet().Connected(), map[string]bool{}
 	var seen map[int64]time.Time
 	for _, r := range all {
 		joined[r.Name] = true
@@ -93,8 +101,8 @@ func (s *Server) JoinedMachines(ctx context.Context) (map[string]bool, error) {
 
 // connectMachine makes a request of a runner a connection over which its machine is asked to run instances: see deploy.Fleet.
 func (s *Server) connectMachine(w http.ResponseWriter, r *http.Request) {
-	who := runnerOf(r)
-	if s.Carrier.Machines == nil || !strings.EqualFold(r.Header.Get("Upgrade"), runner.MachineProtocol) {
+	who, fleet := runnerOf(r), s.fleet()
+	if fleet == nil || !strings.EqualFold(r.Header.Get("Upgrade"), runner.MachineProtocol) {
 		w.Header().Set("Upgrade", runner.MachineProtocol)
 		refuse(w, http.StatusUpgradeRequired, "This is where machines connect that run instances, with Upgrade: "+runner.MachineProtocol)
 		return
@@ -132,7 +140,7 @@ func (s *Server) connectMachine(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.Log.Info("a machine has connected", "runner", who.Name, "address", address)
-	err = s.Carrier.Machines.Serve(context.WithoutCancel(r.Context()), deploy.Offer{Name: who.Name, Address: address}, &ahead{conn, in.Reader})
+	err = fleet.Serve(context.WithoutCancel(r.Context()), deploy.Offer{Name: who.Name, Address: address}, &ahead{conn, in.Reader})
 	s.Log.Info("a machine has gone", "runner", who.Name, "why", err)
 }
 

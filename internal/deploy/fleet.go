@@ -243,6 +243,7 @@ func (r *remote) tell(id instanceID, now cd.Instance) {
 // seen takes in what a machine tells of an instance in a session.
 func (r *remote) seen(s *session, id instanceID, now cd.Instance) error {
 	if err := checkAddr(now.Addr, s.offer.Address); err != nil {
+		r.f.o.Log("machine %s: %v", r.name, err)
 		return err
 	}
 	now.Since = now.Since.UTC().Round(0)

@@ -33,6 +33,8 @@ type session struct {
 	ctx   context.Context
 	end   context.CancelCauseFunc
 
+	readers chan struct{} // those of logs
+
 	mu    sync.Mutex
 	under map[int64]context.CancelFunc // asks under way
 }
@@ -53,15 +55,25 @@ func (c *hearing) Read(p []byte) (int, error) {
 
 func (c *hearing) heard() time.Time { return time.Unix(0, c.last.Load()) }
 
+var errStopped = errors.New("the server is stopped")
+
 // Serve serves a machine that offers to run instances over a connection that it has opened, until the connection or ctx ends, and
 // gives why it did. Who the machine is has been checked.
 func (f *Fleet) Serve(ctx context.Context, offer Offer, conn net.Conn) error {
+	defer conn.Close()
+	f.mu.Lock()
+	if f.closed {
+		f.mu.Unlock()
+		return errStopped
+	}
+	f.working.Add(1)
+	f.mu.Unlock()
+	defer f.working.Done()
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	defer context.AfterFunc(f.ctx, func() { end(errors.New("the server is stopped")) })()
-	s := &session{offer: offer, conn: &hearing{Conn: conn}, ctx: ctx, end: end, under: map[int64]context.CancelFunc{}}
+	defer context.AfterFunc(f.ctx, func() { end(errStopped) })()
+	s := &session{offer: offer, conn: &hearing{Conn: conn}, ctx: ctx, end: end, readers: make(chan struct{}, maxReaders), under: map[int64]context.CancelFunc{}}
 	s.conn.last.Store(time.Now().UnixNano())
-	defer conn.Close()
 	var err error
 	t := &http2.Transport{ReadIdleTimeout: idleWait, PingTimeout: pingWait, WriteByteTimeout: idleWait + pingWait, MaxHeaderListSize: maxAsk}
 	if s.h2, err = t.NewClientConn(s.conn); err != nil {
@@ -195,6 +207,12 @@ func (s *session) run(ctx context.Context, w Wanted, command []string, output io
 }
 
 func (s *session) logs(ctx context.Context, w Wanted, index, lines int, follow bool, out io.Writer) error {
+	select {
+	case s.readers <- struct{}{}:
+		defer func() { <-s.readers }()
+	default:
+		return fmt.Errorf("%d readers follow logs of machine %s: no more can", maxReaders, s.r.name)
+	}
 	text, err := json.Marshal(reads{w, index, lines, follow})
 	if err != nil {
 		return err

@@ -11,8 +11,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
-
-	"github.com/penstock-ci/penstock/internal/image"
+	"time"
 )
 
 // afar is a machine that a fleet reaches over a connection, with both ends in this process.
@@ -20,6 +19,7 @@ type afar struct {
 	t       *testing.T
 	machine *Machine
 	host    *Host
+	wrap    func(net.Conn) net.Conn // of each connection; nil leaves them as they are
 	ctx     context.Context
 	end     context.CancelFunc
 	working sync.WaitGroup
@@ -64,9 +64,12 @@ func (a *afar) connect(ctx context.Context, addr string) {
 		for ctx.Err() == nil {
 			c, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 			if err == nil {
+				if a.wrap != nil {
+					c = a.wrap(c)
+				}
 				_ = a.machine.Serve(ctx, a.host, c)
 			}
-			_ = pause(ctx, 10*1e6)
+			_ = pause(ctx, 10*time.Millisecond)
 		}
 	})
 }
@@ -175,5 +178,3 @@ func TestFleetServers(t *testing.T) {
 		return f
 	}}.run(t)
 }
-
-var _ = image.ErrNotFound

@@ -99,7 +99,7 @@ func (m *Machine) Serve(ctx context.Context, target Target, conn net.Conn) error
 	mux.HandleFunc("POST "+asksPath, s.asks)
 	mux.HandleFunc("POST "+answerPath+"{id}", s.answer)
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	(&http2.Server{ReadIdleTimeout: idleWait, PingTimeout: pingWait, MaxConcurrentStreams: 2 * maxAsks}).ServeConn(conn, &http2.ServeConnOpts{
+	(&http2.Server{ReadIdleTimeout: idleWait, PingTimeout: pingWait, MaxConcurrentStreams: 2 * (maxAsks + maxReaders), MaxUploadBufferPerConnection: 16 << 20}).ServeConn(conn, &http2.ServeConnOpts{
 		Context: ctx, Handler: mux, BaseConfig: &http.Server{MaxHeaderBytes: maxAsk},
 	})
 	s.close()
@@ -127,7 +127,9 @@ func (m *Machine) ring() {
 	m.news = make(chan struct{})
 }
 
-func refuse(w http.ResponseWriter, err error) { http.Error(w, clip(err.Error(), maxFault), http.StatusBadRequest) }
+func refuse(w http.ResponseWriter, err error) {
+	http.Error(w, clip(err.Error(), maxFault), http.StatusBadRequest)
+}
 
 // wanted takes what is wanted.
 func (s *machineSession) wanted(w http.ResponseWriter, r *http.Request) {

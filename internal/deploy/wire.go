@@ -42,7 +42,8 @@ const (
 	maxSecrets  = 16 << 20 // bytes
 	maxManifest = 4 << 20  // bytes
 	maxAsks     = 256      // of a machine at a time
-	maxFault     = 4 << 10  // bytes of an error
+	maxReaders  = 128      // of logs of a machine at a time
+	maxFault    = 4 << 10  // bytes of an error
 
 	// A connection on which nothing came for so long is asked whether it lives, and has so long to answer.
 	idleWait = 10 * time.Second
