@@ -179,6 +179,9 @@ func joinRunner(ts *testscript.TestScript, _ bool, args []string) {
 	self := filepath.Join(strings.Split(ts.Getenv("PATH"), string(os.PathListSeparator))[0], "penstock")
 	cmd := exec.Command(self, append([]string{"runner", "--data", dir, "--name", args[0], "--url", ts.Getenv("URL"), "--token", strings.TrimSpace(ts.ReadFile("token"))}, args[1:]...)...)
 	cmd.Env = append(os.Environ(), "HOME="+ts.Getenv("HOME"), "PATH="+ts.Getenv("PATH"))
+	if file := ts.Getenv("SSL_CERT_FILE"); file != "" {
+		cmd.Env = append(cmd.Env, "SSL_CERT_FILE="+file)
+	}
 	log, err := os.Create(dir + ".log")
 	ts.Check(err)
 	cmd.Stdout, cmd.Stderr = log, log
