@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { band, line, mean, percentTicks, place, series, stack, ticks, times, type Point } from './chart'
 import { clock, localTimes, short, span } from './format'
-import { consequence, mayOpen, refusal, source, stateOf, strategyWords, unitOf, way, type Plan, type Release } from './release'
+import { consequence, machineOf, mayOpen, refusal, source, stateOf, strategyWords, unitOf, way, type Plan, type Release } from './release'
 
 const second = 1e9
 const service = { name: 'web', revision: { id: 'aa', port: 80 }, before: 1, instances: 2, health: {} }
@@ -28,6 +28,13 @@ describe('way', () => {
     expect(told(release({ phase: 'reverting', weight: 0, parts: [{ service: 'web', want: 2 }] }))).toEqual(['starting failed', 'shifting ahead', 'live ahead'])
     expect(told(release({ phase: 'aborted', promoted: 'x' }))).toEqual(['starting done', 'shifting done', 'watching failed', 'live ahead'])
     expect(told(release({ plan: plan({ gate: { kind: 'review' } }), phase: 'aborted', weight: 0 }))[0]).toBe('gated failed')
+  })
+})
+
+describe('machineOf', () => {
+  it('gives instances to machines in turn, and none to the server', () => {
+    expect([0, 1, 2].map((i) => machineOf(plan({ machines: ['one', 'two'] }), i))).toEqual(['one', 'two', 'one'])
+    expect(machineOf(plan(), 0)).toBeUndefined()
   })
 })
 
