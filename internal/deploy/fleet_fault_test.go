@@ -23,7 +23,6 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"golang.org/x/net/http2"
 
 	"github.com/penstock-ci/penstock/internal/cd"
 	"github.com/penstock-ci/penstock/internal/image"
@@ -263,7 +262,9 @@ func TestFleetImage(t *testing.T) {
 func TestFleetOtherArtifact(t *testing.T) {
 	t.Parallel()
 	p := plainly(t).pair(t, FleetOptions{}, nil)
-	p.f.o.Artifact = func(context.Context, string) (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("something else")), nil }
+	p.f.o.Artifact = func(context.Context, string) (io.ReadCloser, error) {
+		return io.NopCloser(strings.NewReader("something else")), nil
+	}
 	p.target.Ensure([]Wanted{wanted(1, appRevision("one"))})
 	if i := p.wait(1, 0, cd.Exited); !strings.Contains(i.Reason, errOther.Error()) {
 		t.Errorf("told %+v", i)
@@ -318,7 +319,7 @@ func (p *place) hostile(t *testing.T, f *Fleet, name string) *hostile {
 	mux.HandleFunc("POST "+logsPath, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set(http.TrailerPrefix+outcomeTrailer, "%7B%22error%22:"+strings.Repeat("x", 1000))
 	})
-	go (&http2.Server{}).ServeConn(theirs, &http2.ServeConnOpts{Handler: mux})
+	go func() { _ = serveConn(context.Background(), theirs, mux) }()
 	go func() {
 		_ = f.Serve(context.Background(), Offer{Name: name, Address: netip.MustParseAddr("192.0.2.7")}, ours)
 		close(h.ended)

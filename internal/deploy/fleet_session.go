@@ -19,8 +19,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/net/http2"
-
 	"github.com/penstock-ci/penstock/internal/image"
 )
 
@@ -29,7 +27,7 @@ type session struct {
 	r     *remote
 	offer Offer
 	conn  *hearing
-	h2    *http2.ClientConn
+	h2    *http.ClientConn
 	ctx   context.Context
 	end   context.CancelCauseFunc
 
@@ -75,8 +73,7 @@ func (f *Fleet) Serve(ctx context.Context, offer Offer, conn net.Conn) error {
 	s := &session{offer: offer, conn: &hearing{Conn: conn}, ctx: ctx, end: end, readers: make(chan struct{}, maxReaders), under: map[int64]context.CancelFunc{}}
 	s.conn.last.Store(time.Now().UnixNano())
 	var err error
-	t := &http2.Transport{ReadIdleTimeout: idleWait, PingTimeout: pingWait, WriteByteTimeout: idleWait + pingWait, MaxHeaderListSize: maxAsk}
-	if s.h2, err = t.NewClientConn(s.conn); err != nil {
+	if s.h2, err = clientOf(ctx, s.conn); err != nil {
 		return err
 	}
 	defer s.h2.Close()

@@ -21,8 +21,6 @@ import (
 	"strings"
 	"sync"
 
-	"golang.org/x/net/http2"
-
 	"github.com/penstock-ci/penstock/internal/cd"
 	"github.com/penstock-ci/penstock/internal/image"
 )
@@ -35,6 +33,8 @@ import (
 //	err = m.Serve(ctx, host, conn) // again and again
 type Machine struct {
 	dir string // for files while they come
+
+	wanting sync.Mutex // while something is wanted of the target: one connection at a time
 
 	mu      sync.Mutex
 	session *machineSession // nil while there is none
@@ -66,9 +66,10 @@ type machineSession struct {
 
 	lines chan []byte // questions
 
+	version int64 // of what is wanted; Machine.wanting guards it
+	ended   bool  // so it does this
+
 	mu      sync.Mutex
-	version int64 // of what is wanted
-	ended   bool
 	asking  bool // the server takes questions
 	pending map[int64]chan *given
 }
@@ -99,20 +100,18 @@ func (m *Machine) Serve(ctx context.Context, target Target, conn net.Conn) error
 	mux.HandleFunc("POST "+asksPath, s.asks)
 	mux.HandleFunc("POST "+answerPath+"{id}", s.answer)
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	(&http2.Server{ReadIdleTimeout: idleWait, PingTimeout: pingWait, MaxConcurrentStreams: 2 * (maxAsks + maxReaders), MaxUploadBufferPerConnection: 16 << 20}).ServeConn(conn, &http2.ServeConnOpts{
-		Context: ctx, Handler: mux, BaseConfig: &http.Server{MaxHeaderBytes: maxAsk},
-	})
+	_ = serveConn(ctx, conn, mux)
 	s.close()
 	return errAway
 }
 
 // close ends a session: what it is asked to want from now on counts no more.
 func (s *machineSession) close() {
-	s.mu.Lock()
-	s.ended = true
-	s.mu.Unlock()
-	s.end()
 	m := s.m
+	m.wanting.Lock()
+	s.ended = true
+	m.wanting.Unlock()
+	s.end()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.session == s {
@@ -138,6 +137,12 @@ func (s *machineSession) wanted(w http.ResponseWriter, r *http.Request) {
 		refuse(w, err)
 		return
 	}
+	s.m.wanting.Lock()
+	defer s.m.wanting.Unlock()
+	if s.ended || in.Version <= s.version {
+		http.Error(w, "later wishes are known", http.StatusConflict)
+		return
+	}
 	if t, ok := s.target.(interface{ Admit([]netip.Addr) error }); ok {
 		from := in.From
 		if s.peer.IsValid() && !slices.Contains(from, s.peer) {
@@ -147,12 +152,6 @@ func (s *machineSession) wanted(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ended || in.Version <= s.version {
-		http.Error(w, "later wishes are known", http.StatusConflict)
-		return
 	}
 	s.version = in.Version
 	s.target.Ensure(in.Wanted)
@@ -327,18 +326,17 @@ func (s *machineSession) say(line []byte) error {
 
 // answerBody is what an answer has to read.
 type answerBody struct {
-	s    *machineSession
-	g    *given
-	stop func() bool
-	once sync.Once
+	s      *machineSession
+	g      *given
+	stop   func() bool
+	once   sync.Once
+	broken bool // it has not come to its end
 }
 
 // Read implements io.Reader.
 func (b *answerBody) Read(p []byte) (int, error) {
 	n, err := b.g.body.Read(p)
-	if err != nil && err != io.EOF && b.s.ctx.Err() != nil {
-		err = errAway
-	}
+	b.broken = b.broken || err != nil && err != io.EOF
 	return n, err
 }
 
@@ -365,25 +363,35 @@ func (m *Machine) current(ctx context.Context) (*machineSession, error) {
 	}
 }
 
+// maxBroken is how often an answer may break off while its connection lasts.
+const maxBroken = 3
+
 // insist asks a question, and reads the answer, until a connection lasts for all of it.
 func (m *Machine) insist(ctx context.Context, a ask, read func(io.Reader) error) error {
-	for {
+	var on *machineSession
+	for broken := 0; ; {
 		s, err := m.current(ctx)
 		if err != nil {
 			return err
+		}
+		if s != on {
+			on, broken = s, 0
 		}
 		body, err := s.put(ctx, a)
 		if err == nil {
 			err = read(body)
 			body.Close()
 		}
-		if !errors.Is(err, errAway) && s.ctx.Err() == nil || ctx.Err() != nil {
+		switch {
+		case err == nil || ctx.Err() != nil:
 			return err
+		case s.ctx.Err() != nil || errors.Is(err, errAway):
+			err = m.next(ctx, s)
+		case body != nil && body.broken && broken < maxBroken: // that the connection has ended may be known a little later
+			broken++
+			err = pause(ctx, firstTell<<broken)
 		}
-		if err == nil { // it came before the end
-			return nil
-		}
-		if err := m.next(ctx, s); err != nil {
+		if err != nil {
 			return err
 		}
 	}

@@ -41,6 +41,7 @@ const (
 	maxAsk      = 64 << 10 // bytes of a line: an instance with its reason is the longest
 	maxSecrets  = 16 << 20 // bytes
 	maxManifest = 4 << 20  // bytes
+	maxUnread   = 1 << 20  // bytes of an answer or question that have come and are not read
 	maxAsks     = 256      // of a machine at a time
 	maxReaders  = 128      // of logs of a machine at a time
 	maxFault    = 4 << 10  // bytes of an error
