@@ -16,7 +16,9 @@ import (
 	"github.com/penstock-ci/penstock/internal/cd"
 	"github.com/penstock-ci/penstock/internal/deploy"
 	"github.com/penstock-ci/penstock/internal/engine"
+	"github.com/penstock-ci/penstock/internal/pgtest"
 	"github.com/penstock-ci/penstock/internal/runner"
+	"github.com/penstock-ci/penstock/internal/store"
 )
 
 var loopback = netip.MustParseAddr("127.0.0.1")
@@ -185,6 +187,31 @@ func TestMachinesStrangers(t *testing.T) {
 	}
 	if _, err := y.s.machinesWith(t.Context(), []string{"self-hosted"}); !errors.Is(err, engine.ErrNoMachine) {
 		t.Errorf("of a server without machines: %v", err)
+	}
+}
+
+// Of several servers on one database a machine runs the releases of one: another one does not let it in.
+func TestMachinesOfAnotherServer(t *testing.T) {
+	pg, err := pgtest.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { pg.Close() })
+	m := newTeamOn(t, pg.Database(t))
+	who := store.Runner{Name: "web-1"}
+	other := engine.NewReleases(m.s.Store, engine.ReleaseOptions{Name: "other", Machines: func(context.Context, []string) ([]string, error) { return []string{"web-1"}, nil }})
+	plan := &cd.Plan{Repository: "acme/shop", Environment: "production", RunsOn: []string{"web"}, Services: []cd.Service{{Name: "web", Instances: 1}}, Strategy: cd.Strategy{Kind: cd.Recreate}}
+	if name, err := m.s.carrierOf(t.Context(), who); err != nil || name != "" {
+		t.Errorf("before anything is released it is the machine of %q, %v", name, err)
+	}
+	if _, err := other.Begin(t.Context(), plan, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if name, err := m.s.carrierOf(t.Context(), who); err != nil || name != "other" {
+		t.Errorf("it is the machine of %q, %v", name, err)
+	}
+	if name, err := m.s.carrierOf(t.Context(), store.Runner{Name: "web-2"}); err != nil || name != "" {
+		t.Errorf("another is the machine of %q, %v", name, err)
 	}
 }
 
