@@ -425,6 +425,54 @@ func TestFleetHostileMachine(t *testing.T) {
 	}
 }
 
+// TestFleetWaitsForItsCarrier tells no machine to run nothing before it knows what is wanted: a server that starts would end all.
+func TestFleetWaitsForItsCarrier(t *testing.T) {
+	t.Parallel()
+	p := &place{t: t, heard: make(chan struct{})}
+	f := NewFleet(nil, FleetOptions{Options: p.options(), Log: logTo(t)})
+	defer f.Close()
+	early := p.hostile(t, f, "early")
+	early.ask(ask{ID: 1, Kind: askSecrets}) // it is connected
+	w := wanted(1, appRevision("one"))
+	w.Machines = []string{"early"}
+	f.Ensure([]Wanted{w})
+	if got := <-early.wants; len(got.Wanted) != 1 {
+		t.Errorf("first it is told to run %+v", got.Wanted)
+	}
+	late := p.hostile(t, f, "late")
+	if got := <-late.wants; got.Wanted != nil {
+		t.Errorf("one that nothing is wanted of is told to run %+v", got.Wanted)
+	}
+}
+
+// TestFleetHearsTheLastConnection does not listen to what comes by an earlier one.
+func TestFleetHearsTheLastConnection(t *testing.T) {
+	t.Parallel()
+	p := &place{t: t, heard: make(chan struct{})}
+	f := NewFleet(nil, FleetOptions{Options: p.options(), Log: logTo(t)})
+	defer f.Close()
+	w := wanted(1, appRevision("one"))
+	w.Machines = []string{"one"}
+	f.Ensure([]Wanted{w})
+	r := f.machine("one")
+	var ended error
+	first, second := &session{end: func(err error) { ended = err }}, &session{end: func(error) {}}
+	r.begin(first)
+	r.begin(second)
+	if ended == nil {
+		t.Error("the first goes on")
+	}
+	for s, state := range map[*session]cd.State{first: cd.Exited, second: cd.Healthy} {
+		if err := r.seen(s, instanceID{1, "web", 0}, cd.Instance{State: state}); err != nil {
+			t.Error(err)
+		}
+	}
+	p.wait(1, 0, cd.Healthy)
+	if p.mark() != 1 {
+		t.Errorf("told %s", history(p.told))
+	}
+}
+
 // TestMachineHears has a machine want what was said last, whatever comes late.
 func TestMachineHears(t *testing.T) {
 	t.Parallel()
