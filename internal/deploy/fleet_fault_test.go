@@ -536,15 +536,19 @@ func TestGate(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer echo.Close()
+	answered := make(chan struct{}, 10)
 	go func() {
 		for {
 			c, err := echo.Accept()
 			if err != nil {
 				return
 			}
-			text, _ := io.ReadAll(c)
-			_, _ = c.Write(bytes.ToUpper(text))
-			c.Close()
+			go func() {
+				text, _ := io.ReadAll(c)
+				_, _ = c.Write(bytes.ToUpper(text))
+				c.Close()
+				answered <- struct{}{}
+			}()
 		}
 	}()
 	var open atomic.Bool
@@ -582,12 +586,28 @@ func TestGate(t *testing.T) {
 		t.Errorf("one that may not: %q, %v", got, err)
 	}
 	open.Store(true)
+	last, err := net.DialTCP("tcp", nil, at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer last.Close()
+	if _, err := last.Write(bytes.Repeat([]byte("well"), 1<<16)); err != nil {
+		t.Fatal(err)
+	}
+	if err := last.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
 	waiting, err := net.DialTCP("tcp", nil, at)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer waiting.Close()
+	<-answered
+	<-answered
 	g.close()
+	if text, err := io.ReadAll(last); err != nil || len(text) != 4<<16 {
+		t.Errorf("of an answer before the end %d bytes came, %v", len(text), err)
+	}
 	if _, err := waiting.Read(make([]byte, 1)); err == nil {
 		t.Error("what was under way goes on after the end")
 	}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 )
 
 // admitFile, in the directory of all instances, is who may connect to them from other machines: a list of addresses. It is
@@ -21,47 +22,62 @@ const admitFile = "admit.json"
 // maxSpliced bounds the connections of a keeper from other machines.
 const maxSpliced = 4096
 
+// gateLinger is how long what a program has answered before its end may take to its clients.
+const gateLinger = 2 * time.Second
+
 // gate is where other machines reach a program while it runs: what they send is passed on to it, and back. It is closed while
 // nothing runs, so that who connects is refused, and can go elsewhere, and is not cut off.
 type gate struct {
-	listener *net.TCPListener
-	working  sync.WaitGroup
-	end      context.CancelFunc
+	listener  *net.TCPListener
+	admit     func(netip.Addr) bool
+	dial      func(context.Context) (net.Conn, error) // reaches the program
+	ctx       context.Context
+	end       context.CancelFunc
+	accepting sync.WaitGroup
+	working   sync.WaitGroup
+	answering sync.WaitGroup // connections on which the program may still answer
 }
 
-// openGate listens at an address, at a port if that can be had again, and passes connections on to what dial reaches.
+// openGate listens at an address, at a port if that can be had again.
 func openGate(at netip.Addr, port int, admit func(netip.Addr) bool, dial func(context.Context) (net.Conn, error)) (*gate, error) {
 	l, err := listenNear(at, port)
 	if err != nil {
 		return nil, err
 	}
-	ctx, end := context.WithCancel(context.Background())
-	g := &gate{listener: l, end: end}
-	g.working.Go(func() {
-		slots := make(chan struct{}, maxSpliced)
-		for {
-			slots <- struct{}{}
-			c, err := l.AcceptTCP()
-			switch {
-			case errors.Is(err, net.ErrClosed):
-				return
-			case err != nil: // too many open files: it passes
-				<-slots
-				_ = pause(ctx, acceptPause)
-				continue
-			}
-			g.working.Go(func() {
-				defer func() { <-slots }()
-				pass(ctx, c, admit, dial)
-			})
-		}
-	})
+	g := &gate{listener: l, admit: admit, dial: dial}
+	g.ctx, g.end = context.WithCancel(context.Background())
+	g.accepting.Go(g.accept)
 	return g, nil
 }
 
-// close ends the gate and all that is under way: what it led to has ended.
+func (g *gate) accept() {
+	slots := make(chan struct{}, maxSpliced)
+	for {
+		slots <- struct{}{}
+		c, err := g.listener.AcceptTCP()
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return
+		case err != nil: // too many open files: it passes
+			<-slots
+			_ = pause(g.ctx, acceptPause)
+			continue
+		}
+		g.answering.Add(1)
+		g.working.Go(func() {
+			defer func() { <-slots }()
+			g.pass(c, sync.OnceFunc(g.answering.Done))
+		})
+	}
+}
+
+// close ends the gate, once the program has ended: what that has answered gets to its clients.
 func (g *gate) close() {
 	g.listener.Close()
+	lingering := time.AfterFunc(gateLinger, g.end)
+	g.accepting.Wait()
+	g.answering.Wait()
+	lingering.Stop()
 	g.end()
 	g.working.Wait()
 }
@@ -84,26 +100,28 @@ func listenNear(at netip.Addr, port int) (*net.TCPListener, error) {
 
 func keepersPort(port int) bool { return port >= lowestPort && port < highestPort }
 
-// pass passes one connection on, to its end.
-func pass(ctx context.Context, from *net.TCPConn, admit func(netip.Addr) bool, dial func(context.Context) (net.Conn, error)) {
+// pass passes one connection on, to its end. It tells when the program has no more to say.
+func (g *gate) pass(from *net.TCPConn, answered func()) {
+	defer answered()
 	defer from.Close()
-	if !admit(from.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()) {
+	if !g.admit(from.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()) {
 		_ = from.SetLinger(0) // it learns nothing
 		return
 	}
-	dialling, cancel := context.WithTimeout(ctx, dialWait)
-	to, err := dial(dialling)
+	dialling, cancel := context.WithTimeout(g.ctx, dialWait)
+	to, err := g.dial(dialling)
 	cancel()
 	if err != nil {
 		_ = from.SetLinger(0) // as if nothing listened
 		return
 	}
 	defer to.Close()
-	defer context.AfterFunc(ctx, func() { from.Close(); to.Close() })()
-	var both sync.WaitGroup
-	both.Go(func() { flow(to, from) })
+	defer context.AfterFunc(g.ctx, func() { from.Close(); to.Close() })()
+	var asking sync.WaitGroup
+	asking.Go(func() { flow(to, from) })
 	flow(from, to)
-	both.Wait()
+	answered()
+	asking.Wait()
 }
 
 // flow passes on what comes until it ends, and its end.
