@@ -691,3 +691,57 @@ func FuzzOutcome(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkGate asks a server for a page by a gate, and directly.
+func BenchmarkGate(b *testing.B) {
+	page := []byte("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + strings.Repeat("x", 1000))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				for in := make([]byte, 100); ; {
+					if _, err := io.ReadFull(c, in); err != nil {
+						return
+					}
+					if _, err := c.Write(page); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	g, err := openGate(loopback, 0, func(netip.Addr) bool { return true }, func(ctx context.Context) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "tcp", l.Addr().String())
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer g.close()
+	for name, at := range map[string]string{"direct": l.Addr().String(), "gate": g.listener.Addr().String()} {
+		b.Run(name, func(b *testing.B) {
+			c, err := net.Dial("tcp", at)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer c.Close()
+			out, in := make([]byte, 100), make([]byte, len(page))
+			for b.Loop() {
+				if _, err := c.Write(out); err != nil {
+					b.Fatal(err)
+				}
+				if _, err := io.ReadFull(c, in); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

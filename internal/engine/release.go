@@ -98,13 +98,14 @@ func (e *Releases) Begin(ctx context.Context, plan *cd.Plan, extra json.RawMessa
 	if err == nil {
 		kept, err = e.seal(plan, secrets)
 	}
+	var on *cd.Plan
 	if err == nil {
-		plan, err = e.placed(ctx, plan)
+		on, err = e.placed(ctx, plan)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("begin a release of %s to %s: %w", plan.Repository, plan.Environment, err)
 	}
-	return e.begin(ctx, plan, extra, func(*store.ReleaseTx) ([]store.ReleaseSecret, error) { return kept, nil })
+	return e.begin(ctx, on, extra, func(*store.ReleaseTx) ([]store.ReleaseSecret, error) { return kept, nil })
 }
 
 // begin begins a release with the secrets that keep gives within the transaction.
@@ -154,9 +155,16 @@ func (e *Releases) placed(ctx context.Context, plan *cd.Plan) (*cd.Plan, error) 
 	if e.opt.Machines == nil {
 		return nil, ErrNoMachine
 	}
-	var err error
-	p.Machines, err = e.opt.Machines(ctx, p.RunsOn)
-	return &p, err
+	machines, err := e.opt.Machines(ctx, p.RunsOn)
+	if err != nil {
+		return nil, err
+	}
+	most := 1
+	for _, s := range p.Services {
+		most = max(most, s.Instances)
+	}
+	p.Machines = machines[:min(len(machines), most)] // more have nothing to do
+	return &p, nil
 }
 
 // fitting says what a plan lacks to be a release at all.

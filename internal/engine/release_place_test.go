@@ -14,7 +14,7 @@ import (
 // A release runs on the machines that are there when it begins, and one that goes back on those that are there then.
 func TestReleasesArePlaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		there := []string{"one", "two"}
+		there := []string{"one", "two", "zero"} // the last has nothing to do
 		e := openReleases(t, "sqlite::memory:", ReleaseOptions{Machines: func(_ context.Context, labels []string) ([]string, error) {
 			if !slices.Equal(labels, []string{"web"}) || len(there) == 0 {
 				return nil, fmt.Errorf("%w: nobody is %v", ErrNoMachine, labels)
