@@ -253,6 +253,11 @@ func TestFleetImage(t *testing.T) {
 	if i := p.wait(1, 0, cd.Healthy); !strings.HasPrefix(p.page(i, "/"), "of an image ") {
 		t.Errorf("told %+v", i)
 	}
+	missing := cd.Revision{ID: "two", Image: "127.0.0.1:1/nothing@sha256:" + strings.Repeat("0", 64), Port: 80}
+	p.target.Ensure([]Wanted{wanted(1, r), wanted(2, missing)})
+	if i := p.wait(2, 0, cd.Exited); !strings.Contains(i.Reason, "127.0.0.1:1") || !strings.Contains(i.Reason, "and of the server: ") {
+		t.Errorf("an image that nobody has: %q", i.Reason)
+	}
 	if err := p.a.machine.Fetch(p.ctx, m.images.Store, strings.Replace(ref, "shop/web", "shop/api", 1)); err == nil || !strings.Contains(err.Error(), errNotIts.Error()) {
 		t.Errorf("another image: %v", err)
 	}

@@ -38,7 +38,7 @@ type HostOptions struct {
 	// Listen is the address of this machine at which others reach instances; without one they are reached by sockets in Dir. Who
 	// may connect is said by Admit.
 	Listen netip.Addr
-	// Fetch, if not nil, gets images that are not here and in no registry.
+	// Fetch, if not nil, gets images that are not here. Where it can not, their registry is asked.
 	Fetch func(ctx context.Context, images *image.Store, ref string) error
 	// Log is told what a person may want to know and nobody waits for.
 	Log func(format string, args ...any)

@@ -501,7 +501,8 @@ type passing struct{ *os.File }
 
 func (f *passing) Close() error { return errors.Join(f.File.Close(), os.Remove(f.Name())) }
 
-// Fetch gets an image that the server has into a store, layer by layer: those that are here do not come again. ref has a digest.
+// Fetch gets an image that the server has into a store, layer by layer: those that are here do not come again. ref has a digest, of an
+// image: one for several platforms has to come from its registry.
 func (m *Machine) Fetch(ctx context.Context, images *image.Store, ref string) error {
 	repository, digest, ok := strings.Cut(ref, "@")
 	if !ok {
