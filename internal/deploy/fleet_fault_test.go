@@ -637,6 +637,52 @@ func TestGate(t *testing.T) {
 	}
 }
 
+// TestGateEarlyAnswer passes an answer on that comes before the end of the request, and is the last of its program.
+func TestGateEarlyAnswer(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Read(make([]byte, 10))
+			_, _ = io.WriteString(c, "413 too much")
+			c.Close()
+		}
+	}()
+	g, err := openGate(loopback, 0, func(netip.Addr) bool { return true }, func(ctx context.Context) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "tcp", l.Addr().String())
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.close()
+	for range 20 {
+		c, err := net.Dial("tcp", g.listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { // until it is closed
+			for piece := make([]byte, 1<<16); ; {
+				if _, err := c.Write(piece); err != nil {
+					return
+				}
+			}
+		}()
+		text := make([]byte, 12)
+		if _, err := io.ReadFull(c, text); err != nil || string(text) != "413 too much" {
+			t.Errorf("the answer is %q, %v", text, err)
+		}
+		c.Close()
+	}
+}
+
 // TestGateStays keeps the address of an instance while it is started again, by its keeper and by another one.
 func TestGateStays(t *testing.T) {
 	t.Parallel()

@@ -117,22 +117,29 @@ func (g *gate) pass(from *net.TCPConn, answered func()) {
 	}
 	defer to.Close()
 	defer context.AfterFunc(g.ctx, func() { from.Close(); to.Close() })()
+	endBoth := func() { from.Close(); to.Close() }
 	var asking sync.WaitGroup
-	asking.Go(func() { flow(to, from) })
-	flow(from, to)
+	asking.Go(func() {
+		if flow(to, from) != nil { // perhaps the program wants no more of a request, and has answered it
+			time.AfterFunc(gateLinger, endBoth)
+		}
+	})
+	if flow(from, to) != nil {
+		endBoth()
+	}
 	answered()
 	asking.Wait()
 }
 
 // flow passes on what comes until it ends, and its end.
-func flow(to, from net.Conn) {
-	_, err := io.Copy(to, from) // of the kernel's own, for sockets
-	if half, ok := to.(interface{ CloseWrite() error }); ok && err == nil {
-		_ = half.CloseWrite()
-		return
+func flow(to, from net.Conn) error {
+	if _, err := io.Copy(to, from); err != nil { // of the kernel's own, for sockets
+		return err
 	}
-	from.Close()
-	to.Close()
+	if half, ok := to.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.New("its end can not be told")
 }
 
 // admits says whether an address may connect.
