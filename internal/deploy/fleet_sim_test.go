@@ -152,11 +152,10 @@ func (r *record) settled(disks map[string]*disk) string {
 	if len(r.all) != n {
 		return fmt.Sprintf("told of %v", r.all)
 	}
-	for name, d := range disks {
+	for _, d := range disks {
 		d.mu.Lock()
 		n -= len(d.running)
 		d.mu.Unlock()
-		_ = name
 	}
 	if n != 0 {
 		return fmt.Sprintf("%d run too many", -n)
@@ -167,10 +166,9 @@ func (r *record) settled(disks map[string]*disk) string {
 // simulated is two machines and a server that come and go.
 type simulated struct {
 	*record
-	disks    map[string]*disk
-	fleet    *Fleet
-	runners  map[string]*simulatedRunner
-	listener func() net.Listener
+	disks   map[string]*disk
+	fleet   *Fleet
+	runners map[string]*simulatedRunner
 }
 
 type simulatedRunner struct {
