@@ -72,15 +72,16 @@ type remote struct {
 
 	mu      sync.Mutex
 	wanted  []Wanted
-	version int64         // of wanted
-	changed chan struct{} // closed when wanted changes
-	hooks   []*Wanted     // those under way
-	last    map[instanceID]cd.Instance
-	session *session      // nil while it is away
-	news    chan struct{} // closed when session changes
-	heard   time.Time     // last, while it is away
-	lease   *time.Timer   // while it is away
-	lost    string        // why it is given up; empty while it is not
+	version int64                      // of wanted
+	changed chan struct{}              // closed when wanted changes
+	hooks   []*Wanted                  // those under way
+	last    map[instanceID]cd.Instance // of what is wanted, or was and has not ended
+	early   map[instanceID]cd.Instance // what the session told of others: they may be wanted before the machine hears that they are not
+	session *session                   // nil while it is away
+	news    chan struct{}              // closed when session changes
+	heard   time.Time                  // last, while it is away
+	lease   *time.Timer                // while it is away
+	lost    string                     // why it is given up; empty while it is not
 	removed bool
 }
 
@@ -95,7 +96,7 @@ func (f *Fleet) machine(name string) *remote {
 func (f *Fleet) machineNow(name string) *remote {
 	r := f.machines[name]
 	if r == nil {
-		r = &remote{f: f, name: name, changed: make(chan struct{}), news: make(chan struct{}), last: map[instanceID]cd.Instance{}, heard: f.began}
+		r = &remote{f: f, name: name, changed: make(chan struct{}), news: make(chan struct{}), last: map[instanceID]cd.Instance{}, early: map[instanceID]cd.Instance{}, heard: f.began}
 		f.machines[name] = r
 		if f.ensured {
 			r.set(nil) // else it would have been there
@@ -172,6 +173,12 @@ func (r *remote) set(list []Wanted) {
 		return
 	}
 	r.wanted = slim
+	for id, now := range r.early {
+		if _, its := r.last[id]; its {
+			delete(r.early, id)
+			r.tell(id, now)
+		}
+	}
 	r.version++
 	close(r.changed)
 	r.changed = make(chan struct{})
@@ -247,16 +254,19 @@ func (r *remote) seen(s *session, id instanceID, now cd.Instance) error {
 		return err
 	}
 	now.Since = now.Since.UTC().Round(0)
-	r.mu.Lock()
-	_, its := r.last[id]
-	r.mu.Unlock()
-	if !its && (now.State != cd.Stopped || r.f.anothers(r, id)) {
-		return nil // it was told to end it, or will be
-	}
+	others := now.State == cd.Stopped && r.f.anothers(r, id)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.session == s {
+	_, its := r.last[id]
+	switch {
+	case r.session != s:
+	case its || now.State == cd.Stopped && !others:
+		delete(r.early, id)
 		r.tell(id, now)
+	case now.State == cd.Stopped:
+		delete(r.early, id)
+	case len(r.early) < maxEarly:
+		r.early[id] = now
 	}
 	return nil
 }
@@ -298,6 +308,7 @@ func (r *remote) begin(s *session) {
 		r.f.o.Log("machine %s is back", r.name)
 	}
 	r.session, r.lost, r.removed = s, "", false
+	clear(r.early)
 	r.ring()
 }
 

@@ -297,10 +297,9 @@ func (p *place) hostile(t *testing.T, f *Fleet, name string) *hostile {
 	mux := http.NewServeMux()
 	mux.HandleFunc("PUT "+wantedPath, func(w http.ResponseWriter, r *http.Request) {
 		var in wants
-		if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
-			t.Error(err)
+		if json.NewDecoder(r.Body).Decode(&in) == nil { // else the test is over
+			h.wants <- in
 		}
-		h.wants <- in
 	})
 	mux.HandleFunc("POST "+asksPath, func(w http.ResponseWriter, r *http.Request) {
 		out := newStream(w)
@@ -447,6 +446,32 @@ func TestFleetWaitsForItsCarrier(t *testing.T) {
 	late := p.hostile(t, f, "late")
 	if got := <-late.wants; got.Wanted != nil {
 		t.Errorf("one that nothing is wanted of is told to run %+v", got.Wanted)
+	}
+}
+
+// TestFleetHearsEarly takes note of what a machine tells before it is known what is wanted of it: it tells it once.
+func TestFleetHearsEarly(t *testing.T) {
+	t.Parallel()
+	p := &place{t: t, heard: make(chan struct{})}
+	f := NewFleet(nil, FleetOptions{Options: p.options(), Log: logTo(t)})
+	defer f.Close()
+	h := p.hostile(t, f, "early")
+	for index := range 3 {
+		h.ask(ask{ID: 1, Kind: askSeen, Release: 1, Service: "web", Instance: &cd.Instance{Index: index, State: cd.Healthy}})
+	}
+	h.ask(ask{ID: 1, Kind: askSeen, Release: 1, Service: "web", Instance: &cd.Instance{Index: 1, State: cd.Stopped}})
+	at := p.mark()
+	w := wanted(1, appRevision("one"))
+	w.Machines, w.Instances, w.Known = []string{"early"}, 2, []cd.Instance{{Index: 0, State: cd.Starting}}
+	f.Ensure([]Wanted{w})
+	p.waitFrom(at, 1, 0, cd.Healthy)
+	w.Instances = 3
+	f.Ensure([]Wanted{w})
+	p.waitFrom(at, 1, 2, cd.Healthy)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if slices.ContainsFunc(p.told[at:], func(o told) bool { return o.Instance.Index == 1 && o.Instance.State != cd.Stopped }) {
+		t.Errorf("told %s", history(p.told))
 	}
 }
 

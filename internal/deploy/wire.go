@@ -44,6 +44,7 @@ const (
 	maxUnread   = 1 << 20  // bytes of an answer or question that have come and are not read
 	maxAsks     = 256      // of a machine at a time
 	maxReaders  = 128      // of logs of a machine at a time
+	maxEarly    = 10_000   // instances of a machine that it tells of and is not to run
 	maxFault    = 4 << 10  // bytes of an error
 
 	// A connection on which nothing came for so long is asked whether it lives, and has so long to answer.
