@@ -125,7 +125,7 @@ func (s *Server) answerRelease(w http.ResponseWriter, r *http.Request, repo stor
 		found, err = s.Releases.Release(r.Context(), id)
 	}
 	switch {
-	case errors.Is(err, errRelease), errors.Is(err, engine.ErrNothingToRestore):
+	case errors.Is(err, errRelease), errors.Is(err, engine.ErrNothingToRestore), errors.Is(err, engine.ErrNoMachine):
 		refuse(w, http.StatusUnprocessableEntity, s.numbered(repo.FullName(), environment, err.Error()))
 	case errors.Is(err, cd.ErrRefused), errors.Is(err, cd.ErrStale):
 		refuse(w, http.StatusConflict, s.numbered(repo.FullName(), environment, err.Error()))

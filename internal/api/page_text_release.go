@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/penstock-ci/penstock/internal/cd"
 	"github.com/penstock-ci/penstock/internal/store"
 )
 
@@ -43,7 +42,7 @@ func (s *Server) environmentText(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(out, "%s\t%s\t%s\n", service.Name, strings.Join(shares, ", "), strings.Join(service.URLs, " "))
 	}
 	for _, one := range v.Releases {
-		if one.Phase != cd.Live {
+		if !one.Plain() {
 			fmt.Fprintln(out)
 			writeRelease(out, one)
 		}
@@ -91,7 +90,7 @@ func writeRelease(out io.Writer, v ReleaseView) {
 	fmt.Fprintf(out, "v%d\t%s\t%.7s by %s\t%s\n", v.Number, v.Phase, v.Plan.SHA, plainText(v.Plan.By), v.Page)
 	for _, p := range v.Parts {
 		for _, i := range p.Instances {
-			fmt.Fprintf(out, "  %s/%d\t%s\t%s\n", p.Service, i.Index, i.State, clipped(plainText(i.Reason)))
+			fmt.Fprintf(out, "  %s/%d\t%s\t%s\t%s\n", p.Service, i.Index, i.State, plainText(v.Plan.Machine(i.Index)), clipped(plainText(i.Reason)))
 		}
 	}
 	for _, c := range v.Checks {

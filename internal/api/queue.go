@@ -47,6 +47,7 @@ func (s *Server) queue() http.Handler {
 	mux.Post(runner.QueuePath+"/join", s.join)
 	mux.Group(func(mux chi.Router) {
 		mux.Use(s.onlyRunners)
+		mux.Get(runner.QueuePath+"/machine", s.connectMachine)
 		mux.Post(runner.QueuePath+"/leave", s.leave)
 		mux.Post(runner.QueuePath+"/lease", s.leaseTask)
 		mux.Post(runner.QueuePath+"/renew", s.renew)

@@ -16,6 +16,7 @@ import (
 	"github.com/penstock-ci/penstock/internal/cd"
 	"github.com/penstock-ci/penstock/internal/config"
 	"github.com/penstock-ci/penstock/internal/deploy"
+	"github.com/penstock-ci/penstock/internal/engine"
 	"github.com/penstock-ci/penstock/internal/forge"
 	"github.com/penstock-ci/penstock/internal/store"
 )
@@ -38,6 +39,9 @@ func (s *Server) release(ctx context.Context, repo store.Repository, by asker, a
 		return 0, err
 	}
 	id, err := s.Releases.Begin(ctx, p.plan, fronts, p.secrets)
+	if errors.Is(err, engine.ErrNoMachine) {
+		return 0, notReleased("%w", err)
+	}
 	if err != nil {
 		return 0, err
 	}

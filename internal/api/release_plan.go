@@ -107,7 +107,7 @@ func (s *Server) plan(ctx context.Context, repo store.Repository, by asker, ask 
 	p := &planned{
 		plan: &cd.Plan{
 			Repository: repo.FullName(), Environment: environment.Name, Ref: ref, SHA: sha, By: by.login, Reason: ask.Reason, Run: by.run,
-			Whole: len(ask.Services) == 0, Strategy: strategy, Watch: environment.Watch, Gate: gate,
+			Whole: len(ask.Services) == 0, Strategy: strategy, Watch: environment.Watch, Gate: gate, RunsOn: environment.RunsOn,
 		},
 		secrets: map[string]map[string]string{},
 	}

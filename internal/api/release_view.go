@@ -51,6 +51,21 @@ type ReleaseView struct {
 	Timeline []TimelineEntry `json:"timeline,omitempty"` // of a release that is asked for alone
 }
 
+// Plain says that there is nothing to say of a release but that it serves: it is done, on the server's own machine, and all is well.
+func (v ReleaseView) Plain() bool {
+	if v.Phase != cd.Live || len(v.Plan.Machines) > 0 {
+		return false
+	}
+	for _, p := range v.Parts {
+		for _, i := range p.Instances {
+			if i.Index < p.Want && i.State != cd.Healthy {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // TimelineEntry is one thing that happened to a release, or that happened Count times, from At to Until.
 type TimelineEntry struct {
 	At      time.Time `json:"at"`

@@ -96,7 +96,7 @@ func NewServer(ctx context.Context, o ServerOptions) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.Releases = engine.NewReleases(o.Store, engine.ReleaseOptions{Name: o.Name, Keys: o.Keys, Log: o.Log})
+	s.Releases = engine.NewReleases(o.Store, engine.ReleaseOptions{Name: o.Name, Machines: s.machinesWith, Keys: o.Keys, Log: o.Log})
 	s.page, s.web, s.text, s.runners = s.pages(), web.Handler(), s.textPages(), s.queue()
 	s.rest = rest.New(rest.Options{
 		Store: o.Store, Blobs: o.Blobs, Prefix: "/api/v3", Uploads: "/api/uploads", Now: s.Now, Repository: s.repository, Happened: s.happened,

@@ -49,10 +49,22 @@ type Plan struct {
 	// of others is stopped.
 	Whole    bool     `json:"whole,omitempty"`
 	Strategy Strategy `json:"strategy"`
+	// RunsOn are labels of the machines that it runs on, and Machines those that had them when it began, sorted: instance i of
+	// each service runs on Machines[i modulo their number]. Both empty is the server's own machine.
+	RunsOn   []string `json:"runs_on,omitempty"`
+	Machines []string `json:"machines,omitempty"`
 	// Gate, if not nil, is passed before anything starts: the environment's reviewers.
 	Gate *Gate `json:"gate,omitempty"`
 	// Watch is the window after promotion in which the release is taken back by itself.
 	Watch Watch `json:"watch"`
+}
+
+// Machine is the name of the machine that an instance runs on; empty is the server's own.
+func (p *Plan) Machine(index int) string {
+	if len(p.Machines) == 0 || index < 0 {
+		return ""
+	}
+	return p.Machines[index%len(p.Machines)]
 }
 
 // Service is one service of a release and what it becomes.

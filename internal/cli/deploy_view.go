@@ -336,7 +336,7 @@ func rolloutLines(v api.EnvironmentView, p paint, only cd.ReleaseID) []string {
 		lines = append(lines, fmt.Sprintf("%s v%d %s  %s", p.red("✗"), r.Number, p.bold(string(r.Phase)), sentence(firstLine(r.Reason))))
 	}
 	for _, r := range v.Releases {
-		if only != 0 && r.ID != only || only == 0 && r.Phase == cd.Live {
+		if only != 0 && r.ID != only || only == 0 && r.Plain() {
 			continue
 		}
 		lines = append(lines, releaseLines(r, p)...)
@@ -370,8 +370,15 @@ func releaseLines(r api.ReleaseView, p paint) []string {
 		}
 		lines = append(lines, fmt.Sprintf("    %s: %d of %d healthy", safe(part.Service), well, part.Want))
 		for _, i := range part.Instances {
-			if i.Reason != "" && i.State != cd.Healthy {
-				lines = append(lines, p.faint(fmt.Sprintf("      %d is %s: %s", i.Index, i.State, safe(firstLine(i.Reason)))))
+			where := ""
+			if r.Plan != nil && len(r.Plan.Machines) > 0 {
+				where = " on " + safe(r.Plan.Machine(i.Index))
+			}
+			switch {
+			case i.Reason != "" && i.State != cd.Healthy:
+				lines = append(lines, p.faint(fmt.Sprintf("      %d%s is %s: %s", i.Index, where, i.State, safe(firstLine(i.Reason)))))
+			case where != "":
+				lines = append(lines, p.faint(fmt.Sprintf("      %d%s is %s", i.Index, where, i.State)))
 			}
 		}
 	}

@@ -48,7 +48,7 @@ func TestScripts(t *testing.T) {
 			return os.Geteuid() == 0, nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"repo": makeRepository, "registry": startRegistry, "image": makeImages, "example": copyExample,
-			"serve": startServer, "halt": endServerBy(syscall.SIGTERM), "crash": endServerBy(syscall.SIGKILL), "started": waitStarted, "waiting": waitWaiting, "as": runAs, "browse": browse, "certificate": makeCertificate, "objects": startObjects, "join": joinRunner, "part": partRunner(true), "gone": partRunner(false), "disk": smallDisk,
+			"serve": startServer, "halt": endServerBy(syscall.SIGTERM), "crash": endServerBy(syscall.SIGKILL), "started": waitStarted, "waiting": waitWaiting, "as": runAs, "browse": browse, "certificate": makeCertificate, "objects": startObjects, "join": joinRunner, "part": partRunner(true), "gone": partRunner(false), "fell": killRunner, "disk": smallDisk,
 			"app": setApp, "settings": setSettings, "served": wantServed, "visit": startVisits, "await": awaitStatus},
 	})
 }

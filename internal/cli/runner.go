@@ -41,6 +41,8 @@ type runnerFlags struct {
 	data       string
 	actionsURL string
 	drain      time.Duration
+	deploy     bool
+	address    string
 }
 
 func runnerCommand() *cobra.Command {
@@ -53,10 +55,15 @@ func runnerCommand() *cobra.Command {
 It joins with a registration token, good for an hour, and keeps what it is known by in its data directory: the next start
 needs no token.
 
+With --deploy it runs instances, too: of the environments whose target in penstock.yaml is {runs-on: LABEL} with labels of this
+runner. It opens the connection itself; only the proxy of the server connects to the instances, at --deploy-address, ports 20000 to
+31999. They run on while this program is restarted or the server is away; penstock stop --data DIR ends them.
+
 SIGTERM and Ctrl-C stop it: it takes no more jobs, waits for those that run as long as --drain says, and ends. A second one,
 or the end of --drain, ends those jobs: they fail, and say why. A third one ends the program.`,
 		Example: `  TOKEN=$(gh api -X POST repos/acme/shop/actions/runners/registration-token -q .token)
-  penstock runner --url https://ci.example.com --token $TOKEN --labels gpu,ubuntu-latest`,
+  penstock runner --url https://ci.example.com --token $TOKEN --labels gpu,ubuntu-latest
+  penstock runner --url https://ci.example.com --token $TOKEN --labels web --deploy --jobs 0     instances alone, no jobs`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return flags.run(c) },
 	}
@@ -69,6 +76,8 @@ or the end of --drain, ends those jobs: they fail, and say why. A third one ends
 	f.BoolVar(&flags.ephemeral, "ephemeral", false, "run one job, leave the server and end")
 	f.StringVar(&flags.data, "data", "", "keep everything in this `DIR` (default: as penstock run, in the user's cache directory)")
 	f.StringVar(&flags.actionsURL, "actions-url", forge.DefaultActionsURL, "where actions are fetched from: a base `URL`, or a file:// template with {owner} and {repo}")
+	f.BoolVar(&flags.deploy, "deploy", false, "run instances of releases on this machine, too: target: {runs-on: LABEL} in penstock.yaml")
+	f.StringVar(&flags.address, "deploy-address", "", "`IP` of this machine at which the server's proxy reaches the instances (default: the one by which it reaches the server)")
 	f.DurationVar(&flags.drain, "drain", 30*time.Second, "how long jobs may go on when the runner is stopped")
 	return c
 }
@@ -84,11 +93,8 @@ func (f *runnerFlags) run(c *cobra.Command) error {
 	ctx, now, release := stopSignals(c.Context())
 	defer release()
 	slog.SetDefault(slog.New(slog.NewTextHandler(c.ErrOrStderr(), nil)))
-	if f.parallel < 1 {
-		return withHint(fmt.Errorf("--jobs %d: at least one job must run", f.parallel), "leave it out for one job a core")
-	}
-	if f.ephemeral {
-		f.parallel = 1
+	if err := f.check(); err != nil {
+		return err
 	}
 	if f.data == "" {
 		data, err := dataDir()
@@ -107,14 +113,43 @@ func (f *runnerFlags) run(c *cobra.Command) error {
 	if u, err := url.Parse(known.URL); err == nil && u.Scheme == "http" && !isLoopback(u.Hostname()) {
 		fmt.Fprintln(c.ErrOrStderr(), "warning: secrets of jobs cross the network in the clear: use https")
 	}
-	x, closeAll, err := f.executor(known.URL)
+	x, m, closeAll, err := f.executor(known.URL)
 	if err != nil {
 		return err
 	}
 	defer closeAll()
 	queue := runner.NewRemote(known.URL, known.Token)
-	fmt.Fprintf(c.ErrOrStderr(), "Runner %s waits for jobs of %s\n", known.Name, known.URL)
-	return f.work(ctx, now, queue, known, x)
+	if !f.deploy {
+		fmt.Fprintf(c.ErrOrStderr(), "Runner %s waits for jobs of %s\n", known.Name, known.URL)
+		return f.work(ctx, now, queue, known, x)
+	}
+	d, err := f.openDeploy(ctx, known, x, m)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(c.ErrOrStderr(), "Runner %s runs what %s releases to it, at %s\n", known.Name, known.URL, d.address)
+	return errors.Join(d.work(ctx, queue, func(ctx context.Context) error {
+		if f.parallel == 0 {
+			<-ctx.Done()
+			return nil
+		}
+		return f.work(ctx, now, queue, known, x)
+	}), d.close(c.ErrOrStderr()))
+}
+
+// check says what is wrong with the flags by themselves.
+func (f *runnerFlags) check() error {
+	switch {
+	case f.parallel < 0 || f.parallel == 0 && !f.deploy:
+		return withHint(fmt.Errorf("--jobs %d: at least one job must run", f.parallel), "leave it out for one job a core; with --deploy 0 runs instances alone")
+	case f.ephemeral && f.deploy:
+		return errors.New("--ephemeral and --deploy: a runner for one job runs no instances")
+	case f.address != "" && !f.deploy:
+		return withHint(errors.New("--deploy-address without --deploy"), "--deploy runs instances on this machine")
+	case f.ephemeral:
+		f.parallel = 1
+	}
+	return nil
 }
 
 // stopSignals gives a context that ends with the first signal to stop, and one that ends with the second. The third ends the
@@ -250,35 +285,35 @@ func machineLabels() (system, processor string) {
 }
 
 // executor is what executes jobs of a server elsewhere.
-func (f *runnerFlags) executor(server string) (x *job.Executor, closeAll func(), err error) {
+func (f *runnerFlags) executor(server string) (x *job.Executor, m *machines, closeAll func(), err error) {
 	target, err := url.Parse(server)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	settings, err := config.Read(f.data)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	blobs, err := blob.OpenUnsynced(filepath.Join(f.data, "blobs"))
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	m, err := f.openMachines(f.data)
+	m, err = f.openMachines(f.data)
 	if err != nil {
 		blobs.Close()
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	closeAll = func() { m.close(); blobs.Close() }
 	actions := &forge.ActionSource{CacheDir: actionsDir(f.data), URLTemplate: f.actionsURL, Log: io.Discard, Overrides: settings.Overrides(f.data)}
 	x, notes, err := m.executor(&f.machineFlags, settings, blobs, actions)
 	if err != nil {
 		closeAll()
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	for _, n := range notes {
 		slog.Warn(n)
 	}
 	// Artifacts are the server's, and so is whatever else a job clones.
 	x.Services, x.Host.CloneURL, x.Host.Artifacts = api.NewProxy(target), "", nil
-	return x, closeAll, nil
+	return x, m, closeAll, nil
 }

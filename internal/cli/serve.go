@@ -150,7 +150,7 @@ type server struct {
 	*api.Server
 	machines *machines // nil without a runner of its own
 	executor *job.Executor
-	target   *deploy.Host
+	target   *deploy.Fleet
 	store    *store.Store
 	blobs    blob.Store
 	tcp      net.Listener
@@ -257,7 +257,6 @@ func (f *serveFlags) open(ctx context.Context, stderr io.Writer) (s *server, err
 	if err := s.openTarget(ctx, f, images, client); err != nil {
 		return nil, err
 	}
-	carries.Target = s.target
 	x.Services, x.Host.CloneURL = s.Runtime, "" // other repositories than a job's own are this server's too
 	s.executor = x
 	if s.token, err = s.Setup(ctx); err != nil {

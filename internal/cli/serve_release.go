@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -21,11 +22,13 @@ import (
 	"github.com/penstock-ci/penstock/internal/image"
 	"github.com/penstock-ci/penstock/internal/proxy/daemon"
 	"github.com/penstock-ci/penstock/internal/proxy/tlsauto"
+	"github.com/penstock-ci/penstock/internal/store"
 )
 
 // Directories below a server's own.
 const (
 	instancesDir = "instances"
+	plainDir     = "plain"
 	proxyDir     = "proxy"
 )
 
@@ -135,26 +138,38 @@ func reachable(address string) string {
 	return address
 }
 
-// openTarget opens this host as the target of releases. What runs goes on until the first Carry.
-func (s *server) openTarget(ctx context.Context, f *serveFlags, images *image.Store, client *daemon.Client) (err error) {
-	s.target, err = deploy.NewHost(ctx, deploy.HostOptions{
-		Options: deploy.Options{
-			Seen: func(ctx context.Context, id cd.ReleaseID, o cd.Observed) error { return s.Releases.Update(ctx, id, o) },
-			Secrets: func(ctx context.Context, id cd.ReleaseID, service string) (map[string]string, error) {
-				return s.Releases.Secrets(ctx, id, service)
-			},
-			Artifact: func(ctx context.Context, digest string) (io.ReadCloser, error) { return s.ReleaseFiles(ctx, digest) },
-			Drained: func(ctx context.Context, addr string) error {
-				if client == nil {
-					return nil
-				}
-				return client.Drained(ctx, addr)
-			},
+// openTarget opens this host, and the machines that connect, as the target of releases. What runs goes on until the first Carry.
+func (s *server) openTarget(ctx context.Context, f *serveFlags, images *image.Store, client *daemon.Client) error {
+	log := func(format string, args ...any) { s.Log.Warn(fmt.Sprintf(format, args...)) }
+	told := deploy.Options{
+		Seen: func(ctx context.Context, id cd.ReleaseID, o cd.Observed) error {
+			err := s.Releases.Update(ctx, id, o)
+			if errors.Is(err, cd.ErrStale) || errors.Is(err, store.ErrNotFound) {
+				return nil // of a release that is no more, or has no such service: told again it would be the same
+			}
+			return err
 		},
-		Dir: filepath.Join(f.data, instancesDir), Layers: s.machines.layers, Images: container.Images{Store: images}, Provider: s.machines.provider(),
-		Plain: filepath.Join(f.data, "plain"), Log: func(format string, args ...any) { s.Log.Warn(fmt.Sprintf(format, args...)) },
+		Secrets: func(ctx context.Context, id cd.ReleaseID, service string) (map[string]string, error) {
+			return s.Releases.Secrets(ctx, id, service)
+		},
+		Artifact: func(ctx context.Context, digest string) (io.ReadCloser, error) { return s.ReleaseFiles(ctx, digest) },
+		Drained: func(ctx context.Context, addr string) error {
+			if client == nil {
+				return nil
+			}
+			return client.Drained(ctx, addr)
+		},
+	}
+	own, err := deploy.NewHost(ctx, deploy.HostOptions{
+		Options: told, Dir: filepath.Join(f.data, instancesDir), Layers: s.machines.layers, Images: container.Images{Store: images}, Provider: s.machines.provider(),
+		Plain: filepath.Join(f.data, plainDir), Log: log,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	s.target = deploy.NewFleet(own, deploy.FleetOptions{Options: told, Images: images, Joined: s.JoinedMachines, Log: log})
+	s.Carrier.Target, s.Carrier.Machines = s.target, s.target
+	return nil
 }
 
 // carrier is a deploy.Carrier as the engine knows it.

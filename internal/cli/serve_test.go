@@ -182,6 +182,9 @@ func joinRunner(ts *testscript.TestScript, _ bool, args []string) {
 	self := filepath.Join(strings.Split(ts.Getenv("PATH"), string(os.PathListSeparator))[0], "penstock")
 	cmd := exec.Command(self, append([]string{"runner", "--data", dir, "--name", args[0], "--url", ts.Getenv("URL"), "--token", strings.TrimSpace(ts.ReadFile("token"))}, args[1:]...)...)
 	cmd.Env = append(os.Environ(), "HOME="+ts.Getenv("HOME"), "PATH="+ts.Getenv("PATH"))
+	if file := ts.Getenv("SSL_CERT_FILE"); file != "" {
+		cmd.Env = append(cmd.Env, "SSL_CERT_FILE="+file)
+	}
 	log, err := os.Create(dir + ".log")
 	ts.Check(err)
 	cmd.Stdout, cmd.Stderr = log, log
@@ -195,8 +198,25 @@ func joinRunner(ts *testscript.TestScript, _ bool, args []string) {
 			text, _ := os.ReadFile(dir + ".log")
 			ts.Logf("%s: %s", args[0], text)
 		}
+		if err := stopReleased(context.Background(), dir); err != nil {
+			ts.Logf("what was released to %s still runs: %v", args[0], err)
+		}
 	})
-	awaitLog(ts, args[0], "waits for jobs")
+	if slices.Contains(args, "--deploy") {
+		awaitLog(ts, args[0], "is connected")
+	} else {
+		awaitLog(ts, args[0], "waits for jobs")
+	}
+}
+
+// killRunner is `fell NAME`: a runner is killed, and what it runs is not.
+func killRunner(ts *testscript.TestScript, _ bool, args []string) {
+	cmd, ok := servers.LoadAndDelete(filepath.Join(ts.Getenv("WORK"), args[0]))
+	if !ok {
+		ts.Fatalf("no runner %s", args[0])
+	}
+	ts.Check(cmd.(*exec.Cmd).Process.Kill())
+	_ = cmd.(*exec.Cmd).Wait()
 }
 
 // awaitLog waits until a runner has said so.

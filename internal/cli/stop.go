@@ -28,8 +28,8 @@ func stopCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "stop",
 		Short: "End what a stopped server has left running: the proxy and what was released",
-		Long: `End what goes on when a server is stopped: its proxy and the instances of what was released there, so that users are served while
-the server is restarted or upgraded. A server that is started again takes them over; this command ends them.`,
+		Long: `End what goes on when a server, or a runner with --deploy, is stopped: its proxy and the instances of what was released there, so
+that users are served while it is restarted or upgraded. One that is started again takes them over; this command ends them.`,
 		Example: "  penstock stop --data /var/lib/penstock",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -47,7 +47,7 @@ the server is restarted or upgraded. A server that is started again takes them o
 			return stopReleased(ctx, data)
 		},
 	}
-	c.Flags().StringVar(&data, "data", "", "the server's data `DIR` (default as serve has it)")
+	c.Flags().StringVar(&data, "data", "", "the data `DIR` of the server or runner (default as serve has it)")
 	return c
 }
 
@@ -68,11 +68,11 @@ func stopReleased(ctx context.Context, data string) error {
 			Seen:    func(context.Context, cd.ReleaseID, cd.Observed) error { return nil },
 			Drained: func(context.Context, string) error { return nil },
 		},
-		Dir: filepath.Join(data, instancesDir), Layers: layers, Images: container.Images{}, Plain: filepath.Join(data, "plain"),
+		Dir: filepath.Join(data, instancesDir), Layers: layers, Images: container.Images{}, Plain: filepath.Join(data, plainDir),
 	})
 	if err != nil {
 		if opening.Err() != nil {
-			return withHint(errors.New("a server runs on this data directory"), "stop it first; what is released goes on until then")
+			return withHint(errors.New("a server or a runner runs on this data directory"), "stop it first; what is released goes on until then")
 		}
 		return err
 	}

@@ -17,8 +17,9 @@ import (
 // Environment is one entry of `environments:`. Its strategy is given by Strategy, its services by Config.ServicesOf.
 type Environment struct {
 	Pos
-	Name   string
-	Target string // host
+	Name string
+	// RunsOn are the labels of the machines that run it; empty is the server's own machine.
+	RunsOn []string
 	// Variables are told to all services, before what they are told for this environment alone. Secrets and Required add to
 	// theirs.
 	Variables         map[string]string
@@ -46,7 +47,7 @@ type override struct {
 	cpus      float64
 }
 
-// Host is the only target that there is.
+// targetHost is the machine of the server.
 const targetHost = "host"
 
 // Watching without a word about it: a release whose instances die again and again is taken back.
@@ -111,11 +112,11 @@ func (r *reader) environments(n *yaml.Node, services []Service) []Environment {
 
 func (r *reader) environment(key, n *yaml.Node, services []Service, taken map[string]string) Environment {
 	e := Environment{
-		Pos: place(key), Name: key.Value, Target: targetHost, strategy: strategy{Strategy: cd.Strategy{Kind: cd.Rolling, Rolling: &cd.RollingSet{Batch: 1}}},
+		Pos: place(key), Name: key.Value, strategy: strategy{Strategy: cd.Strategy{Kind: cd.Rolling, Rolling: &cd.RollingSet{Batch: 1}}},
 		Watch: cd.Watch{For: defaultWatch, Restarts: defaultRestarts, MinSample: defaultMinSample, Interval: defaultLook},
 	}
 	at := r.section(n, []field{
-		{"target", func(r *reader, n *yaml.Node) { r.target(n) }},
+		{"target", func(r *reader, n *yaml.Node) { e.RunsOn = r.target(n) }},
 		{"hosts", func(r *reader, n *yaml.Node) { e.hosts = r.hosts(n, services) }},
 		{"strategy", func(r *reader, n *yaml.Node) { e.strategy = r.strategy(n) }},
 		{"variables", func(r *reader, n *yaml.Node) { e.Variables = r.variables(n) }},
@@ -151,11 +152,43 @@ func (r *reader) environment(key, n *yaml.Node, services []Service, taken map[st
 	return e
 }
 
-func (r *reader) target(n *yaml.Node) {
+// target reads host, or the labels of other machines.
+func (r *reader) target(n *yaml.Node) (labels []string) {
+	if n.Kind == yaml.MappingNode {
+		at := r.section(n, []field{{"runs-on", func(r *reader, n *yaml.Node) { labels = r.labels(n) }}})
+		if at["runs-on"] == nil {
+			r.mistake(n, "a target that is not %s says which machines it is: {runs-on: LABEL}", targetHost)
+		}
+		return labels
+	}
 	if text, ok := r.text(n); ok && text != targetHost {
-		r.mistake(n, "'%s' is no target: there is only %s, the machine that the server or a runner is on%s", text, targetHost,
+		r.mistake(n, "'%s' is no target: write %s, the machine of the server, or {runs-on: LABEL}, machines with penstock runner --deploy%s", text, targetHost,
 			didYouMean(text, []string{targetHost}))
 	}
+	return nil
+}
+
+// maxLabels bounds the labels of a target, as those of a runner.
+const maxLabels = 100
+
+// labels reads one or several labels of runners.
+func (r *reader) labels(n *yaml.Node) (all []string) {
+	entries := r.list(n)
+	if len(entries) == 0 || len(entries) > maxLabels {
+		r.mistake(n, "write one to %d labels of runners", maxLabels)
+		return nil
+	}
+	for _, e := range entries {
+		text, ok := r.text(e)
+		switch {
+		case !ok:
+		case text == "" || len(text) > 256 || strings.Contains(text, ",") || strings.TrimSpace(text) != text:
+			r.mistake(e, "'%.40s' is no label of a runner: labels have 1 to 256 bytes, no comma, and no blanks at their ends", text)
+		default:
+			all = append(all, text)
+		}
+	}
+	return all
 }
 
 var hostName = regexp.MustCompile(`^(\*\.)?[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$`)

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -343,7 +344,10 @@ var releaseCases = []mistake{
 	{"services: {a: {command: a, port: 1}}\nenvironments: {p: {hosts: ['http://x', X.example, 'x:80', y, y]}}\n",
 		"2:28: 'http://x' is no host: write one such as shop.example.com or *.example.com, lower case, without scheme, port or path\n2:40: 'X.example' is no host: write one such as shop.example.com or *.example.com, lower case, without scheme, port or path\n2:51: 'x:80' is no host: write one such as shop.example.com or *.example.com, lower case, without scheme, port or path\n2:62: 'y' is already defined", ""},
 	{"services: {a: {command: a, port: 1}}\nenvironments: {p: {target: kubernetes}, 'a b': {}, P: {}}\n",
-		"2:28: 'kubernetes' is no target: there is only host, the machine that the server or a runner is on\n2:41: 'a b' is no name of an environment: write letters, digits, -, _ and ., at most 100\n2:52: 'P' is already defined", ""},
+		"2:28: 'kubernetes' is no target: write host, the machine of the server, or {runs-on: LABEL}, machines with penstock runner --deploy\n2:41: 'a b' is no name of an environment: write letters, digits, -, _ and ., at most 100\n2:52: 'P' is already defined", ""},
+	{"services: {a: {command: a, port: 1}}\nenvironments: {p: {target: {runs-on: web}}, q: {target: {runs-on: [self-hosted, EU west]}}, r: {target: host}}\n", "", ""},
+	{"services: {a: {command: a, port: 1}}\nenvironments: {p: {target: {}}, q: {target: {runs-on: []}}, r: {target: {runs-on: ['', 'a,b', ' c', {}]}}, s: {target: {labels: a, runs-on: a}}}\n",
+		"2:28: a target that is not host says which machines it is: {runs-on: LABEL}\n2:55: write one to 100 labels of runners\n2:84: Text was expected\n2:88: 'a,b' is no label of a runner: labels have 1 to 256 bytes, no comma, and no blanks at their ends\n2:95: ' c' is no label of a runner: labels have 1 to 256 bytes, no comma, and no blanks at their ends\n2:101: Text was expected\n2:121: Unexpected value 'labels': there are runs-on", ""},
 	{"services: {a: {command: a, port: 1}}\nenvironments: {p: {branch: ['[', '', '{a,b}'], variables: {A: 1}, secrets: A, services: {a: {env: {A: 2}}}}}\n",
 		"2:29: '[' is no pattern of branches: write one such as main or release/*\n2:34: Text was expected\n2:38: '{a,b}' is no pattern of branches: write one such as main or release/*\n2:76: 'A' is a secret and a plain variable: write it once\n2:76: 'A' is a secret and a plain variable: write it once", ""},
 	{"services: {a: {command: a, port: 1}}\nenvironments: {p: {watch: {for: 5m, errors: 101, restart: 1, minSample: 2}}}\n",
@@ -397,4 +401,17 @@ var releaseCases = []mistake{
 	{of("{canary: {noData: maybe, minSample: 0, inconclusiveWait: -1s, progressDeadlineSeconds: 0, skipAnalysis: true}}"),
 		"2:48: 'maybe' is none of inconclusive, pass, fail\n2:66: '0' is not between 1 and 1000000\n2:87: '-1s' is not between 0s and 168h\n2:117: '0' is not between 1 and 604800", ""},
 	{of("{canary: {metrics: [" + strings.Repeat("{name: request-duration, threshold: 1},", 101) + "]}}"), "2:49: there are more than 100 entries", ""},
+}
+
+// TestTarget reads where an environment runs.
+func TestTarget(t *testing.T) {
+	for text, want := range map[string][]string{"host": nil, "{runs-on: web}": {"web"}, "{runs-on: [self-hosted, EU west]}": {"self-hosted", "EU west"}} {
+		c, err := Parse(Name, []byte("services: {a: {command: a, port: 1}}\nenvironments: {p: {target: "+text+"}}\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e, _ := c.Environment("p"); !slices.Equal(e.RunsOn, want) {
+			t.Errorf("%s: runs on %q, want %q", text, e.RunsOn, want)
+		}
+	}
 }

@@ -24,6 +24,8 @@ const maxSaidOfHook = 4 << 10
 // Carrier carries releases out: their instances on a target, their traffic at a proxy, what they ask by whoever knows it.
 type Carrier struct {
 	Target Target
+	// Machines are where machines connect that are of Target; nil where none are.
+	Machines *Fleet
 	// Proxy is nil where nothing is routed: then releases are judged by the health of their instances alone.
 	Proxy   *daemon.Client
 	Outside Outside
@@ -50,8 +52,10 @@ func (c *Carrier) Carry(ctx context.Context, active []Carried) error {
 	var wanted []Wanted
 	for _, r := range active {
 		for i, p := range r.Parts {
-			if p.Want > 0 {
-				wanted = append(wanted, wantedOf(r.Release, &r.Plan.Services[i], p.Want))
+			if p.Want > 0 || len(p.Instances) > 0 {
+				w := wantedOf(r.Release, &r.Plan.Services[i], p.Want)
+				w.Known = p.Instances
+				wanted = append(wanted, w)
 			}
 		}
 	}
@@ -62,6 +66,7 @@ func (c *Carrier) Carry(ctx context.Context, active []Carried) error {
 func wantedOf(r *cd.Release, s *cd.Service, instances int) Wanted {
 	return Wanted{
 		Release: r.ID, Service: s.Name, Revision: s.Revision, Instances: instances, Health: s.Health, Repository: r.Plan.Repository, Environment: r.Plan.Environment,
+		Machines: r.Plan.Machines,
 	}
 }
 
@@ -295,7 +300,7 @@ func (c *Carrier) Logs(ctx context.Context, r *cd.Release, services []string, in
 			out = &prefixed{mu: &mu, w: w, prefix: fmt.Sprintf("%s/%d | ", s.service, s.index)}
 		}
 		one := func() {
-			if err := c.Target.Logs(ctx, r.ID, s.service, s.index, lines, follow, out); err != nil && ctx.Err() == nil {
+			if err := c.Target.Logs(ctx, Wanted{Release: r.ID, Service: s.service, Machines: r.Plan.Machines}, s.index, lines, follow, out); err != nil && ctx.Err() == nil {
 				mu.Lock()
 				failed = errors.Join(failed, fmt.Errorf("%s/%d: %w", s.service, s.index, err))
 				mu.Unlock()

@@ -584,7 +584,7 @@ func TestImage(t *testing.T) {
 	}
 	p := m.suite().place(t)
 	r := cd.Revision{ID: "one", Image: img.Name, Port: 80, Env: map[string]string{"PLAIN": "revision"}}
-	both := cd.Revision{ID: "two", Image: img.Name, Artifact: "sha256:app", Command: []string{"/app/bin/app"}, Dir: "bin", Port: 80}
+	both := cd.Revision{ID: "two", Image: img.Name, Artifact: appDigest(), Command: []string{"/app/bin/app"}, Dir: "bin", Port: 80}
 	missing := cd.Revision{ID: "three", Image: "127.0.0.1:1/nothing:here", Port: 80}
 	p.target.Ensure([]Wanted{wanted(1, r), wanted(2, both), wanted(3, missing)})
 	i := p.wait(1, 0, cd.Healthy)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/penstock-ci/penstock/internal/cd"
 	"github.com/penstock-ci/penstock/internal/container"
+	"github.com/penstock-ci/penstock/internal/image"
 	"github.com/penstock-ci/penstock/internal/layer"
 	"github.com/penstock-ci/penstock/internal/sandbox"
 )
@@ -33,6 +35,11 @@ type HostOptions struct {
 	Provider sandbox.Provider
 	// Plain is the directory for the files of plain processes.
 	Plain string
+	// Listen is the address of this machine at which others reach instances; without one they are reached by sockets in Dir. Who
+	// may connect is said by Admit.
+	Listen netip.Addr
+	// Fetch, if not nil, gets images that are not here. Where it can not, their registry is asked.
+	Fetch func(ctx context.Context, images *image.Store, ref string) error
 	// Log is told what a person may want to know and nobody waits for.
 	Log func(format string, args ...any)
 
@@ -214,8 +221,14 @@ func (h *Host) Ensure(wanted []Wanted) {
 	}
 	want := map[instanceID]*Wanted{}
 	for _, w := range wanted {
-		for index := range w.Instances {
-			want[instanceID{w.Release, w.Service, index}] = &w
+		for _, id := range w.left() {
+			if h.instances[id] == nil {
+				h.telling.tell(id, cd.Instance{Index: id.index, State: cd.Stopped})
+			}
+		}
+		w.Known = nil // no reason to try again what has just failed
+		for _, id := range w.instances() {
+			want[id] = &w
 		}
 	}
 	for id, i := range h.instances {
@@ -244,6 +257,12 @@ func (h *Host) forget(i *instance) bool {
 	}
 	delete(h.instances, i.id)
 	return true
+}
+
+// Admit says from which addresses instances may be connected to at the address of Listen, from now on; before the first call
+// it is as the target before has said.
+func (h *Host) Admit(from []netip.Addr) error {
+	return writeJSON(filepath.Join(h.o.Dir, admitFile), from)
 }
 
 // Close implements Target.
@@ -293,18 +312,18 @@ func (h *Host) secrets(ctx context.Context, w Wanted) (map[string]string, error)
 const followEvery = 100 * time.Millisecond
 
 // Logs implements Target. Of an instance that has ended they are there for a while.
-func (h *Host) Logs(ctx context.Context, release cd.ReleaseID, service string, index int, lines int, follow bool, w io.Writer) error {
-	id := instanceID{release, service, index}
+func (h *Host) Logs(ctx context.Context, w Wanted, index int, lines int, follow bool, out io.Writer) error {
+	id := instanceID{w.Release, w.Service, index}
 	dir := h.logDir(id)
 	if dir == "" {
-		return fmt.Errorf("logs of %s %d of release %d: %w", service, index, release, fs.ErrNotExist)
+		return fmt.Errorf("logs of %s %d of release %d: %w", w.Service, index, w.Release, fs.ErrNotExist)
 	}
-	r, err := readTail(dir, lines, w)
+	r, err := readTail(dir, lines, out)
 	tick := time.NewTicker(followEvery)
 	defer tick.Stop()
 	for err == nil && follow {
 		over := filepath.Dir(r.dir) != h.o.Dir // nothing comes any more
-		came, bad := r.more(w)
+		came, bad := r.more(out)
 		if errors.Is(bad, fs.ErrNotExist) { // it was just moved away
 			bad = nil
 		}
@@ -350,6 +369,19 @@ func (h *Host) logDir(id instanceID) string {
 		}
 	}
 	return dir
+}
+
+// Running is how many instances there are.
+func (h *Host) Running() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := 0
+	for _, i := range h.instances {
+		if i.homeNow() != nil {
+			n++
+		}
+	}
+	return n
 }
 
 // emptyEvery is how often Empty looks.

@@ -32,6 +32,14 @@ func (s *instanceSpec) id() instanceID { return instanceID{s.Release, s.Service,
 
 // addr is where the proxy reaches the instance.
 func (d *home) addr(s status) string {
+	if d.spec.Listen.IsValid() {
+		return s.Gate
+	}
+	return d.own(s)
+}
+
+// own is where this machine reaches the instance.
+func (d *home) own(s status) string {
 	switch {
 	case d.spec.Program.Revision.Port == 0:
 		return "" // it is not reached

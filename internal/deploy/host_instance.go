@@ -98,7 +98,7 @@ func (i *instance) onlyFor(ctx context.Context, w *Wanted) (context.Context, con
 // fits says whether what is there is what is wanted.
 func (i *instance) fits(w *Wanted) bool {
 	d := i.homeNow()
-	return d == nil || w != nil && d.spec.Program.Revision.ID == w.Revision.ID
+	return d == nil || w != nil && d.spec.Program.Revision.ID == w.Revision.ID && d.spec.Listen == i.h.o.Listen
 }
 
 // tell tells of a change, unless that is what was told last.
@@ -201,7 +201,7 @@ func (i *instance) start(ctx context.Context, w *Wanted) error {
 	}
 	return i.begin(ctx, orders{instanceSpec{
 		Release: w.Release, Service: w.Service, Index: i.id.index, Repository: w.Repository, Environment: w.Environment,
-		Program: *p, Plain: i.h.plain(), LogFile: i.h.o.logFile, Restarts: i.restarts,
+		Program: *p, Plain: i.h.plain(), Listen: i.h.o.Listen, LogFile: i.h.o.logFile, Restarts: i.restarts,
 	}, secrets})
 }
 
@@ -451,7 +451,7 @@ func (t *tending) ask(ctx context.Context) {
 		return
 	}
 	t.patient.health = t.health()
-	start, addr := t.status.Start, t.d.addr(t.status)
+	start, addr := t.status.Start, t.d.own(t.status)
 	if t.d.spec.Program.Revision.Port == 0 { // it can not be asked: that it goes on running is its health
 		if left := steady*t.patient.health.Interval - time.Since(t.status.Began); left > 0 {
 			t.next = time.NewTimer(left)

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/penstock-ci/penstock/internal/cd"
+	"github.com/penstock-ci/penstock/internal/container"
 	"github.com/penstock-ci/penstock/internal/layer"
 	"github.com/penstock-ci/penstock/internal/sandbox"
 )
@@ -31,7 +32,7 @@ func (h *Host) prepare(ctx context.Context, r cd.Revision, out io.Writer) (*prog
 		if h.plain() {
 			return nil, fmt.Errorf("%s: %w", r.Image, sandbox.ErrNoImages)
 		}
-		img, err := h.o.Images.Image(ctx, r.Image, nil, out)
+		img, err := h.image(ctx, r.Image, out)
 		if err != nil {
 			return nil, err
 		}
@@ -52,6 +53,21 @@ func (h *Host) prepare(ctx context.Context, r cd.Revision, out io.Writer) (*prog
 		return nil, fmt.Errorf("artifact %s: %w", r.Artifact, err)
 	}
 	return p, nil
+}
+
+// image gets an image: what is not here of the server if that has it, else of its registry.
+func (h *Host) image(ctx context.Context, ref string, out io.Writer) (container.Image, error) {
+	var missed error
+	if h.o.Fetch != nil {
+		if _, err := h.o.Images.Store.Find(ref); err != nil {
+			missed = h.o.Fetch(ctx, h.o.Images.Store, ref)
+		}
+	}
+	img, err := h.o.Images.Image(ctx, ref, nil, out)
+	if err != nil && missed != nil {
+		err = fmt.Errorf("%w; and of the server: %w", err, missed)
+	}
+	return img, err
 }
 
 // artifactRef is what keeps the layer of an artifact: this, and its digest.

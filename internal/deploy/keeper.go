@@ -8,6 +8,7 @@ import (
 	"io"
 	mathrand "math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -40,6 +41,7 @@ type instanceSpec struct {
 	Environment string       `json:"environment"`
 	Program     program      `json:"program"`
 	Plain       bool         `json:"plain,omitempty"` // it runs in machines that are not isolated
+	Listen      netip.Addr   `json:"listen,omitzero"` // where other machines reach it; invalid if they do not
 	LogFile     int64        `json:"log_file"`        // bytes
 	Restarts    int          `json:"restarts"`        // of keepers before this one
 }
@@ -76,6 +78,8 @@ type status struct {
 	Reason   string    `json:"reason,omitempty"` // how it ended
 	// Port is where the program listens on this host's loopback, where the machine has no network of its own; else 0.
 	Port int `json:"port,omitempty"`
+	// Gate is where other machines reach it, host:port, if they do and it runs; else where they did last.
+	Gate string `json:"gate,omitempty"`
 	// Note is what the target has asked to be kept for this start: see noted.
 	Note *noted `json:"note,omitempty"`
 }
@@ -103,6 +107,7 @@ type keeper struct {
 	provider sandbox.Provider
 	log      *log
 	stop     context.CancelFunc // ends the program, in time
+	gatePort int                // of the gate that was opened last
 
 	mu      sync.Mutex
 	halting bool // nothing is started any more
@@ -160,6 +165,10 @@ func keep(dir string, stdin io.Reader, stdout io.Writer) error {
 		return fmt.Errorf("read orders: %w", err)
 	}
 	k.spec, k.secrets = o.Spec, o.Secrets
+	var before status // of a keeper that was killed
+	if readJSON(filepath.Join(dir, stateFile), &before) == nil {
+		k.gatePort = portOf(before.Gate)
+	}
 	k.status = status{Phase: opening, Start: 1, Began: time.Now(), Restarts: k.spec.Restarts}
 	return k.run(stdout, func() (func(), error) { err := <-prepared; return closeProvider, err })
 }
@@ -260,7 +269,7 @@ func (k *keeper) runForEver(ctx context.Context) {
 		}
 		pause = min(2*pause, lastPause)
 		k.set(func(s *status) {
-			*s = status{Phase: opening, Start: s.Start + 1, Began: time.Now(), Restarts: s.Restarts + 1}
+			*s = status{Phase: opening, Start: s.Start + 1, Began: time.Now(), Restarts: s.Restarts + 1, Gate: s.Gate}
 		})
 	}
 }
@@ -286,11 +295,18 @@ func (k *keeper) runOnce(ctx context.Context) error {
 	if !s.isolated {
 		env = append(env, mark(k.dir))
 	}
+	gate, addr, err := k.openGate(s, port)
+	if err != nil {
+		return errors.Join(err, s.close())
+	}
 	k.mu.Lock()
 	k.stand = s
 	k.mu.Unlock()
-	k.set(func(s *status) { s.Phase, s.Port, s.Began = running, free, time.Now() })
+	k.set(func(s *status) { s.Phase, s.Port, s.Gate, s.Began = running, free, addr, time.Now() })
 	err = s.exec(ctx, args, env, k.log)
+	if gate != nil {
+		gate.close()
+	}
 	k.log.end()
 	k.mu.Lock()
 	k.stand = nil

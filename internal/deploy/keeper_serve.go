@@ -19,6 +19,7 @@ const (
 	maxDials    = 512
 	maxControls = 64
 	dialWait    = 5 * time.Second
+	acceptPause = 10 * time.Millisecond
 )
 
 // request is what a keeper is asked at its control socket: one JSON value. The answers are JSON values too.
@@ -83,7 +84,7 @@ func accept(l *net.UnixListener, most int, handle func(*net.UnixConn)) {
 			return
 		case err != nil: // too many open files: it passes
 			<-slots
-			time.Sleep(10 * time.Millisecond)
+			time.Sleep(acceptPause)
 			continue
 		}
 		go func() { // ends with the connection, or with the process

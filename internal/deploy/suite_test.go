@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -70,11 +71,8 @@ func appPath() string {
 	return name
 }
 
-// artifact is the program as an artifact.
-func artifact(_ context.Context, digest string) (io.ReadCloser, error) {
-	if digest != "sha256:app" {
-		return nil, errors.New("no such artifact")
-	}
+// appTar is the program as an artifact.
+var appTar = sync.OnceValues(func() ([]byte, error) {
 	name, err := appFile()
 	if err != nil {
 		return nil, err
@@ -89,13 +87,27 @@ func artifact(_ context.Context, digest string) (io.ReadCloser, error) {
 	if err == nil {
 		_, err = w.Write(program)
 	}
-	return io.NopCloser(&b), errors.Join(err, w.Close())
+	return b.Bytes(), errors.Join(err, w.Close())
+})
+
+func appDigest() string {
+	text, _ := appTar() // who opens it sees its error
+	return fmt.Sprintf("%x", sha256.Sum256(text))
+}
+
+// artifact opens it.
+func artifact(_ context.Context, digest string) (io.ReadCloser, error) {
+	if digest != appDigest() {
+		return nil, errors.New("no such artifact")
+	}
+	text, err := appTar()
+	return io.NopCloser(bytes.NewReader(text)), err
 }
 
 // appRevision is a revision of the program, with variables.
 func appRevision(id string, env ...string) cd.Revision {
 	r := cd.Revision{
-		ID: id, Artifact: "sha256:app", Command: []string{"./bin/app"}, Port: 8000, Grace: 2 * time.Second,
+		ID: id, Artifact: appDigest(), Command: []string{"./bin/app"}, Port: 8000, Grace: 2 * time.Second,
 		Env: map[string]string{"APP_NAME": id},
 	}
 	for _, kv := range env {
@@ -111,6 +123,9 @@ var quickHealth = cd.Health{Path: "/health", Interval: 50 * time.Millisecond, Ti
 func wanted(release cd.ReleaseID, r cd.Revision) Wanted {
 	return Wanted{Release: release, Service: "web", Revision: r, Instances: 1, Health: quickHealth, Repository: "acme/shop", Environment: "production"}
 }
+
+// named is what names the instances of a release.
+func (p *place) named(release cd.ReleaseID) Wanted { return Wanted{Release: release, Service: "web"} }
 
 // place is a target of the suite with what it has told.
 type place struct {
@@ -381,7 +396,7 @@ func (p *place) logs(release cd.ReleaseID, line string) string {
 			cancel()
 		}
 	}
-	if err := p.target.Logs(ctx, release, "web", 0, 10, true, &b); err != nil && !errors.Is(err, context.Canceled) {
+	if err := p.target.Logs(ctx, p.named(release), 0, 10, true, &b); err != nil && !errors.Is(err, context.Canceled) {
 		p.t.Fatalf("logs: %v", err)
 	}
 	if !strings.Contains(b.String(), line+"\n") {
@@ -716,7 +731,7 @@ func suiteLogs(t *testing.T, s suite) {
 	}
 	p.logs(1, "third")
 	var out syncBuffer
-	if err := p.target.Logs(p.ctx, 1, "web", 0, 2, false, &out); err != nil || out.String() != "second\nthird\n" {
+	if err := p.target.Logs(p.ctx, p.named(1), 0, 2, false, &out); err != nil || out.String() != "second\nthird\n" {
 		t.Errorf("the last two lines: %v, %q", err, out.String())
 	}
 	ctx, cancel := context.WithCancel(p.ctx)
@@ -726,7 +741,7 @@ func suiteLogs(t *testing.T, s suite) {
 		}
 	}}
 	following := make(chan error, 1)
-	go func() { following <- p.target.Logs(ctx, 1, "web", 0, 1, true, &follow) }()
+	go func() { following <- p.target.Logs(ctx, p.named(1), 0, 1, true, &follow) }()
 	p.poll("it follows", func() bool { return follow.String() == "third\n" })
 	if _, err := p.post(i, "/say", "fourth\nfifth\n"); err != nil {
 		t.Fatal(err)
@@ -734,7 +749,7 @@ func suiteLogs(t *testing.T, s suite) {
 	if err := <-following; !errors.Is(err, context.Canceled) || follow.String() != "third\nfourth\nfifth\n" {
 		t.Errorf("followed: %v, %q", err, follow.String())
 	}
-	if err := p.target.Logs(p.ctx, 1, "web", 1, 2, false, io.Discard); !errors.Is(err, fs.ErrNotExist) {
+	if err := p.target.Logs(p.ctx, p.named(1), 1, 2, false, io.Discard); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("logs of an instance that never was: %v", err)
 	}
 }
@@ -745,7 +760,7 @@ func suiteLogsGone(t *testing.T, s suite) {
 	p.wait(1, 0, cd.Healthy)
 	following := make(chan error, 1)
 	var follow syncBuffer
-	go func() { following <- p.target.Logs(p.ctx, 1, "web", 0, 10, true, &follow) }()
+	go func() { following <- p.target.Logs(p.ctx, p.named(1), 0, 10, true, &follow) }()
 	p.poll("it follows", func() bool { return strings.Contains(follow.String(), "listening as one\n") })
 	p.target.Ensure(nil)
 	p.wait(1, 0, cd.Stopped)

@@ -20,6 +20,9 @@ import (
 // ErrNothingToRestore says that there is no earlier release that could be gone back to.
 var ErrNothingToRestore = errors.New("there is no earlier release to go back to")
 
+// ErrNoMachine says that no machine is there that a release is to run on.
+var ErrNoMachine = errors.New("there is no machine to run it on")
+
 // ReleaseOptions are what Releases is told of its surroundings. The zero value works: releases without secrets.
 type ReleaseOptions struct {
 	// Now is the clock; time.Now if nil.
@@ -27,6 +30,8 @@ type ReleaseOptions struct {
 	// Name is what this server is called among those that share its store, which must differ: it carries the environments
 	// that were first released to by it.
 	Name string
+	// Machines finds the machines that have all of some labels and are there, sorted; ErrNoMachine if none is. Nil: there are none.
+	Machines func(ctx context.Context, labels []string) ([]string, error)
 	// Keys gives the key ring that seals the secrets of releases. Nil: there are none.
 	Keys func() *auth.Keyring
 	// Log gets what Work can not tell anybody else; slog.Default if nil.
@@ -93,10 +98,14 @@ func (e *Releases) Begin(ctx context.Context, plan *cd.Plan, extra json.RawMessa
 	if err == nil {
 		kept, err = e.seal(plan, secrets)
 	}
+	var on *cd.Plan
+	if err == nil {
+		on, err = e.placed(ctx, plan)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("begin a release of %s to %s: %w", plan.Repository, plan.Environment, err)
 	}
-	return e.begin(ctx, plan, extra, func(*store.ReleaseTx) ([]store.ReleaseSecret, error) { return kept, nil })
+	return e.begin(ctx, on, extra, func(*store.ReleaseTx) ([]store.ReleaseSecret, error) { return kept, nil })
 }
 
 // begin begins a release with the secrets that keep gives within the transaction.
@@ -134,6 +143,28 @@ func (e *Releases) begin(ctx context.Context, plan *cd.Plan, extra json.RawMessa
 		return 0, fmt.Errorf("begin a release of %s to %s: %w", plan.Repository, plan.Environment, err)
 	}
 	return begun, nil
+}
+
+// placed gives a plan with the machines that have its labels now: a release is one thing, whatever comes and goes while it runs.
+func (e *Releases) placed(ctx context.Context, plan *cd.Plan) (*cd.Plan, error) {
+	p := *plan
+	p.Machines = nil
+	if len(p.RunsOn) == 0 {
+		return &p, nil
+	}
+	if e.opt.Machines == nil {
+		return nil, ErrNoMachine
+	}
+	machines, err := e.opt.Machines(ctx, p.RunsOn)
+	if err != nil {
+		return nil, err
+	}
+	most := 1
+	for _, s := range p.Services {
+		most = max(most, s.Instances)
+	}
+	p.Machines = machines[:min(len(machines), most)] // more have nothing to do
+	return &p, nil
 }
 
 // fitting says what a plan lacks to be a release at all.
@@ -246,7 +277,7 @@ type Restore struct {
 }
 
 // Restore begins a release that brings back the revisions, secrets and extra of an earlier one of the same environment, as
-// they were. Without one that is named it is the newest that has served the services before what serves now, where going
+// they were, on the machines that are there now. Without one that is named it is the newest that has served the services before what serves now, where going
 // back twice goes back further; while a release of them is on its way that is cd.ErrRefused, for it can be taken back itself.
 // The error wraps ErrNothingToRestore if there is none, or if its secrets are not kept any more.
 func (e *Releases) Restore(ctx context.Context, w Restore) (cd.ReleaseID, error) {
@@ -261,7 +292,11 @@ func (e *Releases) Restore(ctx context.Context, w Restore) (cd.ReleaseID, error)
 		plan.Services = slices.DeleteFunc(slices.Clone(plan.Services), func(s cd.Service) bool { return !slices.Contains(w.Services, s.Name) })
 		plan.Whole = false
 	}
-	return e.begin(ctx, &plan, from.Extra, func(tx *store.ReleaseTx) (kept []store.ReleaseSecret, err error) {
+	on, err := e.placed(ctx, &plan)
+	if err != nil {
+		return 0, fmt.Errorf("restore in %s of %s: %w", w.Environment, w.Repository, err)
+	}
+	return e.begin(ctx, on, from.Extra, func(tx *store.ReleaseTx) (kept []store.ReleaseSecret, err error) {
 		for _, s := range plan.Services {
 			if len(s.Revision.Secrets) == 0 {
 				continue

@@ -97,6 +97,21 @@ func (m *manifest) contents() []v1.Descriptor {
 	return slices.Concat(all, m.Layers, m.Manifests)
 }
 
+// Needs gives the digests of what a manifest needs to be there, its config first. The error wraps ErrArchive, ErrTooLarge or ErrName
+// if it can not be read.
+func Needs(data []byte) (digests []string, err error) {
+	m, err := parseManifest(data, "")
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range m.contents() {
+		if !isForeign(d.MediaType) {
+			digests = append(digests, d.Digest.String())
+		}
+	}
+	return digests, nil
+}
+
 // parsePlatform reads os/arch[/variant]; empty is Linux on this machine's processor.
 func parsePlatform(text string) (v1.Platform, error) {
 	if text == "" {

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { band, line, mean, percentTicks, place, series, stack, ticks, times, type Point } from './chart'
 import { clock, localTimes, short, span } from './format'
-import { consequence, mayOpen, refusal, source, stateOf, strategyWords, unitOf, way, type Plan, type Release } from './release'
+import { consequence, machineOf, mayOpen, refusal, source, stateOf, strategyWords, unitOf, way, type Plan, type Release } from './release'
 
 const second = 1e9
 const service = { name: 'web', revision: { id: 'aa', port: 80 }, before: 1, instances: 2, health: {} }
@@ -30,6 +30,13 @@ describe('way', () => {
     const reviewed = { plan: plan({ gate: { kind: 'review' } }), phase: 'aborted', weight: 0, since: '2026-01-01T00:00:00Z' } as const
     expect(told(release(reviewed)).slice(0, 2)).toEqual(['gated failed', 'starting ahead'])
     expect(told(release({ ...reviewed, confirmed: ['review'] })).slice(0, 2)).toEqual(['gated done', 'starting failed'])
+  })
+})
+
+describe('machineOf', () => {
+  it('gives instances to machines in turn, and none to the server', () => {
+    expect([0, 1, 2].map((i) => machineOf(plan({ machines: ['one', 'two'] }), i))).toEqual(['one', 'two', 'one'])
+    expect(machineOf(plan(), 0)).toBeUndefined()
   })
 })
 

@@ -62,8 +62,14 @@ export interface Plan {
   run?: number
   services: Service[]
   strategy: Strategy
+  machines?: string[]
   gate?: Gate
   watch?: { for?: number; errors?: number; latency?: number; restarts?: number }
+}
+
+/** The machine that an instance runs on; undefined is the server's own. */
+export function machineOf(plan: Plan, index: number): string | undefined {
+  return plan.machines?.length ? plan.machines[index % plan.machines.length] : undefined
 }
 
 export interface Instance {

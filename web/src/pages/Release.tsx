@@ -4,7 +4,7 @@ import { useEffect, useState } from 'react'
 import { ago, clock, duration, localTimes, short, size } from '../format'
 import { useEnvironment, useRelease } from '../live'
 import { Branch, Problem, RepositoryHead, Said, State, useNow, Waiting, WideTable } from '../parts'
-import { isOver, isTakenBack, source, stateOf, strategyWords, unitOf, way, type Check, type Release } from '../release'
+import { isOver, isTakenBack, machineOf, source, stateOf, strategyWords, unitOf, way, type Check, type Release } from '../release'
 import { Charts } from './Charts'
 import { Output } from './Output'
 import { GateForm, Steer } from './Steer'
@@ -142,7 +142,7 @@ export function Instances({ release: r, now }: { release: Release; now: number }
                   <li key={i.index}>
                     <Group gap={6} wrap="nowrap">
                       <State {...instanceSigns[i.state]} silent />
-                      <span>{i.index} {i.state} <Text span size="sm" c="dimmed">{duration(i.since, undefined, now)}{i.restarts ? ` · ${i.restarts} ${i.restarts === 1 ? 'restart' : 'restarts'}` : ''}</Text></span>
+                      <span>{i.index} {i.state} <Text span size="sm" c="dimmed">{duration(i.since, undefined, now)}{i.restarts ? ` · ${i.restarts} ${i.restarts === 1 ? 'restart' : 'restarts'}` : ''}{machineOf(r.plan, i.index) && ` · on ${machineOf(r.plan, i.index)}`}</Text></span>
                     </Group>
                     {i.state !== 'healthy' && i.reason && <Text size="sm" c="dimmed" component="div"><Said text={i.reason} now={now} /></Text>}
                   </li>
