@@ -228,8 +228,10 @@ func (s *machineSession) begin() {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.session = s
-	m.ring()
+	if s.ctx.Err() == nil { // else its close has been, and does not come again
+		m.session = s
+		m.ring()
+	}
 }
 
 func compareIDs(a, b instanceID) int {
