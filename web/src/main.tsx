@@ -21,7 +21,7 @@ const theme = createTheme({
 // Quiet text, links and pressed buttons as dark, or as light, as text of that size must be to be read (WCAG AA).
 const variables: CSSVariablesResolver = () => ({
   variables: {},
-  light: { '--mantine-color-teal-filled-hover': '#066649', '--mantine-color-dimmed': '#59636e', '--mantine-color-placeholder': '#59636e', '--mantine-color-anchor': '#08746f', '--mantine-color-error': '#c92a2a' },
+  light: { '--mantine-color-teal-filled-hover': '#066649', '--mantine-color-dimmed': '#59636e', '--mantine-color-placeholder': '#59636e', '--mantine-color-anchor': '#08746f', '--mantine-color-error': '#c92a2a', '--mantine-color-red-light-color': '#b02525' },
   dark: { '--mantine-color-teal-filled-hover': '#066649', '--mantine-color-dimmed': '#a0a8b0', '--mantine-color-placeholder': '#a0a8b0', '--mantine-color-anchor': '#4ecdc4', '--mantine-color-error': '#ff8787' },
 })
 
