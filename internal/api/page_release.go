@@ -125,7 +125,7 @@ func (s *Server) answerRelease(w http.ResponseWriter, r *http.Request, repo stor
 		found, err = s.Releases.Release(r.Context(), id)
 	}
 	switch {
-	case errors.Is(err, errRelease), errors.Is(err, engine.ErrNothingToRestore):
+	case errors.Is(err, errRelease), errors.Is(err, engine.ErrNothingToRestore), errors.Is(err, engine.ErrNothingToRemove):
 		refuse(w, http.StatusUnprocessableEntity, s.numbered(repo.FullName(), environment, err.Error()))
 	case errors.Is(err, cd.ErrRefused), errors.Is(err, cd.ErrStale):
 		refuse(w, http.StatusConflict, s.numbered(repo.FullName(), environment, err.Error()))
@@ -364,6 +364,22 @@ func (s *Server) rollBack(w http.ResponseWriter, r *http.Request) {
 	s.answerRelease(w, r, by.repo, environment, http.StatusOK, id, err)
 }
 
+// removeReleased is POST .../environments/{environment}/remove: all that is released there stops, and what is under way is aborted. It
+// answers with the newest of it.
+func (s *Server) removeReleased(w http.ResponseWriter, r *http.Request) {
+	by, ok := s.releaseRights(w, r)
+	var ask RemoveRequest
+	if !ok || !readBody(w, r, &ask) {
+		return
+	}
+	ctx, environment := r.Context(), r.PathValue("environment")
+	id, err := s.Releases.Remove(ctx, store.Place{Repository: by.repo.FullName(), Environment: environment}, by.login, ask.Reason)
+	if err == nil {
+		err = s.audit(ctx, by.login, "release.remove", by.repo.FullName()+"/environments/"+environment, map[string]any{"release": id, "reason": ask.Reason})
+	}
+	s.answerRelease(w, r, by.repo, environment, http.StatusOK, id, err)
+}
+
 // goBack goes back: what is under way is aborted, what still has the one before beside it is reversed, else the one before
 // is released again.
 func (s *Server) goBack(ctx context.Context, by releaser, environment string, active []store.Release, ask RollbackRequest) (cd.ReleaseID, error) {
@@ -472,6 +488,9 @@ func (s *Server) environmentView(r *http.Request, repo store.Repository, environ
 	last, err := s.Releases.History(ctx, store.ReleaseFilter{Repository: repo.FullName(), Environment: environment, Limit: 1})
 	if err != nil {
 		return view, err
+	}
+	if len(last) > 0 && last[0].Removed {
+		view.Removed = s.numbered(repo.FullName(), environment, last[0].Reason)
 	}
 	if len(last) > 0 && (last[0].Phase == cd.Failed || last[0].Phase == cd.Aborted) && numbers[last[0].ID] == 0 {
 		v := s.releaseView(last[0])

@@ -16,6 +16,8 @@ type EnvironmentView struct {
 	Releases []ReleaseView `json:"releases"`
 	// TakenBack is the newest release of all, if it failed or was aborted and nothing of it runs any more.
 	TakenBack *ReleaseView `json:"taken_back,omitempty"`
+	// Removed says who removed all that was released, and why, if nothing was since.
+	Removed string `json:"removed,omitempty"`
 	// Version is another one when anything else of this is.
 	Version    int64 `json:"version"`
 	MayRelease bool  `json:"may_release"` // the visitor
@@ -92,5 +94,10 @@ type ReleaseAction struct {
 // RollbackRequest asks for an older release again.
 type RollbackRequest struct {
 	To     int64  `json:"to,omitempty"` // number of the release; 0 is the one that served before
+	Reason string `json:"reason,omitempty"`
+}
+
+// RemoveRequest asks for all that is released to an environment to stop.
+type RemoveRequest struct {
 	Reason string `json:"reason,omitempty"`
 }

@@ -309,7 +309,10 @@ const barWidth = 24
 // rolloutLines are what serves in an environment and what is under way; of one release if it is named.
 func rolloutLines(v api.EnvironmentView, p paint, only cd.ReleaseID) []string {
 	lines := []string{p.bold(v.Environment) + p.faint("  "+v.Repository)}
-	if len(v.Services) == 0 {
+	switch {
+	case v.Removed != "":
+		lines = append(lines, "  nothing serves: "+sentence(firstLine(v.Removed)))
+	case len(v.Services) == 0:
 		lines = append(lines, p.faint("  nothing is released yet: penstock deploy --env "+v.Environment))
 	}
 	widest := 12
