@@ -51,7 +51,9 @@ func (c *Carrier) Carry(ctx context.Context, active []Carried) error {
 	for _, r := range active {
 		for i, p := range r.Parts {
 			if p.Want > 0 {
-				wanted = append(wanted, wantedOf(r.Release, &r.Plan.Services[i], p.Want))
+				w := wantedOf(r.Release, &r.Plan.Services[i], p.Want)
+				w.Revive = r.Phase == cd.Live
+				wanted = append(wanted, w)
 			}
 		}
 	}

@@ -413,7 +413,7 @@ func (t *tending) hear(ctx context.Context, s status) {
 	}
 	switch s.Phase {
 	case opening:
-		t.tell(cd.Starting, "")
+		t.tell(cd.Starting, s.Reason)
 	case running:
 		if t.patient != nil {
 			return
@@ -422,7 +422,7 @@ func (t *tending) hear(ctx context.Context, s status) {
 		t.patient = &patient{health: t.health(), began: s.Began, state: cd.Starting}
 		reason := ""
 		if n := s.Note; n != nil && n.Start == s.Start {
-			t.patient.state, reason = n.State, n.Reason // as was told: if it is not so any more, that shows
+			t.patient.state, t.patient.well, t.patient.ill, reason = n.State, n.Well, time.Now(), n.Reason // as was told: if it is not so any more, that shows
 		}
 		t.tell(t.patient.state, reason)
 		t.next = time.NewTimer(0)
@@ -482,13 +482,27 @@ func (t *tending) answered(ctx context.Context, a answer) {
 	switch {
 	case p.state != was:
 		reason := t.explain(ctx, a.err)
-		t.note(ctx, &noted{t.status.Start, p.state, reason})
+		t.note(ctx, &noted{t.status.Start, p.state, p.well, reason})
 		t.tell(p.state, reason)
 	case p.state != cd.Healthy && now.Sub(t.told) >= tellEvery && now.Sub(p.began) >= tellFirst:
 		t.told = now
 		t.tell(p.state, t.explain(ctx, a.err))
 	}
+	if w := t.i.wanted(); w != nil && w.Revive && p.hopeless(now) {
+		p.ill = now // it takes its time to end
+		t.revive(ctx, t.explain(ctx, a.err))
+	}
 	t.next = time.NewTimer(p.pause(now))
+}
+
+// revive has the program started again.
+func (t *tending) revive(ctx context.Context, reason string) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	t.i.h.o.Log("%s %d of release %d is ill and is started again: %s", t.i.id.service, t.i.id.index, t.i.id.release, reason)
+	if err := t.d.ask(ctx, request{Op: "restart", Start: t.status.Start, Reason: reason}, &status{}); err != nil && ctx.Err() == nil {
+		t.i.h.o.Log("start %s %d of release %d again: %v", t.i.id.service, t.i.id.index, t.i.id.release, err)
+	}
 }
 
 // How long an instance may be starting before it is told why it is not healthy, and how often that is told anew.

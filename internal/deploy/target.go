@@ -19,6 +19,9 @@ type Wanted struct {
 	Revision  cd.Revision
 	Instances int
 	Health    cd.Health
+	// Revive says that instances which were well and are ill for long are started again, with the back-off of those that end.
+	// Those of a release under way are not: what they show is what it is judged by.
+	Revive bool
 	// Name is for people, logs and host names: repository, environment, service.
 	Repository, Environment string
 }
