@@ -275,7 +275,7 @@ func (k *keeper) runForEver(ctx context.Context) {
 		if pause == 0 {
 			when = "at once"
 		}
-		k.log.say("%s; it is started again %s", strings.SplitN(reason, "\n", 2)[0], when)
+		k.log.say("%s; it is started again %s", strings.TrimSuffix(strings.SplitN(reason, "\n", 2)[0], ":"), when)
 		k.set(func(s *status) { s.Phase, s.Reason = pausing, reason })
 		select {
 		case <-ctx.Done():
