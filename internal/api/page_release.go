@@ -407,6 +407,14 @@ func (s *Server) goBack(ctx context.Context, by releaser, environment string, ac
 		}
 		want.To = found.ID
 	}
+	from, err := s.Releases.Restorable(ctx, want)
+	if err == nil {
+		err = s.undisputed(ctx, from.Plan, from.Extra)
+	}
+	if err != nil {
+		return 0, err
+	}
+	want.To = from.ID // and no other, which is looked for anew
 	return s.Releases.Restore(ctx, want)
 }
 

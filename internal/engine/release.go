@@ -285,9 +285,9 @@ type Restore struct {
 // back twice goes back further; of an environment that was removed it is what served last. While a release of them is on its way that is cd.ErrRefused, for it can be taken back itself.
 // The error wraps ErrNothingToRestore if there is none, or if its secrets are not kept any more.
 func (e *Releases) Restore(ctx context.Context, w Restore) (cd.ReleaseID, error) {
-	from, err := e.restorable(ctx, w)
+	from, err := e.Restorable(ctx, w)
 	if err != nil {
-		return 0, fmt.Errorf("restore in %s of %s: %w", w.Environment, w.Repository, err)
+		return 0, err
 	}
 	plan := *from.Plan
 	plan.By, plan.Reason, plan.Restores = w.By, w.Reason, from.ID
@@ -315,7 +315,15 @@ func (e *Releases) Restore(ctx context.Context, w Restore) (cd.ReleaseID, error)
 	})
 }
 
-// restorable finds the release to go back to.
+// Restorable finds the release that Restore would bring back. Its errors are those of Restore.
+func (e *Releases) Restorable(ctx context.Context, w Restore) (store.Release, error) {
+	r, err := e.restorable(ctx, w)
+	if err != nil {
+		err = fmt.Errorf("restore in %s of %s: %w", w.Environment, w.Repository, err)
+	}
+	return r, err
+}
+
 func (e *Releases) restorable(ctx context.Context, w Restore) (store.Release, error) {
 	if w.To != 0 {
 		r, err := e.store.Release(ctx, w.To)
