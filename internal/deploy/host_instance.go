@@ -31,6 +31,7 @@ type instance struct {
 	call context.CancelFunc // ends what is under way for another want; nil if nothing is
 
 	last     cd.Instance // was told last
+	rebooted bool        // it ended with its machine, and what was told before counts until it is known how it is again
 	restarts int         // of keepers that are no more, and of failed starts
 	failures int         // in a row, to get it going
 }
@@ -103,6 +104,10 @@ func (i *instance) fits(w *Wanted) bool {
 
 // tell tells of a change, unless that is what was told last.
 func (i *instance) tell(now cd.Instance) {
+	if i.rebooted && now.State == cd.Starting {
+		return
+	}
+	i.rebooted = false
 	now.Index, now.Since = i.id.index, i.last.Since
 	if now == i.last {
 		return
@@ -184,7 +189,12 @@ func (i *instance) start(ctx context.Context, w *Wanted) error {
 		if readJSON(filepath.Join(d.dir, stateFile), &s) == nil {
 			i.restarts = max(i.restarts, s.Restarts)
 		}
-		if i.last.State == "" { // it ended while nobody looked
+		switch {
+		case i.last.State != "":
+		case d.spec.Boot != "" && d.spec.Boot != i.h.o.boot: // all instances ended, which says nothing of any
+			i.rebooted = true
+			i.h.o.Log("%s %d of release %d ended with its machine and is started again", i.id.service, i.id.index, i.id.release)
+		default: // it ended while nobody looked
 			i.restarts++
 			i.tell(cd.Instance{State: cd.Exited, Restarts: i.restarts, Reason: keeperFailed(d.dir).Error()})
 		}
@@ -201,7 +211,7 @@ func (i *instance) start(ctx context.Context, w *Wanted) error {
 	}
 	return i.begin(ctx, orders{instanceSpec{
 		Release: w.Release, Service: w.Service, Index: i.id.index, Repository: w.Repository, Environment: w.Environment,
-		Program: *p, Plain: i.h.plain(), LogFile: i.h.o.logFile, Restarts: i.restarts,
+		Program: *p, Plain: i.h.plain(), LogFile: i.h.o.logFile, Restarts: i.restarts, Boot: i.h.o.boot,
 	}, secrets})
 }
 

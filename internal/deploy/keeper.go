@@ -42,6 +42,7 @@ type instanceSpec struct {
 	Plain       bool         `json:"plain,omitempty"` // it runs in machines that are not isolated
 	LogFile     int64        `json:"log_file"`        // bytes
 	Restarts    int          `json:"restarts"`        // of keepers before this one
+	Boot        string       `json:"boot,omitempty"`  // of the machine, when it began
 }
 
 // setup is the first that a keeper reads from its standard input: where its machines are. One is set.
