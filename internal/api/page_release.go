@@ -115,11 +115,37 @@ func (s *Server) beginRelease(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	id, err := s.release(r.Context(), by.repo, by.asker, ask)
-	s.answerRelease(w, r, by.repo, ask.Environment, http.StatusCreated, id, err)
+	var same int64
+	if err == nil {
+		same, err = s.sameAs(r.Context(), id)
+	}
+	s.answerRelease(w, r, by.repo, ask.Environment, http.StatusCreated, id, err, func(v *ReleaseView) { v.Same = same })
+}
+
+// sameAs gives the number of the release that serves before another one, if it has the same revisions of all its services; else 0.
+func (s *Server) sameAs(ctx context.Context, id cd.ReleaseID) (number int64, err error) {
+	r, err := s.Releases.Release(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	for _, service := range r.Plan.Services {
+		if service.Before == 0 {
+			return 0, nil
+		}
+		before, err := s.Releases.Release(ctx, service.Before)
+		if err != nil {
+			return 0, err
+		}
+		if !slices.ContainsFunc(before.Plan.Services, func(b cd.Service) bool { return b.Name == service.Name && b.Revision.ID == service.Revision.ID }) {
+			return 0, nil
+		}
+		number = max(number, before.Number)
+	}
+	return number, nil
 }
 
 // answerRelease answers with a release of an environment, or with why there is none.
-func (s *Server) answerRelease(w http.ResponseWriter, r *http.Request, repo store.Repository, environment string, status int, id cd.ReleaseID, err error) {
+func (s *Server) answerRelease(w http.ResponseWriter, r *http.Request, repo store.Repository, environment string, status int, id cd.ReleaseID, err error, more ...func(*ReleaseView)) {
 	var found store.Release
 	if err == nil {
 		found, err = s.Releases.Release(r.Context(), id)
@@ -134,7 +160,11 @@ func (s *Server) answerRelease(w http.ResponseWriter, r *http.Request, repo stor
 	case err != nil:
 		s.failed(w, r, err)
 	default:
-		writeJSON(w, status, s.releaseView(found))
+		v := s.releaseView(found)
+		for _, add := range more {
+			add(&v)
+		}
+		writeJSON(w, status, v)
 	}
 }
 
@@ -547,9 +577,38 @@ func (s *Server) releaseHistory(w http.ResponseWriter, r *http.Request) {
 		s.failed(w, r, err)
 		return
 	}
+	active, err := s.activeIn(r.Context(), repo, r.PathValue("environment"))
+	if err != nil {
+		s.failed(w, r, err)
+		return
+	}
 	all := []ReleaseView{}
 	for _, f := range found {
-		all = append(all, s.releaseView(f))
+		v := s.releaseView(f)
+		v.Warm = warm(f.Release, active)
+		all = append(all, v)
 	}
 	writeJSON(w, http.StatusOK, all)
+}
+
+// warm reports whether a release that is live takes no traffic: later ones take all of it. active are those of its environment, the
+// newest first.
+func warm(r *cd.Release, active []store.Release) bool {
+	if r.Phase != cd.Live {
+		return false
+	}
+	for _, p := range r.Parts {
+		for _, a := range active {
+			shares := a.Shares()
+			i := slices.IndexFunc(shares, func(s cd.Share) bool { return s.Service == p.Service })
+			if i < 0 {
+				continue
+			}
+			if s := shares[i]; s.New == r.ID || s.Old == r.ID && s.Weight < 100 {
+				return false
+			}
+			break // the newest divides the traffic
+		}
+	}
+	return true
 }

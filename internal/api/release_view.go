@@ -49,6 +49,8 @@ type ReleaseView struct {
 	Page     string          `json:"page"`               // URL
 	Outcome  string          `json:"outcome"`            // released, failed, aborted, superseded; empty while it is not known
 	Waits    string          `json:"waits,omitempty"`    // why it does not go on by itself now, until when, and who can move it on
+	Warm     bool            `json:"warm,omitempty"`     // live, and takes no traffic: it is kept beside a later one; told of the history
+	Same     int64           `json:"same,omitempty"`     // number of the one before, if all of this one's revisions are its; told when it begins
 	Restores int64           `json:"restores,omitempty"` // number of the release whose revision it brings back
 	Timeline []TimelineEntry `json:"timeline,omitempty"` // of a release that is asked for alone
 }

@@ -197,6 +197,9 @@ With --wait the command shows the rollout until it is known how it ended: exit c
 			if err != nil {
 				return err
 			}
+			if begun.Same != 0 {
+				fmt.Fprintf(c.ErrOrStderr(), "Nothing has changed since v%d: it is released again\n", begun.Same)
+			}
 			return f.show(c, begun, wait)
 		},
 	}

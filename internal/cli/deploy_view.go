@@ -371,6 +371,10 @@ func releaseLines(r api.ReleaseView, p paint) []string {
 		if part.Want == 0 && len(part.Instances) == 0 {
 			continue // not started yet, or all is over
 		}
+		if part.Want == 0 {
+			lines = append(lines, fmt.Sprintf("    %s: stopping, %d left", safe(part.Service), len(part.Instances)))
+			continue
+		}
 		lines = append(lines, fmt.Sprintf("    %s: %d of %d healthy", safe(part.Service), well, part.Want))
 		for _, i := range part.Instances {
 			if i.Reason != "" && i.State != cd.Healthy {
@@ -426,6 +430,9 @@ func writeHistory(out io.Writer, all []api.ReleaseView) error {
 		state := r.Outcome
 		if state == "" || r.Phase == cd.Live || r.Phase == cd.Watching {
 			state = string(r.Phase)
+		}
+		if r.Warm {
+			state = "warm"
 		}
 		sha, by := "", ""
 		if r.Plan != nil {
