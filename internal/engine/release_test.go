@@ -380,7 +380,7 @@ func TestRestore(t *testing.T) {
 		keys := auth.NewKeyring(time.Now())
 		e := openReleases(t, "sqlite::memory:", ReleaseOptions{Keys: func() *auth.Keyring { return keys }})
 		w := newWorld(t.Errorf, e)
-		w.work(t)
+		stop := w.work(t)
 		restore := func(r Restore) (cd.ReleaseID, error) {
 			r.Repository, r.Environment, r.By, r.Reason = "Octo/Hello", "Production", "hubot", "it burns"
 			return e.Restore(t.Context(), r)
@@ -487,6 +487,7 @@ func TestRestore(t *testing.T) {
 				t.Errorf("secrets %s: release %d began", what, id)
 			}
 		}
+		stop() // so that nothing changes while it is read
 		e.wantSound(t)
 	})
 }
