@@ -169,7 +169,7 @@ func (r *Release) move(e Event) {
 		r.Gate, r.Paused, r.Due, r.Look, r.Ill = nil, false, time.Time{}, nil, time.Time{}
 	}
 	if e.Phase.Over() {
-		r.Due, r.Look, r.Ill = time.Time{}, nil, time.Time{}
+		r.Gate, r.Paused, r.Due, r.Look, r.Ill = nil, false, time.Time{}, nil, time.Time{}
 	}
 }
 
