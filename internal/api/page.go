@@ -54,6 +54,7 @@ func (s *Server) pages() http.Handler {
 	mux.Get(pagePath+"/repos/{owner}/{repo}/environments/{environment}/traffic", s.traffic)
 	mux.Get(pagePath+"/repos/{owner}/{repo}/environments/{environment}/logs", s.releaseLogs)
 	mux.Post(pagePath+"/repos/{owner}/{repo}/environments/{environment}/rollback", s.rollBack)
+	mux.Post(pagePath+"/repos/{owner}/{repo}/environments/{environment}/remove", s.removeReleased)
 	mux.Get(pagePath+"/users", s.listUsers)
 	mux.Post(pagePath+"/users", s.addUser)
 	mux.Delete(pagePath+"/users/{login}", s.removeUser)

@@ -115,17 +115,43 @@ func (s *Server) beginRelease(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	id, err := s.release(r.Context(), by.repo, by.asker, ask)
-	s.answerRelease(w, r, by.repo, ask.Environment, http.StatusCreated, id, err)
+	var same int64
+	if err == nil {
+		same, err = s.sameAs(r.Context(), id)
+	}
+	s.answerRelease(w, r, by.repo, ask.Environment, http.StatusCreated, id, err, func(v *ReleaseView) { v.Same = same })
+}
+
+// sameAs gives the number of the release that serves before another one, if it has the same revisions of all its services; else 0.
+func (s *Server) sameAs(ctx context.Context, id cd.ReleaseID) (number int64, err error) {
+	r, err := s.Releases.Release(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	for _, service := range r.Plan.Services {
+		if service.Before == 0 {
+			return 0, nil
+		}
+		before, err := s.Releases.Release(ctx, service.Before)
+		if err != nil {
+			return 0, err
+		}
+		if !slices.ContainsFunc(before.Plan.Services, func(b cd.Service) bool { return b.Name == service.Name && b.Revision.ID == service.Revision.ID }) {
+			return 0, nil
+		}
+		number = max(number, before.Number)
+	}
+	return number, nil
 }
 
 // answerRelease answers with a release of an environment, or with why there is none.
-func (s *Server) answerRelease(w http.ResponseWriter, r *http.Request, repo store.Repository, environment string, status int, id cd.ReleaseID, err error) {
+func (s *Server) answerRelease(w http.ResponseWriter, r *http.Request, repo store.Repository, environment string, status int, id cd.ReleaseID, err error, more ...func(*ReleaseView)) {
 	var found store.Release
 	if err == nil {
 		found, err = s.Releases.Release(r.Context(), id)
 	}
 	switch {
-	case errors.Is(err, errRelease), errors.Is(err, engine.ErrNothingToRestore), errors.Is(err, engine.ErrNoMachine):
+	case errors.Is(err, errRelease), errors.Is(err, engine.ErrNothingToRestore), errors.Is(err, engine.ErrNothingToRemove), errors.Is(err, engine.ErrNoMachine):
 		refuse(w, http.StatusUnprocessableEntity, s.numbered(repo.FullName(), environment, err.Error()))
 	case errors.Is(err, cd.ErrRefused), errors.Is(err, cd.ErrStale):
 		refuse(w, http.StatusConflict, s.numbered(repo.FullName(), environment, err.Error()))
@@ -134,7 +160,11 @@ func (s *Server) answerRelease(w http.ResponseWriter, r *http.Request, repo stor
 	case err != nil:
 		s.failed(w, r, err)
 	default:
-		writeJSON(w, status, s.releaseView(found))
+		v := s.releaseView(found)
+		for _, add := range more {
+			add(&v)
+		}
+		writeJSON(w, status, v)
 	}
 }
 
@@ -364,6 +394,22 @@ func (s *Server) rollBack(w http.ResponseWriter, r *http.Request) {
 	s.answerRelease(w, r, by.repo, environment, http.StatusOK, id, err)
 }
 
+// removeReleased is POST .../environments/{environment}/remove: all that is released there stops, and what is under way is aborted. It
+// answers with the newest of it.
+func (s *Server) removeReleased(w http.ResponseWriter, r *http.Request) {
+	by, ok := s.releaseRights(w, r)
+	var ask RemoveRequest
+	if !ok || !readBody(w, r, &ask) {
+		return
+	}
+	ctx, environment := r.Context(), r.PathValue("environment")
+	id, err := s.Releases.Remove(ctx, store.Place{Repository: by.repo.FullName(), Environment: environment}, by.login, ask.Reason)
+	if err == nil {
+		err = s.audit(ctx, by.login, "release.remove", by.repo.FullName()+"/environments/"+environment, map[string]any{"release": id, "reason": ask.Reason})
+	}
+	s.answerRelease(w, r, by.repo, environment, http.StatusOK, id, err)
+}
+
 // goBack goes back: what is under way is aborted, what still has the one before beside it is reversed, else the one before
 // is released again.
 func (s *Server) goBack(ctx context.Context, by releaser, environment string, active []store.Release, ask RollbackRequest) (cd.ReleaseID, error) {
@@ -391,6 +437,14 @@ func (s *Server) goBack(ctx context.Context, by releaser, environment string, ac
 		}
 		want.To = found.ID
 	}
+	from, err := s.Releases.Restorable(ctx, want)
+	if err == nil {
+		err = s.undisputed(ctx, from.Plan, from.Extra)
+	}
+	if err != nil {
+		return 0, err
+	}
+	want.To = from.ID // and no other, which is looked for anew
 	return s.Releases.Restore(ctx, want)
 }
 
@@ -473,6 +527,9 @@ func (s *Server) environmentView(r *http.Request, repo store.Repository, environ
 	if err != nil {
 		return view, err
 	}
+	if len(last) > 0 && last[0].Removed {
+		view.Removed = s.numbered(repo.FullName(), environment, last[0].Reason)
+	}
 	if len(last) > 0 && (last[0].Phase == cd.Failed || last[0].Phase == cd.Aborted) && numbers[last[0].ID] == 0 {
 		v := s.releaseView(last[0])
 		view.TakenBack = &v
@@ -520,9 +577,38 @@ func (s *Server) releaseHistory(w http.ResponseWriter, r *http.Request) {
 		s.failed(w, r, err)
 		return
 	}
+	active, err := s.activeIn(r.Context(), repo, r.PathValue("environment"))
+	if err != nil {
+		s.failed(w, r, err)
+		return
+	}
 	all := []ReleaseView{}
 	for _, f := range found {
-		all = append(all, s.releaseView(f))
+		v := s.releaseView(f)
+		v.Warm = warm(f.Release, active)
+		all = append(all, v)
 	}
 	writeJSON(w, http.StatusOK, all)
+}
+
+// warm reports whether a release that is live takes no traffic: later ones take all of it. active are those of its environment, the
+// newest first.
+func warm(r *cd.Release, active []store.Release) bool {
+	if r.Phase != cd.Live {
+		return false
+	}
+	for _, p := range r.Parts {
+		for _, a := range active {
+			shares := a.Shares()
+			i := slices.IndexFunc(shares, func(s cd.Share) bool { return s.Service == p.Service })
+			if i < 0 {
+				continue
+			}
+			if s := shares[i]; s.New == r.ID || s.Old == r.ID && s.Weight < 100 {
+				return false
+			}
+			break // the newest divides the traffic
+		}
+	}
+	return true
 }

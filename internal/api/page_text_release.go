@@ -28,11 +28,19 @@ func (s *Server) environmentText(w http.ResponseWriter, r *http.Request) {
 		s.failed(w, r, err)
 		return
 	}
+	active, err := s.activeIn(r.Context(), repo, r.PathValue("environment"))
+	if err != nil {
+		s.failed(w, r, err)
+		return
+	}
 	out := beginText(w)
 	defer out.Flush()
 	if len(history) == 0 {
 		fmt.Fprintf(out, "Nothing is released to %s yet: penstock deploy --env %[1]s\n", plainText(v.Environment))
 		return
+	}
+	if v.Removed != "" {
+		fmt.Fprintf(out, "Nothing serves: %s\n", plainText(v.Removed))
 	}
 	for _, service := range v.Services {
 		var shares []string
@@ -49,7 +57,11 @@ func (s *Server) environmentText(w http.ResponseWriter, r *http.Request) {
 	}
 	fmt.Fprintln(out, "\nVERSION\tSTATE\tCOMMIT\tBY\tAGE\tWHY")
 	for _, one := range history {
-		fmt.Fprintf(out, "v%d\t%s\t%.7s\t%s\t%s\t%s\n", one.Number, one.Phase, one.Plan.SHA, plainText(one.Plan.By), age(one.Began.Format(time.RFC3339)), clipped(plainText(s.numbered(one.Plan.Repository, one.Plan.Environment, one.Reason))))
+		state := string(one.Phase)
+		if warm(one.Release, active) {
+			state = "warm"
+		}
+		fmt.Fprintf(out, "v%d\t%s\t%.7s\t%s\t%s\t%s\n", one.Number, state, one.Plan.SHA, plainText(one.Plan.By), age(one.Began.Format(time.RFC3339)), clipped(plainText(s.numbered(one.Plan.Repository, one.Plan.Environment, one.Reason))))
 	}
 }
 

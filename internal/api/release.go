@@ -30,11 +30,11 @@ func (s *Server) release(ctx context.Context, repo store.Repository, by asker, a
 	if err != nil {
 		return 0, err
 	}
-	if err := s.undisputed(ctx, p); err != nil {
-		return 0, err
-	}
 	p.plan.Deployment = by.deployment
 	fronts, err := json.Marshal(p.fronts)
+	if err == nil {
+		err = s.undisputed(ctx, p.plan, fronts)
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -15,23 +15,26 @@ import (
 // undisputed refuses a release to hosts that lead elsewhere: a host and path lead to one environment, and a host to the
 // repositories of one owner, lest somebody takes the traffic of others by a longer path or a narrower host. Two that begin at
 // once may both get through; then deploy.Table lets one have it.
-func (s *Server) undisputed(ctx context.Context, p *planned) error {
+func (s *Server) undisputed(ctx context.Context, p *cd.Plan, extra json.RawMessage) error {
+	own, err := claimsOf(p, extra)
+	if err != nil {
+		return err
+	}
 	active, err := s.Releases.Active(ctx)
 	if err != nil {
 		return err
 	}
 	for _, r := range active {
-		if strings.EqualFold(r.Plan.Repository, p.plan.Repository) && strings.EqualFold(r.Plan.Environment, p.plan.Environment) {
+		if strings.EqualFold(r.Plan.Repository, p.Repository) && strings.EqualFold(r.Plan.Environment, p.Environment) {
 			continue
 		}
-		var fronts []deploy.Front
-		if err := json.Unmarshal(r.Extra, &fronts); err != nil {
-			return fmt.Errorf("read how release %d is reached: %w", r.ID, err)
+		others, err := claimsOf(r.Plan, r.Extra)
+		if err != nil {
+			return fmt.Errorf("release %d: %w", r.ID, err)
 		}
-		others := claimsOf(r.Plan, fronts)
-		for _, own := range claimsOf(p.plan, p.fronts) {
-			if i := slices.IndexFunc(others, own.disputes); i >= 0 {
-				return disputed(own, p.plan, r)
+		for _, c := range own {
+			if slices.ContainsFunc(others, c.disputes) {
+				return disputed(c, p, r)
 			}
 		}
 	}
@@ -51,7 +54,11 @@ func disputed(c hostClaim, p *cd.Plan, by store.Release) error {
 type hostClaim struct{ owner, host, path string }
 
 // claimsOf are the claims of a release, those for tests too.
-func claimsOf(p *cd.Plan, fronts []deploy.Front) (all []hostClaim) {
+func claimsOf(p *cd.Plan, extra json.RawMessage) (all []hostClaim, err error) {
+	var fronts []deploy.Front
+	if err := json.Unmarshal(extra, &fronts); err != nil {
+		return nil, fmt.Errorf("read how it is reached: %w", err)
+	}
 	owner, _, _ := strings.Cut(strings.ToLower(p.Repository), "/")
 	for _, f := range fronts {
 		hosts := f.Hosts
@@ -62,7 +69,7 @@ func claimsOf(p *cd.Plan, fronts []deploy.Front) (all []hostClaim) {
 			all = append(all, hostClaim{owner, host, f.Path})
 		}
 	}
-	return all
+	return all, nil
 }
 
 func (c hostClaim) disputes(other hostClaim) bool {

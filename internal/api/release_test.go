@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/penstock-ci/penstock/internal/cd"
 )
 
 const releasedFiles = `-- penstock.yaml --
@@ -261,6 +263,41 @@ environments:
     strategy: {blue-green: {test_traffic_route: {hosts: [shop.test]}}}
 `)
 	if status, said := begin("staging"); status != http.StatusUnprocessableEntity || !strings.Contains(said, "shop.test leads to production, by its v1") {
+		t.Errorf("got %d, %s", status, said)
+	}
+
+	// Production is removed, so its host is free; what served there can not be had again while another has that.
+	production := func(action string, ask any) (int, string) {
+		t.Helper()
+		status, body := m.ask("POST", pagePath+"/repos/acme/shop/environments/production/"+action, ask)
+		return status, fmt.Sprint(body)
+	}
+	seen := func(state cd.State) {
+		t.Helper()
+		if err := m.s.Releases.Update(t.Context(), 1, cd.Observed{Service: "web", Instance: cd.Instance{State: state}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seen(cd.Healthy)
+	if status, said := production("remove", RemoveRequest{Reason: "moved"}); status != http.StatusOK || !strings.Contains(said, "removed what is released to production: moved") {
+		t.Fatalf("got %d, %s", status, said)
+	}
+	seen(cd.Stopped)
+	if status, said := production("remove", RemoveRequest{}); status != http.StatusUnprocessableEntity || !strings.Contains(said, "nothing of it runs") {
+		t.Errorf("got %d, %s", status, said)
+	}
+	if status, said := begin("staging"); status != http.StatusCreated {
+		t.Errorf("got %d, %s", status, said)
+	}
+	for _, ask := range []RollbackRequest{{}, {To: 1}} {
+		if status, said := production("rollback", ask); status != http.StatusUnprocessableEntity || !strings.Contains(said, "shop.test leads to staging, by its v1") {
+			t.Errorf("got %d, %s", status, said)
+		}
+	}
+	if err := m.s.Releases.Update(t.Context(), 2, cd.Abort{By: "mona"}); err != nil {
+		t.Fatal(err)
+	}
+	if status, said := production("rollback", RollbackRequest{}); status != http.StatusOK {
 		t.Errorf("got %d, %s", status, said)
 	}
 }

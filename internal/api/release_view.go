@@ -16,6 +16,8 @@ type EnvironmentView struct {
 	Releases []ReleaseView `json:"releases"`
 	// TakenBack is the newest release of all, if it failed or was aborted and nothing of it runs any more.
 	TakenBack *ReleaseView `json:"taken_back,omitempty"`
+	// Removed says who removed all that was released, and why, if nothing was since.
+	Removed string `json:"removed,omitempty"`
 	// Version is another one when anything else of this is.
 	Version    int64 `json:"version"`
 	MayRelease bool  `json:"may_release"` // the visitor
@@ -47,6 +49,8 @@ type ReleaseView struct {
 	Page     string          `json:"page"`               // URL
 	Outcome  string          `json:"outcome"`            // released, failed, aborted, superseded; empty while it is not known
 	Waits    string          `json:"waits,omitempty"`    // why it does not go on by itself now, until when, and who can move it on
+	Warm     bool            `json:"warm,omitempty"`     // live, and takes no traffic: it is kept beside a later one; told of the history
+	Same     int64           `json:"same,omitempty"`     // number of the one before, if all of this one's revisions are its; told when it begins
 	Restores int64           `json:"restores,omitempty"` // number of the release whose revision it brings back
 	Timeline []TimelineEntry `json:"timeline,omitempty"` // of a release that is asked for alone
 }
@@ -107,5 +111,10 @@ type ReleaseAction struct {
 // RollbackRequest asks for an older release again.
 type RollbackRequest struct {
 	To     int64  `json:"to,omitempty"` // number of the release; 0 is the one that served before
+	Reason string `json:"reason,omitempty"`
+}
+
+// RemoveRequest asks for all that is released to an environment to stop.
+type RemoveRequest struct {
 	Reason string `json:"reason,omitempty"`
 }

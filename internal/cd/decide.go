@@ -162,6 +162,8 @@ func (d *decision) take(in Input) error {
 		return d.abort(in.By, in.Reason, "Aborted")
 	case Rollback:
 		return d.abort(in.By, in.Reason, "Rolled back")
+	case Removed:
+		return d.removed(in)
 	case Pause:
 		return d.pause(in.By)
 	case Resume:

@@ -127,7 +127,11 @@ func (d *decision) reverting() {
 		return
 	}
 	if r.Weight != 0 || r.Mirrored {
-		d.traffic(0, false, r.Step, "Routing all traffic back to what served before")
+		text := "Routing all traffic back to what served before"
+		if r.Removed {
+			text = "Takes no traffic any more"
+		}
+		d.traffic(0, false, r.Step, text)
 		return
 	}
 	if d.want(0) && r.gone() {
@@ -186,6 +190,9 @@ func (r *Release) gone() bool {
 // settled, whether it is so.
 func (d *decision) scaleBefore(num, den int, settled bool) bool {
 	r := d.r
+	if r.Removed {
+		return true
+	}
 	all := true
 	for i, s := range r.Plan.Services {
 		if s.Before == 0 {
@@ -231,7 +238,7 @@ func (d *decision) scaled(in Scaled) error {
 	r := d.r
 	p := r.part(in.Service)
 	switch {
-	case p == nil || in.Instances < 0 || in.Instances > maxIndex:
+	case p == nil || r.Removed || in.Instances < 0 || in.Instances > maxIndex:
 		return ErrStale
 	case r.Phase == Watching:
 		d.settled(in.By)
@@ -253,6 +260,30 @@ func (d *decision) scaled(in Scaled) error {
 		d.move(Retired, "Release %d serves in its place", in.By)
 	case serves && r.Phase == Retired:
 		d.move(Live, "Release %d gave the place back", in.By)
+	}
+	return nil
+}
+
+// removed stops what serves, and takes back what does not yet.
+func (d *decision) removed(in Removed) error {
+	r := d.r
+	if r.Removed {
+		return nil
+	}
+	text := fmt.Sprintf("%s removed what is released to %s", in.By, r.Plan.Environment)
+	if reason := tail(in.Reason); reason != "" {
+		text += ": " + reason
+	}
+	d.emit(Event{Type: EventRemoved, By: in.By, Text: fmt.Sprintf("%s is removed: nothing comes in its place", r.Plan.Environment)})
+	switch r.Phase {
+	case Reverting:
+	case Watching, Live:
+		for i := range r.Parts {
+			d.wantPart(i, 0)
+		}
+		d.emit(Event{Type: EventMoved, Phase: Retired, By: in.By, Text: text})
+	default:
+		d.takeBack(Aborted, in.By, "%s", text)
 	}
 	return nil
 }

@@ -33,6 +33,7 @@ const (
 	EventNote     EventType = "note"     // Text says it, in the words of Flagger's events where it behaves like it
 	EventNotified EventType = "notified" // Notice: a webhook of type event was told
 	EventPrepared EventType = "prepared" // pre-rollout webhooks have passed
+	EventRemoved  EventType = "removed"  // By: nothing is to serve in its environment
 )
 
 // Event is one change of a release, as it is stored in the log that audit and live views read. Text is its line of the
@@ -122,6 +123,11 @@ func (r *Release) Apply(e Event) {
 		r.check(e)
 	case EventPrepared:
 		r.Prepared = true
+	case EventRemoved:
+		r.Removed, r.Parts = true, slices.Clone(r.Parts)
+		for i := range r.Parts { // what was before is nobody's to bring back
+			r.Parts[i].Before = Scale{Told: true, Seq: r.Parts[i].Before.Seq}
+		}
 	case EventNotified:
 		r.Notices = slices.DeleteFunc(slices.Clone(r.Notices), func(n Notice) bool { return n.N == e.Notice.N && n.Hook == e.Notice.Hook })
 	default:
@@ -163,7 +169,7 @@ func (r *Release) move(e Event) {
 		r.Gate, r.Paused, r.Due, r.Look, r.Ill = nil, false, time.Time{}, nil, time.Time{}
 	}
 	if e.Phase.Over() {
-		r.Due, r.Look, r.Ill = time.Time{}, nil, time.Time{}
+		r.Gate, r.Paused, r.Due, r.Look, r.Ill = nil, false, time.Time{}, nil, time.Time{}
 	}
 }
 

@@ -181,7 +181,7 @@ func (p *player) act() {
 		_ = p.say(Scaled{Service: pickOf(&p.source, "s0", "s1"), Instances: p.pick(3), By: 8})
 	case 9:
 		if p.chance(3) {
-			_ = p.say(pickOf[Input](&p.source, Replaced{By: 8}, Abort{By: by, Reason: "no"}, Rollback{By: by}))
+			_ = p.say(pickOf[Input](&p.source, Replaced{By: 8}, Abort{By: by, Reason: "no"}, Rollback{By: by}, Removed{By: by, Reason: "no"}))
 		}
 	case 10:
 		_ = p.say(Approve{By: by, Reject: p.chance(5), Comment: pickOf(&p.source, "", "fine")})

@@ -76,6 +76,10 @@ type Abort struct{ By, Reason string }
 // Live one it is ErrRefused: a new release restores the older revision.
 type Rollback struct{ By, Reason string }
 
+// Removed says that the environment is to have nothing any more, for By asks so: what serves stops, and what is under way is
+// taken back without anything in its place. It is told to all releases of the environment at once.
+type Removed struct{ By, Reason string }
+
 // Pause holds the release where it is; Resume lets it go on.
 type Pause struct{ By string }
 type Resume struct{ By string }
@@ -95,6 +99,7 @@ func (Approve) input()   {}
 func (Promote) input()   {}
 func (Abort) input()     {}
 func (Rollback) input()  {}
+func (Removed) input()   {}
 func (Pause) input()     {}
 func (Resume) input()    {}
 func (SetWeight) input() {}

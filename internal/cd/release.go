@@ -58,6 +58,7 @@ type Release struct {
 	// Checks are the last results, one for each metric and webhook that was asked.
 	Checks []Check `json:"checks,omitempty"`
 
+	Removed  bool      `json:"removed,omitempty"`  // its environment was: nothing serves in its place
 	Outcome  Phase     `json:"outcome,omitempty"`  // what one that is reverting becomes
 	Promoted time.Time `json:"promoted,omitzero"`  // when it was made what serves
 	Restarts int       `json:"restarts,omitempty"` // of its instances, when it was promoted

@@ -29,7 +29,7 @@ var update = flag.Bool("update", false, "write what the scripts in testdata prin
 //	do TASK yes|no|error|VALUE [TEXT...]    TASK is the start of an ID
 //	sample SERVICE=NEW/ERRORS/SLOW,OLD/ERRORS/SLOW...    answers the sample that is asked
 //	tick DURATION, due   time goes on, to the deadline
-//	approve BY [reject], promote BY [force], abort BY [REASON...], rollback BY, pause BY, resume BY, weight BY N
+//	approve BY [reject], promote BY [force], abort BY [REASON...], rollback BY, pause BY, resume BY, weight BY N, removed BY
 //	replaced RELEASE, scaled SERVICE N RELEASE
 //	show, next, shares, waits, checks
 func TestScripts(t *testing.T) {
@@ -205,6 +205,8 @@ func (s *script) command(name string, args []string) {
 		s.tell(Abort{By: arg(0), Reason: rest(1)})
 	case "rollback":
 		s.tell(Rollback{By: arg(0), Reason: rest(1)})
+	case "removed":
+		s.tell(Removed{By: arg(0)})
 	case "pause":
 		s.tell(Pause{By: arg(0)})
 	case "resume":

@@ -14,7 +14,7 @@ var rollouts = flag.Int("rollouts", 1500, "how many releases TestSimulation play
 
 // TestSimulation plays releases one after the other in environments of their own, each a seed, with instances that die at
 // their start, at half of the traffic, after promotion, or whose health flaps, with answers that are late or lost, servers
-// that crash, and people who pause, abort, promote, roll back and begin the next release while one is under way. It holds
+// that crash, and people who pause, abort, promote, roll back, remove all and begin the next release while one is under way. It holds
 // that
 //
 //   - no share leads to a revision without a healthy instance while the one before has one (world.served);
@@ -23,6 +23,7 @@ var rollouts = flag.Int("rollouts", 1500, "how many releases TestSimulation play
 //   - a release that recreates starts when nothing runs any more of what it comes in the place of (world.alone);
 //   - somebody serves at every moment: where nothing healthy does, what serves alone was well and fails by itself
 //     (world.served);
+//   - what was removed runs no more, and is not brought back (world.ended);
 //   - when people and faults leave it alone, every release ends: over or live, one serves, nothing else runs (world.end).
 func TestSimulation(t *testing.T) {
 	outcomes := map[Phase]int{}
@@ -50,6 +51,7 @@ type world struct {
 	now      time.Time
 	releases []*simRelease
 	outcomes map[Phase]int
+	removed  int  // how many releases there were when all was removed last
 	calm     bool // no faults and no people any more
 	log      []string
 }
@@ -81,6 +83,9 @@ func (w *world) play() int {
 				return len(w.releases)
 			}
 		}
+		if w.chance(8) {
+			w.remove()
+		}
 		w.begin(services)
 	}
 	for range 20 + w.r.IntN(300) {
@@ -108,10 +113,21 @@ func (w *world) fail(format string, args ...any) {
 	w.t.Errorf("%s: %s\n%s", w.now.Format(time.TimeOnly), fmt.Sprintf(format, args...), text)
 }
 
+// remove removes all that is released, and holds that nothing of it is wanted or shared out any more.
+func (w *world) remove() {
+	w.removed = len(w.releases)
+	for _, r := range w.releases {
+		w.tell(r, Removed{By: "bob"})
+	}
+	for range w.r.IntN(20) {
+		w.step()
+	}
+}
+
 // serving is the release in whose place the next one comes: the last that was promoted and not taken back, also where one
 // that is being taken back has still to give it the place.
 func (w *world) serving(service string) (ReleaseID, int) {
-	for _, r := range slices.Backward(w.releases) {
+	for _, r := range slices.Backward(w.releases[w.removed:]) {
 		if s := r.service(service); s != nil && (r.Phase == Live || r.Phase == Watching || r.Phase == Retired) {
 			return r.ID, s.instances()
 		}
@@ -149,7 +165,7 @@ func (w *world) begin(services int) {
 		}
 	}
 	behaviour := pickOf(s, "good", "good", "good", "dies at start", "dies at half", "dies after promotion", "flaps", "fails requests", "slow", "never up")
-	if id == 1 {
+	if int(id) == w.removed+1 {
 		behaviour = "good"
 	}
 	release, events := New(id, p, w.now)
@@ -468,7 +484,10 @@ func (w *world) served() {
 			shares[s.Service] = s
 		}
 	}
-	first := w.releases[0]
+	if w.removed == len(w.releases) {
+		return
+	}
+	first := w.releases[w.removed]
 	for _, p := range first.Parts {
 		s, ok := shares[p.Service]
 		if !ok {
@@ -499,7 +518,7 @@ func (w *world) served() {
 
 // recreates reports whether an outage is what was asked for.
 func (w *world) recreates() bool {
-	for _, r := range w.releases {
+	for _, r := range w.releases[w.removed:] {
 		if r.Plan.Strategy.Kind == Recreate && (!r.Phase.Over() || r.Phase == Retired) {
 			return true
 		}
@@ -552,14 +571,15 @@ func (w *world) end() {
 }
 
 func (w *world) ended() {
-	for _, p := range w.releases[0].Parts {
+	first := w.releases[w.removed]
+	for _, p := range first.Parts {
 		serve := 0
 		for _, r := range w.releases {
 			if q := r.part(p.Service); q.Want > 0 {
 				serve++
 			}
 		}
-		if serve != 1 && !w.releases[0].Promoted.IsZero() {
+		if serve != 1 && !first.Promoted.IsZero() {
 			w.fail("%d releases serve %s", serve, p.Service)
 		}
 	}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"archive/tar"
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,6 +19,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/penstock-ci/penstock/internal/api"
 )
@@ -194,6 +196,9 @@ With --wait the command shows the rollout until it is known how it ended: exit c
 			quiet()
 			if err != nil {
 				return err
+			}
+			if begun.Same != 0 {
+				fmt.Fprintf(c.ErrOrStderr(), "Nothing has changed since v%d: it is released again\n", begun.Same)
 			}
 			return f.show(c, begun, wait)
 		},
@@ -504,4 +509,104 @@ secrets as they were then. While the one before is still warm traffic goes back 
 	c.Flags().StringVar(&ask.Reason, "reason", "", "`TEXT` for the record")
 	c.Flags().BoolVar(&wait, "wait", false, "show the rollout until its end")
 	return c
+}
+
+func removeCommand() *cobra.Command {
+	var f releaseFlags
+	var ask api.RemoveRequest
+	var wait, yes bool
+	c := &cobra.Command{
+		Use:   "remove",
+		Short: "Stop all that is released to an environment",
+		Long: `Stop all that is released to an environment, for one that is no longer wanted: what is under way is aborted, what serves takes no
+traffic any more and stops once what is under way to it is done. Its hosts lead nowhere, and others may have them.
+
+The environment may be gone from penstock.yaml; its secrets, variables and history stay. penstock deploy brings it back, and
+penstock rollback what served last. It takes the same rights as these. On a terminal the command asks before; elsewhere it wants --yes.`,
+		Example: `  penstock remove --env preview-17 --yes --wait
+  penstock rollback --env preview-17          what served is wanted again`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			v, err := f.view(c.Context())
+			if err == nil && !yes {
+				err = confirmRemoval(c, v)
+			}
+			if err != nil {
+				return err
+			}
+			at, err := f.path(c.Context(), "/environments/%s/remove", url.PathEscape(f.environment))
+			if err != nil {
+				return err
+			}
+			var last api.ReleaseView
+			if err := f.call(c.Context(), "POST", at, ask, &last); err != nil {
+				return err
+			}
+			if wait {
+				if v, err = f.emptied(c.Context()); err != nil {
+					return err
+				}
+			}
+			switch {
+			case f.asJSON && wait:
+				return json.NewEncoder(c.OutOrStdout()).Encode(v)
+			case f.asJSON:
+				return json.NewEncoder(c.OutOrStdout()).Encode(last)
+			case wait:
+				fmt.Fprintf(c.OutOrStdout(), "%s: nothing of it runs any more\n", f.environment)
+			default:
+				fmt.Fprintf(c.OutOrStdout(), "%s: what is released there is being stopped\n", f.environment)
+			}
+			return nil
+		},
+	}
+	f.add(c)
+	c.Flags().StringVar(&ask.Reason, "reason", "", "`TEXT` for the record")
+	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	c.Flags().BoolVar(&wait, "wait", false, "wait until nothing of it runs any more")
+	return c
+}
+
+// confirmRemoval asks whether an environment is to be removed, of somebody at a terminal.
+func confirmRemoval(c *cobra.Command, v api.EnvironmentView) error {
+	in, ok := c.InOrStdin().(*os.File)
+	if !ok || !term.IsTerminal(int(in.Fd())) {
+		return withHint(fmt.Errorf("all that is released to %s would stop", v.Environment), "--yes says that it is meant")
+	}
+	for _, line := range rolloutLines(v, painter(c.ErrOrStderr()), 0) {
+		fmt.Fprintln(c.ErrOrStderr(), line)
+	}
+	fmt.Fprintf(c.ErrOrStderr(), "All of it will stop. Type %s to remove it: ", safe(v.Environment))
+	said, err := bufio.NewReader(in).ReadString('\n')
+	if err != nil && err != io.EOF {
+		return err
+	}
+	if strings.TrimSpace(said) != v.Environment {
+		return errors.New("nothing was removed")
+	}
+	return nil
+}
+
+// emptied waits until nothing of the environment runs any more, and gives it as it is then.
+func (f *releaseFlags) emptied(ctx context.Context) (v api.EnvironmentView, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	views := make(chan api.EnvironmentView)
+	go func() {
+		defer close(views)
+		err = f.follow(ctx, views)
+	}()
+	empty := false
+	for v = range views {
+		if len(v.Releases) == 0 {
+			empty = true
+			break
+		}
+	}
+	cancel()
+	for range views { // its end is read below
+	}
+	if empty {
+		return v, nil
+	}
+	return v, err
 }

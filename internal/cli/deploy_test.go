@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/penstock-ci/penstock/internal/api"
+	"github.com/penstock-ci/penstock/internal/cd"
 )
 
 func TestReassure(t *testing.T) {
@@ -75,5 +76,18 @@ func TestFollow(t *testing.T) {
 	}
 	if fmt.Sprint(got) != "[1 2 3]" || err == nil || !strings.Contains(err.Error(), "no more") {
 		t.Errorf("got %v, then %v", got, err)
+	}
+}
+
+// TestReleaseLinesOfInstances holds what is said of instances that run, and of those that are being stopped.
+func TestReleaseLinesOfInstances(t *testing.T) {
+	r := api.ReleaseView{Number: 7, Release: &cd.Release{Phase: cd.Reverting, Parts: []cd.Part{
+		{Service: "web", Want: 2, Instances: []cd.Instance{{State: cd.Healthy}}},
+		{Service: "api", Instances: []cd.Instance{{State: cd.Healthy}, {Index: 1, State: cd.Exited, Reason: "exit code 3"}}},
+		{Service: "job"},
+	}}}
+	want := "● v7 reverting\n    web: 1 of 2 healthy\n    api: stopping, 2 left"
+	if got := strings.Join(releaseLines(r, paint{}), "\n"); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }

@@ -309,7 +309,10 @@ const barWidth = 24
 // rolloutLines are what serves in an environment and what is under way; of one release if it is named.
 func rolloutLines(v api.EnvironmentView, p paint, only cd.ReleaseID) []string {
 	lines := []string{p.bold(v.Environment) + p.faint("  "+v.Repository)}
-	if len(v.Services) == 0 {
+	switch {
+	case v.Removed != "":
+		lines = append(lines, "  nothing serves: "+sentence(firstLine(v.Removed)))
+	case len(v.Services) == 0:
 		lines = append(lines, p.faint("  nothing is released yet: penstock deploy --env "+v.Environment))
 	}
 	widest := 12
@@ -367,6 +370,10 @@ func releaseLines(r api.ReleaseView, p paint) []string {
 		}
 		if part.Want == 0 && len(part.Instances) == 0 {
 			continue // not started yet, or all is over
+		}
+		if part.Want == 0 {
+			lines = append(lines, fmt.Sprintf("    %s: stopping, %d left", safe(part.Service), len(part.Instances)))
+			continue
 		}
 		lines = append(lines, fmt.Sprintf("    %s: %d of %d healthy", safe(part.Service), well, part.Want))
 		for _, i := range part.Instances {
@@ -430,6 +437,9 @@ func writeHistory(out io.Writer, all []api.ReleaseView) error {
 		state := r.Outcome
 		if state == "" || r.Phase == cd.Live || r.Phase == cd.Watching {
 			state = string(r.Phase)
+		}
+		if r.Warm {
+			state = "warm"
 		}
 		sha, by := "", ""
 		if r.Plan != nil {

@@ -138,7 +138,7 @@ no configuration.
 		return withHint(err, fmt.Sprintf("%s --help lists the flags", c.CommandPath()))
 	})
 	root.AddCommand(runCommand(), planCommand(), listCommand(), lintCommand(), evalCommand(),
-		runsCommand(), logsCommand(), shellCommand(), imageCommand(), registryCommand(), serveCommand(), demoCommand(), runnerCommand(), userCommand(), tokenCommand(), auditCommand(), deployCommand(), statusCommand(), historyCommand(), rollbackCommand(), healthCommand(), keyCommand(), backupCommand(), restoreCommand(), instanceCommand(), stopCommand(), proxyCommand(), versionCommand())
+		runsCommand(), logsCommand(), shellCommand(), imageCommand(), registryCommand(), serveCommand(), demoCommand(), runnerCommand(), userCommand(), tokenCommand(), auditCommand(), deployCommand(), statusCommand(), historyCommand(), rollbackCommand(), removeCommand(), healthCommand(), keyCommand(), backupCommand(), restoreCommand(), instanceCommand(), stopCommand(), proxyCommand(), versionCommand())
 	root.AddCommand(steerCommands()...)
 	return root
 }

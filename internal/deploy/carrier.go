@@ -55,6 +55,7 @@ func (c *Carrier) Carry(ctx context.Context, active []Carried) error {
 			if p.Want > 0 || len(p.Instances) > 0 {
 				w := wantedOf(r.Release, &r.Plan.Services[i], p.Want)
 				w.Known = p.Instances
+				w.Revive = r.Phase == cd.Live
 				wanted = append(wanted, w)
 			}
 		}

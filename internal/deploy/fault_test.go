@@ -282,6 +282,56 @@ func TestKeeperKilled(t *testing.T) {
 	})
 }
 
+// TestMachineReboots kills a keeper and opens the target of a machine that has been started anew: the instance is not told to have
+// ended, which would take a release back that is watched, but that it is well again, or that it does not come up.
+func TestMachineReboots(t *testing.T) {
+	each(t, func(t *testing.T, m *machines) {
+		boot := "one"
+		s := m.suite()
+		s.open = func(t *testing.T, dir string, o Options) Target {
+			t.Helper()
+			with := m.options(dir, o, nil)
+			with.boot = boot
+			h, err := NewHost(t.Context(), with)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return h
+		}
+		p := s.place(t)
+		w := wanted(1, appRevision(unique(t)))
+		p.target.Ensure([]Wanted{w})
+		first := p.wait(1, 0, cd.Healthy)
+		reboot := func(to string) cd.Instance {
+			t.Helper()
+			p.close()
+			if err := killKeeper(homes(t, p.dir)[0]); err != nil {
+				t.Fatal(err)
+			}
+			p.poll("the keeper has gone", func() bool { return !alive(homes(t, p.dir)[0]) })
+			at := p.mark()
+			boot = to
+			p.reopen()
+			p.target.Ensure([]Wanted{w})
+			return p.until(at, "how it is", func(told) bool { return true })
+		}
+		again := reboot("two")
+		if again.State != cd.Healthy || again.Restarts != first.Restarts {
+			t.Errorf("after a new start of the machine it is told to be %+v, and was %+v", again, first)
+		}
+		p.page(again, "/")
+		if dead := reboot("two"); dead.State != cd.Exited || dead.Restarts != first.Restarts+1 {
+			t.Errorf("killed in a machine that runs on, it is told to be %+v", dead)
+		}
+		p.waitFrom(p.mark()-1, 1, 0, cd.Healthy)
+		w.Health.Retries, w.Health.Timeout = 2, 100*time.Millisecond
+		w.Revision.Env["APP_HEALTH"] = "hang"
+		if ill := reboot("three"); ill.State != cd.Ill {
+			t.Errorf("it does not come up with its machine and is told to be %+v", ill)
+		}
+	})
+}
+
 // TestWardenKilled kills the process that makes a keeper's machines: the program comes again in a machine of another one.
 func TestWardenKilled(t *testing.T) {
 	t.Parallel()

@@ -152,26 +152,36 @@ type patient struct {
 	state  cd.State  // Starting, Healthy, Ill
 	bad    int       // answers in a row
 	asked  int
+	well   bool      // it has been healthy
+	ill    time.Time // since when it is
 }
 
 // hear takes an answer in.
 func (p *patient) hear(answer error, now time.Time) {
 	p.asked++
 	if answer == nil {
-		p.state, p.bad = cd.Healthy, 0
+		p.state, p.bad, p.well = cd.Healthy, 0, true
 		return
 	}
 	p.bad++
 	switch p.state {
 	case cd.Starting:
 		if now.Sub(p.began) >= time.Duration(p.health.Retries)*p.health.Interval {
-			p.state = cd.Ill
+			p.state, p.ill = cd.Ill, now
 		}
 	case cd.Healthy:
 		if p.bad >= p.health.Retries {
-			p.state = cd.Ill
+			p.state, p.ill = cd.Ill, now
 		}
 	}
+}
+
+// leastIll is for how long at least what was well is ill before it is started again.
+const leastIll = 5 * time.Second
+
+// hopeless reports whether it was well and has been ill for so long that only a new start may help.
+func (p *patient) hopeless(now time.Time) bool {
+	return p.state == cd.Ill && p.well && now.Sub(p.ill) >= max(time.Duration(p.health.Retries)*p.health.Interval, leastIll)
 }
 
 // pause is how long to wait before asking again.

@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -110,6 +111,45 @@ func TestPatient(t *testing.T) {
 	p.hear(nil, now)
 	if p.hear(bad, now); p.state != cd.Healthy {
 		t.Errorf("bad answers count that good ones came between")
+	}
+}
+
+// TestPatientIsHopeless holds what is started again because it is ill: what was well, and for long enough.
+func TestPatientIsHopeless(t *testing.T) {
+	bad, now := errors.New("bad"), time.Unix(1000, 0)
+	for _, c := range []struct {
+		interval time.Duration
+		well     bool
+		after    time.Duration // 0 is never
+	}{{time.Second, true, 5 * time.Second}, {10 * time.Second, true, 30 * time.Second}, {time.Second, false, 0}} {
+		p := &patient{health: cd.Health{Interval: c.interval, Retries: 3}, began: now.Add(-time.Hour), state: cd.Starting}
+		if c.well {
+			p.hear(nil, now)
+		}
+		for range 3 {
+			p.hear(bad, now)
+		}
+		if p.state != cd.Ill || p.hopeless(now.Add(c.after-1)) {
+			t.Errorf("%+v: %s, and too early hopeless", c, p.state)
+		}
+		if got := p.hopeless(now.Add(cmp.Or(c.after, time.Hour))); got != c.well {
+			t.Errorf("%+v: hopeless is %v", c, got)
+		}
+		if p.hear(nil, now); p.hopeless(now.Add(time.Hour)) {
+			t.Errorf("%+v: it is hopeless though it is well", c)
+		}
+	}
+}
+
+func TestPauses(t *testing.T) {
+	var p pauses
+	for i, c := range []struct{ ran, want time.Duration }{
+		{time.Second, time.Second}, {time.Second, 2 * time.Second}, {time.Second, 4 * time.Second}, {2 * longRun, 0}, {time.Second, time.Second},
+		{longRun, 2 * time.Second}, {0, 4 * time.Second}, {0, 8 * time.Second}, {0, 16 * time.Second}, {0, 32 * time.Second}, {0, lastPause}, {0, lastPause}, {2 * longRun, 0}, {2 * longRun, 0},
+	} {
+		if got := p.next(c.ran); got != c.want {
+			t.Errorf("%d: after %s it waits %s, want %s", i, c.ran, got, c.want)
+		}
 	}
 }
 

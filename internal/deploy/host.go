@@ -43,7 +43,8 @@ type HostOptions struct {
 	// Log is told what a person may want to know and nobody waits for.
 	Log func(format string, args ...any)
 
-	logFile int64 // bytes; 0 takes the usual
+	logFile int64  // bytes; 0 takes the usual
+	boot    string // tells one run of this machine from the next; "" asks the kernel
 }
 
 // Host runs instances on this machine: each in a machine of its own, below a keeper process of its own, so that they go
@@ -93,6 +94,9 @@ func NewHost(ctx context.Context, o HostOptions) (_ *Host, err error) {
 	if o.logFile == 0 {
 		o.logFile = logFileSize
 	}
+	if o.boot == "" {
+		o.boot = bootID()
+	}
 	if longest := filepath.Join(o.Dir, newDirID(), controlSocket); len(longest) > maxSocketPath {
 		return nil, fmt.Errorf("%s is too long a path to run instances in: sockets are made there, and %d bytes is the most it may have", o.Dir, maxSocketPath-len(longest)+len(o.Dir))
 	}
@@ -112,6 +116,12 @@ func NewHost(ctx context.Context, o HostOptions) (_ *Host, err error) {
 	}
 	h.working.Go(func() { h.telling.run(h.ctx) })
 	return h, nil
+}
+
+// bootID is the kernel's name for this run of the machine, "" where it has none.
+func bootID() string {
+	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(id))
 }
 
 // lockDir waits for the lock of a directory.

@@ -31,6 +31,7 @@ type instance struct {
 	call context.CancelFunc // ends what is under way for another want; nil if nothing is
 
 	last     cd.Instance // was told last
+	rebooted bool        // it ended with its machine, and what was told before counts until it is known how it is again
 	restarts int         // of keepers that are no more, and of failed starts
 	failures int         // in a row, to get it going
 }
@@ -103,6 +104,10 @@ func (i *instance) fits(w *Wanted) bool {
 
 // tell tells of a change, unless that is what was told last.
 func (i *instance) tell(now cd.Instance) {
+	if i.rebooted && now.State == cd.Starting {
+		return
+	}
+	i.rebooted = false
 	now.Index, now.Since = i.id.index, i.last.Since
 	if now == i.last {
 		return
@@ -184,7 +189,12 @@ func (i *instance) start(ctx context.Context, w *Wanted) error {
 		if readJSON(filepath.Join(d.dir, stateFile), &s) == nil {
 			i.restarts = max(i.restarts, s.Restarts)
 		}
-		if i.last.State == "" { // it ended while nobody looked
+		switch {
+		case i.last.State != "":
+		case d.spec.Boot != "" && d.spec.Boot != i.h.o.boot: // all instances ended, which says nothing of any
+			i.rebooted = true
+			i.h.o.Log("%s %d of release %d ended with its machine and is started again", i.id.service, i.id.index, i.id.release)
+		default: // it ended while nobody looked
 			i.restarts++
 			i.tell(cd.Instance{State: cd.Exited, Restarts: i.restarts, Reason: keeperFailed(d.dir).Error()})
 		}
@@ -201,7 +211,7 @@ func (i *instance) start(ctx context.Context, w *Wanted) error {
 	}
 	return i.begin(ctx, orders{instanceSpec{
 		Release: w.Release, Service: w.Service, Index: i.id.index, Repository: w.Repository, Environment: w.Environment,
-		Program: *p, Plain: i.h.plain(), Listen: i.h.o.Listen, LogFile: i.h.o.logFile, Restarts: i.restarts,
+		Program: *p, Plain: i.h.plain(), Listen: i.h.o.Listen, LogFile: i.h.o.logFile, Restarts: i.restarts, Boot: i.h.o.boot,
 	}, secrets})
 }
 
@@ -413,7 +423,7 @@ func (t *tending) hear(ctx context.Context, s status) {
 	}
 	switch s.Phase {
 	case opening:
-		t.tell(cd.Starting, "")
+		t.tell(cd.Starting, s.Reason)
 	case running:
 		if t.patient != nil {
 			return
@@ -422,7 +432,7 @@ func (t *tending) hear(ctx context.Context, s status) {
 		t.patient = &patient{health: t.health(), began: s.Began, state: cd.Starting}
 		reason := ""
 		if n := s.Note; n != nil && n.Start == s.Start {
-			t.patient.state, reason = n.State, n.Reason // as was told: if it is not so any more, that shows
+			t.patient.state, t.patient.well, t.patient.ill, reason = n.State, n.Well, time.Now(), n.Reason // as was told: if it is not so any more, that shows
 		}
 		t.tell(t.patient.state, reason)
 		t.next = time.NewTimer(0)
@@ -482,13 +492,27 @@ func (t *tending) answered(ctx context.Context, a answer) {
 	switch {
 	case p.state != was:
 		reason := t.explain(ctx, a.err)
-		t.note(ctx, &noted{t.status.Start, p.state, reason})
+		t.note(ctx, &noted{t.status.Start, p.state, p.well, reason})
 		t.tell(p.state, reason)
 	case p.state != cd.Healthy && now.Sub(t.told) >= tellEvery && now.Sub(p.began) >= tellFirst:
 		t.told = now
 		t.tell(p.state, t.explain(ctx, a.err))
 	}
+	if w := t.i.wanted(); w != nil && w.Revive && p.hopeless(now) {
+		p.ill = now // it takes its time to end
+		t.revive(ctx, t.explain(ctx, a.err))
+	}
 	t.next = time.NewTimer(p.pause(now))
+}
+
+// revive has the program started again.
+func (t *tending) revive(ctx context.Context, reason string) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	t.i.h.o.Log("%s %d of release %d is ill and is started again: %s", t.i.id.service, t.i.id.index, t.i.id.release, reason)
+	if err := t.d.ask(ctx, request{Op: "restart", Start: t.status.Start, Reason: reason}, &status{}); err != nil && ctx.Err() == nil {
+		t.i.h.o.Log("start %s %d of release %d again: %v", t.i.id.service, t.i.id.index, t.i.id.release, err)
+	}
 }
 
 // How long an instance may be starting before it is told why it is not healthy, and how often that is told anew.

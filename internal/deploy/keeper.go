@@ -44,6 +44,7 @@ type instanceSpec struct {
 	Listen      netip.Addr   `json:"listen,omitzero"` // where other machines reach it; invalid if they do not
 	LogFile     int64        `json:"log_file"`        // bytes
 	Restarts    int          `json:"restarts"`        // of keepers before this one
+	Boot        string       `json:"boot,omitempty"`  // of the machine, when it began
 }
 
 // setup is the first that a keeper reads from its standard input: where its machines are. One is set.
@@ -75,7 +76,7 @@ type status struct {
 	Start    int       `json:"start"` // counts the starts of the program, from 1
 	Began    time.Time `json:"began"` // of this start
 	Restarts int       `json:"restarts"`
-	Reason   string    `json:"reason,omitempty"` // how it ended
+	Reason   string    `json:"reason,omitempty"` // how it ended, or the start before
 	// Port is where the program listens on this host's loopback, where the machine has no network of its own; else 0.
 	Port int `json:"port,omitempty"`
 	// Gate is where other machines reach it, host:port, if they do and it runs; else where they did last.
@@ -88,15 +89,28 @@ type status struct {
 type noted struct {
 	Start  int      `json:"start"`
 	State  cd.State `json:"state"`
+	Well   bool     `json:"well,omitempty"` // it has been
 	Reason string   `json:"reason,omitempty"`
 }
 
-// Pauses before a program that has ended is started again: they double, and begin anew when one ran for long.
 const (
 	firstPause = time.Second
 	lastPause  = time.Minute
 	longRun    = time.Minute
 )
+
+// pauses are those before a program that has ended is started again: they double. After a long run it is started at once, and they
+// begin anew.
+type pauses struct{ last time.Duration }
+
+func (p *pauses) next(ran time.Duration) time.Duration {
+	if ran > longRun {
+		p.last = 0
+	} else {
+		p.last = min(max(2*p.last, firstPause), lastPause)
+	}
+	return p.last
+}
 
 // keeper is the process that runs one instance. It is apart from the server, so that the instance outlives it; the machine
 // and all that runs in it end with the keeper.
@@ -112,8 +126,9 @@ type keeper struct {
 	mu      sync.Mutex
 	halting bool // nothing is started any more
 	status  status
-	stand   *stand        // nil while nothing runs
-	changed chan struct{} // closed when status changes
+	end     context.CancelCauseFunc // ends this start of the program
+	stand   *stand                  // nil while nothing runs
+	changed chan struct{}           // closed when status changes
 }
 
 // Keep is the main function of `penstock instance DIR`, which a target starts: it runs the instance of a directory until
@@ -249,28 +264,49 @@ func (k *keeper) now() (status, <-chan struct{}) {
 
 // runForEver runs the program again and again, until ctx ends.
 func (k *keeper) runForEver(ctx context.Context) {
-	pause := firstPause
+	var before pauses
 	for {
 		began := time.Now()
-		err := k.runOnce(ctx)
+		running, end := context.WithCancelCause(ctx)
+		k.mu.Lock()
+		k.end = end
+		k.mu.Unlock()
+		err := k.runOnce(running)
 		if ctx.Err() != nil {
+			end(nil)
 			return
 		}
-		if time.Since(began) > longRun {
-			pause = firstPause
+		if ill := context.Cause(running); ill != nil {
+			err = ill
 		}
-		reason := k.why(err)
-		k.log.say("%s; it is started again in %s", strings.SplitN(reason, "\n", 2)[0], pause)
+		end(nil)
+		reason, pause := k.why(err), before.next(time.Since(began))
+		when := "in " + pause.String()
+		if pause == 0 {
+			when = "at once"
+		}
+		k.log.say("%s; it is started again %s", strings.TrimSuffix(strings.SplitN(reason, "\n", 2)[0], ":"), when)
 		k.set(func(s *status) { s.Phase, s.Reason = pausing, reason })
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(pause):
 		}
-		pause = min(2*pause, lastPause)
-		k.set(func(s *status) {
-			*s = status{Phase: opening, Start: s.Start + 1, Began: time.Now(), Restarts: s.Restarts + 1, Gate: s.Gate}
+		k.set(func(s *status) { // why it ended is told still: the pause may be too short to be heard of
+			*s = status{Phase: opening, Start: s.Start + 1, Began: time.Now(), Restarts: s.Restarts + 1, Gate: s.Gate, Reason: reason}
 		})
+	}
+}
+
+// errIll is why a program is ended that runs and is ill.
+type errIll struct{ error }
+
+// restart ends a start of the program, if it still runs; then it is started again as after any end.
+func (k *keeper) restart(start int, reason string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.status.Start == start && k.end != nil {
+		k.end(errIll{errors.New(reason)})
 	}
 }
 
@@ -317,8 +353,11 @@ func (k *keeper) runOnce(ctx context.Context) error {
 // why says how the program ended, with the last that it wrote.
 func (k *keeper) why(err error) string {
 	var exit *sandbox.ExitError
+	var ill errIll
 	reason := ""
 	switch {
+	case errors.As(err, &ill):
+		reason = "ended because it was ill: " + k.log.hide.Replace(err.Error())
 	case err == nil:
 		reason = "ended with exit code 0"
 	case errors.As(err, &exit) && exit.Signal == "":

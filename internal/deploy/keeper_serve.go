@@ -25,9 +25,12 @@ const (
 // request is what a keeper is asked at its control socket: one JSON value. The answers are JSON values too.
 type request struct {
 	// Op is watch (a status now, and whenever it changes), stop (a status, when the program has ended), note (keep Note;
-	// a status), ports (an []int: where the program listens).
-	Op   string `json:"op"`
-	Note *noted `json:"note,omitempty"`
+	// a status), restart (end this Start of the program for a Reason, and start it again; a status), ports (an []int: where the
+	// program listens).
+	Op     string `json:"op"`
+	Note   *noted `json:"note,omitempty"`
+	Start  int    `json:"start,omitempty"`
+	Reason string `json:"reason,omitempty"`
 }
 
 // What a connection to a keeper's dial socket brings: one message.
@@ -155,6 +158,10 @@ func (k *keeper) control(c *net.UnixConn) {
 		k.status.Note = r.Note
 		s := k.status
 		k.mu.Unlock()
+		_ = out.Encode(s)
+	case "restart":
+		k.restart(r.Start, r.Reason)
+		s, _ := k.now()
 		_ = out.Encode(s)
 	case "ports":
 		k.mu.Lock()

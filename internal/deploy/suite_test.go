@@ -37,7 +37,7 @@ func (s suite) run(t *testing.T) {
 		test func(*testing.T, suite)
 	}{
 		{"becomes healthy", suiteHealthy}, {"environment", suiteEnvironment}, {"same port twice", suiteSamePort}, {"several", suiteScale}, {"without a port", suiteWorker},
-		{"dies at start", suiteDiesAtStart}, {"never listens", suiteNeverListens}, {"ill and well again", suiteIll}, {"hanging health", suiteHangs},
+		{"dies at start", suiteDiesAtStart}, {"never listens", suiteNeverListens}, {"ill and well again", suiteIll}, {"hanging health", suiteHangs}, {"ill for long", suiteRevive},
 		{"crash", suiteCrash}, {"stop drains", suiteDrains}, {"stubborn", suiteStubborn}, {"taken over", suiteTakenOver}, {"hooks", suiteRun},
 		{"hook that lasts", suiteRunStopped}, {"logs", suiteLogs}, {"logs of the dead", suiteLogsGone}, {"no artifact", suiteNoArtifact}, {"seen fails", suiteSeenFails},
 	} {
@@ -557,6 +557,33 @@ func suiteHangs(t *testing.T, s suite) {
 	p.target.Ensure([]Wanted{w})
 	if i := p.wait(1, 0, cd.Ill); i.Reason != "GET /health gave no answer within 100ms" {
 		t.Errorf("reason %q", i.Reason)
+	}
+}
+
+// suiteRevive holds that what was well and hangs is started again, even if it does not hear SIGTERM.
+func suiteRevive(t *testing.T, s suite) {
+	p := s.place(t)
+	w := wanted(1, appRevision("one", "APP_STUBBORN=yes"))
+	w.Health.Timeout, w.Health.Retries, w.Revive = 100*time.Millisecond, 3, true
+	w.Revision.Grace = 100 * time.Millisecond
+	p.target.Ensure([]Wanted{w})
+	i := p.wait(1, 0, cd.Healthy)
+	at := p.mark()
+	p.page(i, "/mode?health=hang")
+	if ill := p.waitFrom(at, 1, 0, cd.Ill); ill.Restarts != 0 {
+		t.Errorf("ill as %+v", ill)
+	}
+	dead := p.waitFrom(at, 1, 0, cd.Exited)
+	if want := "ended because it was ill: GET /health gave no answer within 100ms"; !strings.HasPrefix(dead.Reason, want) {
+		t.Errorf("reason %q, want %q", dead.Reason, want)
+	}
+	back := p.waitFrom(at, 1, 0, cd.Healthy)
+	if back.Restarts != 1 || !strings.HasPrefix(p.page(back, "/"), "one ") {
+		t.Errorf("came back as %+v", back)
+	}
+	var log strings.Builder
+	if err := p.target.Logs(p.ctx, p.named(1), 0, 100, false, &log); err != nil || !strings.Contains(log.String(), "because it was ill") {
+		t.Errorf("its log is %q, %v", log.String(), err)
 	}
 }
 

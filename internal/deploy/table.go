@@ -40,20 +40,25 @@ func RouteName(p *cd.Plan, service string) string {
 // revision alone. It is pure; the caller gives it its version.
 //
 // Only instances that are healthy and wanted are backends. If no revision that takes traffic has one, those that are ill
-// are asked all the same: a bad answer is no worse than none.
+// are asked all the same: a bad answer is no worse than none. While a release that recreates has stopped what served and is not up,
+// requests wait at the proxy, as long as it lets them: a short gap loses none.
 //
 // Where several fronts claim one host and path, one has it: see claim. A proxy refuses a table with two of them, and then
 // nobody's releases would go on.
 func Table(releases []*cd.Release, fronts []Front) proxy.Table {
 	type place struct{ repository, environment, service string }
 	shares := map[place]cd.Share{}
-	had := map[place]bool{} // there was a release before
+	had := map[place]bool{}     // there was a release before
+	between := map[place]bool{} // one stops before the next starts, or the other way round
 	byID := map[cd.ReleaseID]*cd.Release{}
 	for _, r := range releases {
 		byID[r.ID] = r
 		for _, s := range r.Plan.Services {
 			if s.Before != 0 {
 				had[place{r.Plan.Repository, r.Plan.Environment, s.Name}] = true
+				if recreating(r) {
+					between[place{r.Plan.Repository, r.Plan.Environment, s.Name}] = true
+				}
 			}
 		}
 		for _, s := range r.Shares() {
@@ -72,10 +77,18 @@ func Table(releases []*cd.Release, fronts []Front) proxy.Table {
 			c.takes = share.New
 		}
 		for _, c.Route = range f.routes(share, byID) {
+			if between[at] && !slices.ContainsFunc(c.Pools, func(p proxy.Pool) bool { return len(p.Backends) > 0 }) {
+				c.Paused = true
+			}
 			claims = append(claims, c)
 		}
 	}
 	return proxy.Table{Routes: settled(claims)}
+}
+
+// recreating reports whether a release takes the place of another, or gives it back, and the two can not run at once.
+func recreating(r *cd.Release) bool {
+	return r.Plan.Strategy.Kind == cd.Recreate && !r.Removed && (r.Phase == cd.Launching || r.Phase == cd.Reverting)
 }
 
 // claim is a route with what says whether it has a host that others claim too: one that takes traffic before one that does

@@ -198,3 +198,49 @@ func TestTableDisputes(t *testing.T) {
 		})
 	}
 }
+
+// TestTableRecreates holds that requests wait while one release that recreates has stopped another, on the way there and back,
+// and at no other time.
+func TestTableRecreates(t *testing.T) {
+	for _, c := range []struct {
+		about      string
+		kind       cd.Kind
+		phase      cd.Phase
+		old, fresh cd.State // Stopped is gone
+		paused     bool
+	}{
+		{"the old one still runs", cd.Recreate, cd.Launching, cd.Healthy, cd.Stopped, false},
+		{"the old one has stopped", cd.Recreate, cd.Launching, cd.Stopped, cd.Stopped, true},
+		{"the new one starts", cd.Recreate, cd.Launching, cd.Stopped, cd.Starting, true},
+		{"the new one serves", cd.Recreate, cd.Watching, cd.Stopped, cd.Healthy, false},
+		{"the new one is being stopped", cd.Recreate, cd.Reverting, cd.Stopped, cd.Healthy, true},
+		{"the old one starts again", cd.Recreate, cd.Reverting, cd.Starting, cd.Stopped, true},
+		{"the old one serves again", cd.Recreate, cd.Reverting, cd.Healthy, cd.Stopped, false},
+		{"it is over", cd.Recreate, cd.Failed, cd.Starting, cd.Stopped, false},
+		{"the other strategies have no gap", cd.Rolling, cd.Launching, cd.Stopped, cd.Starting, false},
+	} {
+		old, fresh := twoReleases(c.phase, 0, c.kind)
+		if c.phase == cd.Watching {
+			fresh.Weight = 100
+		}
+		for r, state := range map[*cd.Release]cd.State{old: c.old, fresh: c.fresh} {
+			p := &r.Parts[0]
+			if p.Instances = p.Instances[:1]; state == cd.Stopped {
+				p.Instances, p.Want = nil, 0
+			} else {
+				p.Instances[0].State = state
+			}
+		}
+		if c.old == cd.Stopped {
+			old.Phase, fresh.Parts[0].Before = cd.Retired, cd.Scale{Told: true}
+		}
+		table := Table([]*cd.Release{old, fresh}, []Front{shopFront})
+		if len(table.Routes) != 1 || table.Routes[0].Paused != c.paused {
+			t.Errorf("%s: %+v, want paused %v", c.about, table.Routes, c.paused)
+		}
+		fresh.Removed = true
+		if table := Table([]*cd.Release{old, fresh}, []Front{shopFront}); table.Routes[0].Paused {
+			t.Errorf("%s: removed, and requests wait for it", c.about)
+		}
+	}
+}

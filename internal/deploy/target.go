@@ -27,6 +27,9 @@ type Wanted struct {
 	Machines []string `json:"machines,omitempty"`
 	Part     int      `json:"part,omitempty"`
 	Parts    int      `json:"parts,omitempty"`
+	// Revive says that instances which were well and are ill for long are started again, with the back-off of those that end.
+	// Those of a release under way are not: what they show is what it is judged by.
+	Revive bool `json:"revive,omitempty"`
 	// Known are the instances as they were told. Of those that are neither wanted nor there any more a target tells again that
 	// they are cd.Stopped: their end may have been missed.
 	Known []cd.Instance `json:"known,omitempty"`

@@ -17,6 +17,9 @@ import (
 	"github.com/penstock-ci/penstock/internal/store"
 )
 
+// ErrNothingToRemove says that nothing of an environment runs.
+var ErrNothingToRemove = errors.New("nothing of it runs")
+
 // ErrNothingToRestore says that there is no earlier release that could be gone back to.
 var ErrNothingToRestore = errors.New("there is no earlier release to go back to")
 
@@ -217,7 +220,12 @@ func Serving(releases []*cd.Release, service string) (id cd.ReleaseID, instances
 			if want := wanted(r, service); want > 0 {
 				id, instances = r.ID, want
 			}
+		case cd.Retired: // its instances are still to end, and nothing came in its place
+			return 0, 0
 		default:
+			if r.Removed {
+				return 0, 0
+			}
 			id, instances = s.Before, s.BeforeInstances
 		}
 		if id != 0 {
@@ -268,6 +276,33 @@ func decide(tx *store.ReleaseTx, r *cd.Release, in cd.Input, now time.Time) erro
 	return nil
 }
 
+// Remove has all that is released to an environment stopped (cd.Removed), in one transaction, and gives the newest release of
+// which something ran. The error wraps ErrNothingToRemove if there is none.
+func (e *Releases) Remove(ctx context.Context, p store.Place, by, reason string) (cd.ReleaseID, error) {
+	now := e.now()
+	var newest cd.ReleaseID
+	err := e.store.DecideReleases(ctx, now, func(tx *store.ReleaseTx) error {
+		active, err := tx.Active(p)
+		if err == nil && len(active) == 0 {
+			err = ErrNothingToRemove
+		}
+		if err != nil {
+			return err
+		}
+		for _, r := range active {
+			newest = r.ID
+			if err := decide(tx, r, cd.Removed{By: by, Reason: reason}, now); err != nil && !errors.Is(err, cd.ErrStale) {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("remove %s of %s: %w", p.Environment, p.Repository, err)
+	}
+	return newest, nil
+}
+
 // Restore is a wish to go back to an earlier release.
 type Restore struct {
 	Repository, Environment string
@@ -277,13 +312,14 @@ type Restore struct {
 }
 
 // Restore begins a release that brings back the revisions, secrets and extra of an earlier one of the same environment, as
-// they were, on the machines that are there now. Without one that is named it is the newest that has served the services before what serves now, where going
-// back twice goes back further; while a release of them is on its way that is cd.ErrRefused, for it can be taken back itself.
+// they were, on the machines that are there now. Without one that is named it is the newest that has served the services before
+// what serves now, where going back twice goes back further; of an environment that was removed it is what served last. While a
+// release of them is on its way that is cd.ErrRefused, for it can be taken back itself.
 // The error wraps ErrNothingToRestore if there is none, or if its secrets are not kept any more.
 func (e *Releases) Restore(ctx context.Context, w Restore) (cd.ReleaseID, error) {
-	from, err := e.restorable(ctx, w)
+	from, err := e.Restorable(ctx, w)
 	if err != nil {
-		return 0, fmt.Errorf("restore in %s of %s: %w", w.Environment, w.Repository, err)
+		return 0, err
 	}
 	plan := *from.Plan
 	plan.By, plan.Reason, plan.Restores = w.By, w.Reason, from.ID
@@ -315,7 +351,15 @@ func (e *Releases) Restore(ctx context.Context, w Restore) (cd.ReleaseID, error)
 	})
 }
 
-// restorable finds the release to go back to.
+// Restorable finds the release that Restore would bring back. Its errors are those of Restore.
+func (e *Releases) Restorable(ctx context.Context, w Restore) (store.Release, error) {
+	r, err := e.restorable(ctx, w)
+	if err != nil {
+		err = fmt.Errorf("restore in %s of %s: %w", w.Environment, w.Repository, err)
+	}
+	return r, err
+}
+
 func (e *Releases) restorable(ctx context.Context, w Restore) (store.Release, error) {
 	if w.To != 0 {
 		r, err := e.store.Release(ctx, w.To)
@@ -349,6 +393,9 @@ func (e *Releases) restorable(ctx context.Context, w Restore) (store.Release, er
 				if whole = len(w.Services) == 0 && r.Plan.Whole; len(w.Services) == 0 && !whole {
 					w.Services = names(r.Plan)
 				}
+			case below == 0 && r.Phase == cd.Retired && r.Removed && hasServed(r, w.Services) == nil: // what served when all was removed
+				w.To = r.ID
+				return e.restorable(ctx, w)
 			case below != 0 && r.ID < below && r.Plan.Restores == 0 && (r.Plan.Whole || !whole) && hasServed(r, w.Services) == nil:
 				return r, nil
 			}

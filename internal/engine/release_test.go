@@ -307,12 +307,80 @@ func TestReleasesDrop(t *testing.T) {
 	})
 }
 
+// TestReleasesRemove removes an environment with a release that serves and one under way: nothing runs any more, nothing is brought
+// back, the next release is a first one, and what served can be gone back to.
+func TestReleasesRemove(t *testing.T) {
+	for _, kind := range []cd.Kind{cd.Recreate, cd.Rolling, cd.BlueGreen, cd.Canary} {
+		t.Run(string(kind), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := openReleases(t, "sqlite::memory:", ReleaseOptions{})
+				w := newWorld(t.Logf, e) // that the table leads to what is removed until then is as it should be
+				defer w.work(t)()
+				place := store.Place{Repository: "Octo/Hello", Environment: "Production"}
+				if _, err := e.Remove(t.Context(), place, "hubot", ""); !errors.Is(err, ErrNothingToRemove) {
+					t.Errorf("removing nothing: %v", err)
+				}
+				wantRunning := func(want map[cd.ReleaseID]int) {
+					t.Helper()
+					time.Sleep(10 * time.Minute)
+					synctest.Wait()
+					if got := w.running(); !maps.Equal(got, want) {
+						t.Errorf("got %v, want %v instances by release", got, want)
+					}
+				}
+				served := e.begun(t, toRelease(kind, "a", "web", "api"))
+				e.reaches(t, served, cd.Live)
+				w.mu.Lock()
+				w.sick["b"] = true
+				w.mu.Unlock()
+				underWay := e.begun(t, toRelease(kind, "b", "web", "api"))
+				if _, err := e.WaitFor(t.Context(), underWay, func(r *cd.Release) bool { return len(r.Parts[0].Instances) > 0 }); err != nil {
+					t.Fatal(err)
+				}
+				id, err := e.Remove(t.Context(), place, "hubot", "moved")
+				if err != nil || id != underWay {
+					t.Fatalf("removed %d, %v, want %d", id, err, underWay)
+				}
+				at, err := e.Release(t.Context(), underWay)
+				if err != nil || at.Phase != cd.Reverting {
+					t.Fatalf("it is %s at once, %v", at.Phase, err)
+				}
+				// What begins while it is being taken away finds nothing before it.
+				next := toRelease(kind, "c", "web")
+				again := e.begun(t, next)
+				if r, err := e.Release(t.Context(), again); err != nil || r.Plan.Services[0].Before != 0 {
+					t.Errorf("the next release finds %d before it, %v", r.Plan.Services[0].Before, err)
+				}
+				wantRunning(map[cd.ReleaseID]int{again: 2})
+				if r := e.reaches(t, underWay, cd.Aborted); !strings.Contains(r.Reason, "hubot") || !strings.Contains(r.Reason, "moved") {
+					t.Errorf("it ended because: %s", r.Reason)
+				}
+				e.reaches(t, served, cd.Retired)
+
+				if _, err := e.Remove(t.Context(), place, "hubot", ""); err != nil {
+					t.Fatal(err)
+				}
+				wantRunning(map[cd.ReleaseID]int{})
+				back, err := e.Restore(t.Context(), Restore{Repository: "octo/hello", Environment: "production"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if r := e.reaches(t, back, cd.Live); r.Plan.Restores != again {
+					t.Errorf("it restores %d, want %d", r.Plan.Restores, again)
+				}
+				wantRunning(map[cd.ReleaseID]int{back: 2})
+				e.wantSound(t)
+			})
+		})
+	}
+}
+
 func TestRestore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		keys := auth.NewKeyring(time.Now())
 		e := openReleases(t, "sqlite::memory:", ReleaseOptions{Keys: func() *auth.Keyring { return keys }})
 		w := newWorld(t.Errorf, e)
-		w.work(t)
+		stop := w.work(t)
 		restore := func(r Restore) (cd.ReleaseID, error) {
 			r.Repository, r.Environment, r.By, r.Reason = "Octo/Hello", "Production", "hubot", "it burns"
 			return e.Restore(t.Context(), r)
@@ -419,6 +487,7 @@ func TestRestore(t *testing.T) {
 				t.Errorf("secrets %s: release %d began", what, id)
 			}
 		}
+		stop() // so that nothing changes while it is read
 		e.wantSound(t)
 	})
 }

@@ -132,6 +132,7 @@ for (const path of ['', `/${encodeURIComponent(environment)}`, `/${encodeURIComp
   await phone.goto(`${url}/${name}/environments${path}`)
   await phone.getByRole('heading', { level: 2 }).first().waitFor()
   await phone.waitForLoadState('load')
+  await phone.locator('.mantine-Loader-root').waitFor({ state: 'hidden' })
   await look(phone, `releases-dark-phone${path.replaceAll('/', '-')}`, whole)
 }
 await end()
