@@ -157,13 +157,6 @@ func TestFleetServers(t *testing.T) {
 	m := plainly(t)
 	var mu sync.Mutex
 	all := map[string]*afar{}
-	t.Cleanup(func() {
-		for _, a := range all {
-			if err := a.close(); err != nil {
-				t.Error(err)
-			}
-		}
-	})
 	suite{dial: proxy.Dial, open: func(t *testing.T, place string, o Options) Target {
 		t.Helper()
 		f := listen(t, "one", FleetOptions{Options: o, Log: logTo(t)})
@@ -173,6 +166,11 @@ func TestFleetServers(t *testing.T) {
 		if a == nil {
 			a = m.afar(t, place)
 			all[place] = a
+			t.Cleanup(func() {
+				if err := a.close(); err != nil {
+					t.Error(err)
+				}
+			})
 		}
 		ctx, cancel := context.WithCancel(a.ctx)
 		f.after = func() error { cancel(); return nil }

@@ -190,8 +190,8 @@ func (i *instance) start(ctx context.Context, w *Wanted) error {
 			i.restarts = max(i.restarts, s.Restarts)
 		}
 		switch {
-		case i.last.State != "":
-		case d.spec.Boot != "" && d.spec.Boot != i.h.o.boot: // all instances ended, which says nothing of any
+		case i.last.State == cd.Exited: // it was told
+		case i.last.State == "" && d.spec.Boot != "" && d.spec.Boot != i.h.o.boot: // all instances ended, which says nothing of any
 			i.rebooted = true
 			i.h.o.Log("%s %d of release %d ended with its machine and is started again", i.id.service, i.id.index, i.id.release)
 		default: // it ended while nobody looked

@@ -166,13 +166,12 @@ func (s suite) place(t *testing.T) *place {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	p := &place{t: t, suite: s, dir: dir, ctx: ctx, heard: make(chan struct{})}
 	t.Cleanup(func() {
-		cancel()
-		p.end()
 		if err := os.RemoveAll(p.dir); err != nil {
 			t.Error(err)
 		}
 	})
-	p.reopen()
+	p.reopen() // what it leaves to be closed is closed once nothing runs
+	t.Cleanup(func() { cancel(); p.end() })
 	return p
 }
 
