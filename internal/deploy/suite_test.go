@@ -647,6 +647,18 @@ func (p *place) waitDrained(addr string, times int) {
 	})
 }
 
+// latest is what was told last of an instance.
+func (p *place) latest(release cd.ReleaseID, index int) (i cd.Instance) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, o := range p.told {
+		if o.release == release && o.Instance.Index == index {
+			i = o.Instance
+		}
+	}
+	return i
+}
+
 // poll waits for a condition that nobody tells of.
 func (p *place) poll(what string, is func() bool) {
 	p.t.Helper()

@@ -149,7 +149,11 @@ func connect(ip netip.Addr, port int) (int, error) {
 	wait := unix.NsecToTimeval(connectTimeout.Nanoseconds())
 	err = unix.SetsockoptTimeval(s, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &wait)
 	if err == nil {
-		if err = unix.Connect(s, sockaddr(ip, port)); err == unix.EINPROGRESS {
+		err = unix.EINTR // after a signal the kernel does not go on by itself, if there is a timeout
+		for until := time.Now().Add(connectTimeout); err == unix.EINTR && time.Now().Before(until); {
+			err = unix.Connect(s, sockaddr(ip, port))
+		}
+		if err == unix.EINPROGRESS || err == unix.EINTR {
 			err = unix.ETIMEDOUT
 		}
 	}
