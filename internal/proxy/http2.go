@@ -15,6 +15,18 @@ import (
 	"time"
 )
 
+// trailerOfHTTP2 is what net/http says that followed a body.
+func trailerOfHTTP2(from http.Header) (h header) {
+	for name, values := range from {
+		for _, v := range values {
+			if goodTrailer(name) && plainValue(v) {
+				h = append(h, field{name, v})
+			}
+		}
+	}
+	return h
+}
+
 // transport is net/http's, over the backend's connections: for HTTP/2 in the clear, and for copies of requests, whose
 // speed matters less.
 func (b *backend) transport(http2 bool) *http.Transport {

@@ -223,18 +223,11 @@ func (r *request) ofHTTP2(from *http.Request) error {
 }
 
 // trailer is what followed the body, once that has been read.
-func (r *request) trailer() (h header) {
+func (r *request) trailer() header {
 	if r.two == nil {
 		return r.in.trailer
 	}
-	for name, values := range r.two.Trailer {
-		for _, v := range values {
-			if goodTrailer(name) && plainValue(v) {
-				h = append(h, field{name, v})
-			}
-		}
-	}
-	return h
+	return trailerOfHTTP2(r.two.Trailer)
 }
 
 // expects says whether the client waits to be told to send its body.

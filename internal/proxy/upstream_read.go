@@ -112,18 +112,11 @@ func bodyFollows(status int) bool {
 }
 
 // trailer is what followed the body, once that has been read.
-func (res *response) trailer() (h header) {
+func (res *response) trailer() header {
 	if res.two == nil {
 		return res.in.trailer
 	}
-	for name, values := range res.two.Trailer {
-		for _, v := range values {
-			if goodTrailer(name) && plainValue(v) {
-				h = append(h, field{name, v})
-			}
-		}
-	}
-	return h
+	return trailerOfHTTP2(res.two.Trailer)
 }
 
 // ofHTTP2 takes an answer from net/http.
