@@ -42,12 +42,8 @@ func (s *Server) machinesWith(ctx context.Context, labels []string) ([]string, e
 	}
 	var fit, away []string
 	for _, r := range all {
-		has := r.AllLabels()
-		lacks := slices.ContainsFunc(labels, func(l string) bool {
-			return !slices.ContainsFunc(has, func(h string) bool { return strings.EqualFold(h, l) })
-		})
 		switch {
-		case lacks:
+		case slices.ContainsFunc(labels, func(l string) bool { return !r.HasLabel(l) }):
 		case connected[r.Name]:
 			fit = append(fit, r.Name)
 		default:

@@ -115,37 +115,27 @@ func (s *Server) beginRelease(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	id, err := s.release(r.Context(), by.repo, by.asker, ask)
-	var same int64
-	if err == nil {
-		same, err = s.sameAs(r.Context(), id)
-	}
-	s.answerRelease(w, r, by.repo, ask.Environment, http.StatusCreated, id, err, func(v *ReleaseView) { v.Same = same })
+	s.answerRelease(w, r, by.repo, ask.Environment, http.StatusCreated, id, err)
 }
 
-// sameAs gives the number of the release that serves before another one, if it has the same revisions of all its services; else 0.
-func (s *Server) sameAs(ctx context.Context, id cd.ReleaseID) (number int64, err error) {
-	r, err := s.Releases.Release(ctx, id)
-	if err != nil {
-		return 0, err
-	}
+// sameAs gives the number of the release that serves before another one, if it has the same revisions of all its services; else 0,
+// also if that is not known: it is a remark on what has begun.
+func (s *Server) sameAs(ctx context.Context, r store.Release) (number int64) {
 	for _, service := range r.Plan.Services {
 		if service.Before == 0 {
-			return 0, nil
+			return 0
 		}
 		before, err := s.Releases.Release(ctx, service.Before)
-		if err != nil {
-			return 0, err
-		}
-		if !slices.ContainsFunc(before.Plan.Services, func(b cd.Service) bool { return b.Name == service.Name && b.Revision.ID == service.Revision.ID }) {
-			return 0, nil
+		if err != nil || !slices.ContainsFunc(before.Plan.Services, func(b cd.Service) bool { return b.Name == service.Name && b.Revision.ID == service.Revision.ID }) {
+			return 0
 		}
 		number = max(number, before.Number)
 	}
-	return number, nil
+	return number
 }
 
 // answerRelease answers with a release of an environment, or with why there is none.
-func (s *Server) answerRelease(w http.ResponseWriter, r *http.Request, repo store.Repository, environment string, status int, id cd.ReleaseID, err error, more ...func(*ReleaseView)) {
+func (s *Server) answerRelease(w http.ResponseWriter, r *http.Request, repo store.Repository, environment string, status int, id cd.ReleaseID, err error) {
 	var found store.Release
 	if err == nil {
 		found, err = s.Releases.Release(r.Context(), id)
@@ -161,8 +151,8 @@ func (s *Server) answerRelease(w http.ResponseWriter, r *http.Request, repo stor
 		s.failed(w, r, err)
 	default:
 		v := s.releaseView(found)
-		for _, add := range more {
-			add(&v)
+		if status == http.StatusCreated {
+			v.Same = s.sameAs(r.Context(), found)
 		}
 		writeJSON(w, status, v)
 	}

@@ -33,6 +33,11 @@ func (r Runner) AllLabels() []string {
 	return append(all, r.Labels...)
 }
 
+// HasLabel reports whether a label is among all of the runner's, whatever its case.
+func (r Runner) HasLabel(label string) bool {
+	return slices.ContainsFunc(r.AllLabels(), func(l string) bool { return strings.EqualFold(l, label) })
+}
+
 const (
 	runnerColumns   = `id, name, os, arch, labels, ephemeral, hash, created, seen`
 	maxRunnerLabels = 100

@@ -195,7 +195,7 @@ func withLabels(r store.Runner, names []string) []string {
 	own := r.Labels
 	for _, name := range names {
 		r.Labels = own
-		if !slices.ContainsFunc(r.AllLabels(), func(l string) bool { return strings.EqualFold(l, name) }) {
+		if !r.HasLabel(name) {
 			own = append(own, name)
 		}
 	}
@@ -229,7 +229,7 @@ func (c *call) removeRunnerLabel() (any, error) {
 		if at >= 0 {
 			return slices.Delete(slices.Clone(r.Labels), at, at+1), nil
 		}
-		if slices.ContainsFunc(r.AllLabels(), func(l string) bool { return strings.EqualFold(l, c.part("name")) }) {
+		if r.HasLabel(c.part("name")) {
 			return nil, unprocessable("Label %s is read-only", c.part("name"))
 		}
 		return nil, errNotFound
