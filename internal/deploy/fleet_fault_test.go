@@ -663,32 +663,42 @@ func TestGate(t *testing.T) {
 	}
 }
 
-// TestGateEarlyAnswer passes an answer on that comes before the end of the request, and is the last of its program.
-func TestGateEarlyAnswer(t *testing.T) {
-	t.Parallel()
+// gateTo opens a gate to a server, whose own address it gives too. serve has each connection, which is closed then.
+func gateTo(t testing.TB, serve func(net.Conn)) (*gate, string) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	t.Cleanup(func() { l.Close() })
 	go func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
-			_, _ = c.Read(make([]byte, 10))
-			_, _ = io.WriteString(c, "413 too much")
-			c.Close()
+			go func() {
+				defer c.Close()
+				serve(c)
+			}()
 		}
 	}()
-	g, err := openGate(loopback, 0, func(netip.Addr) bool { return true }, func(ctx context.Context) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "tcp", l.Addr().String())
-	})
+	at := l.Addr().String()
+	g, err := openGate(loopback, 0, func(netip.Addr) bool { return true }, func(ctx context.Context) (net.Conn, error) { return proxy.Dial(ctx, at) })
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer g.close()
+	t.Cleanup(g.close)
+	return g, at
+}
+
+// TestGateEarlyAnswer passes an answer on that comes before the end of the request, and is the last of its program.
+func TestGateEarlyAnswer(t *testing.T) {
+	t.Parallel()
+	g, _ := gateTo(t, func(c net.Conn) {
+		_, _ = c.Read(make([]byte, 10))
+		_, _ = io.WriteString(c, "413 too much")
+	})
 	for range 20 {
 		c, err := net.Dial("tcp", g.listener.Addr().String())
 		if err != nil {
@@ -772,38 +782,17 @@ func FuzzOutcome(f *testing.F) {
 // BenchmarkGate asks a server for a page by a gate, and directly.
 func BenchmarkGate(b *testing.B) {
 	page := []byte("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + strings.Repeat("x", 1000))
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer l.Close()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
+	g, direct := gateTo(b, func(c net.Conn) {
+		for in := make([]byte, 100); ; {
+			if _, err := io.ReadFull(c, in); err != nil {
 				return
 			}
-			go func() {
-				defer c.Close()
-				for in := make([]byte, 100); ; {
-					if _, err := io.ReadFull(c, in); err != nil {
-						return
-					}
-					if _, err := c.Write(page); err != nil {
-						return
-					}
-				}
-			}()
+			if _, err := c.Write(page); err != nil {
+				return
+			}
 		}
-	}()
-	g, err := openGate(loopback, 0, func(netip.Addr) bool { return true }, func(ctx context.Context) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "tcp", l.Addr().String())
 	})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer g.close()
-	for name, at := range map[string]string{"direct": l.Addr().String(), "gate": g.listener.Addr().String()} {
+	for name, at := range map[string]string{"direct": direct, "gate": g.listener.Addr().String()} {
 		b.Run(name, func(b *testing.B) {
 			c, err := net.Dial("tcp", at)
 			if err != nil {

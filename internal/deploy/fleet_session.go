@@ -37,21 +37,22 @@ type session struct {
 	under map[int64]context.CancelFunc // asks under way
 }
 
-// hearing is a connection that knows when something came last.
+// hearing is a connection that knows when something came last, by the clock that only goes forward.
 type hearing struct {
 	net.Conn
-	last atomic.Int64 // nanoseconds
+	began time.Time
+	last  atomic.Int64 // nanoseconds after began
 }
 
 func (c *hearing) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if n > 0 {
-		c.last.Store(time.Now().UnixNano())
+		c.last.Store(int64(time.Since(c.began)))
 	}
 	return n, err
 }
 
-func (c *hearing) heard() time.Time { return time.Unix(0, c.last.Load()) }
+func (c *hearing) heard() time.Time { return c.began.Add(time.Duration(c.last.Load())) }
 
 var errStopped = errors.New("the server is stopped")
 
@@ -70,8 +71,7 @@ func (f *Fleet) Serve(ctx context.Context, offer Offer, conn net.Conn) error {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	defer context.AfterFunc(f.ctx, func() { end(errStopped) })()
-	s := &session{offer: offer, conn: &hearing{Conn: conn}, ctx: ctx, end: end, readers: make(chan struct{}, maxReaders), under: map[int64]context.CancelFunc{}}
-	s.conn.last.Store(time.Now().UnixNano())
+	s := &session{offer: offer, conn: &hearing{Conn: conn, began: time.Now()}, ctx: ctx, end: end, readers: make(chan struct{}, maxReaders), under: map[int64]context.CancelFunc{}}
 	var err error
 	if s.h2, err = clientOf(ctx, s.conn); err != nil {
 		return err

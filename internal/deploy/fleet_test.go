@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -177,4 +178,20 @@ func TestFleetServers(t *testing.T) {
 		a.connect(ctx, f.listener.Addr().String())
 		return f
 	}}.run(t)
+}
+
+// TestHeardGoesForward holds that a clock that is set ends no lease: when a machine was heard of is told by the one that only goes
+// forward.
+func TestHeardGoesForward(t *testing.T) {
+	us, its := net.Pipe()
+	defer its.Close()
+	c := &hearing{Conn: us, began: time.Now()}
+	defer c.Close()
+	go func() { _, _ = its.Write([]byte("x")) }()
+	if _, err := c.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if at := c.heard(); !at.After(c.began) || !strings.Contains(at.String(), " m=") {
+		t.Errorf("heard at %s, of a connection that began at %s", at, c.began)
+	}
 }

@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -235,13 +236,7 @@ func (s *machineSession) begin() {
 }
 
 func compareIDs(a, b instanceID) int {
-	if a.release != b.release {
-		return int(a.release - b.release)
-	}
-	if c := strings.Compare(a.service, b.service); c != 0 {
-		return c
-	}
-	return a.index - b.index
+	return cmp.Or(cmp.Compare(a.release, b.release), cmp.Compare(a.service, b.service), cmp.Compare(a.index, b.index))
 }
 
 // answer takes an answer of the server.
