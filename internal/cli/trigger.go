@@ -132,12 +132,15 @@ func (t *triggerFlags) actionSource(c *cobra.Command, cache string, tree *forge.
 	}
 }
 
+// errNoWorkflows says that a repository has none.
+var errNoWorkflows = errors.New("no workflows")
+
 // read takes the workflow files that were asked for: those of -W, else all of the repository.
 func (t *triggerFlags) read(tree *forge.WorkTree) ([]forge.File, error) {
 	if len(t.workflows) == 0 {
 		files, err := tree.Workflows()
 		if err == nil && len(files) == 0 {
-			err = withHint(fmt.Errorf("no workflows: %s has no .yml file in it", filepath.Join(tree.Root, filepath.FromSlash(forge.WorkflowDir))),
+			err = withHint(fmt.Errorf("%w: %s has no .yml file in it", errNoWorkflows, filepath.Join(tree.Root, filepath.FromSlash(forge.WorkflowDir))),
 				"write one there, or name another place with -W FILE")
 		}
 		return files, err
