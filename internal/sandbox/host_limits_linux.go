@@ -93,21 +93,16 @@ func (g *group) makeEach(name string, l Limits) error {
 // groupAge is how old a group may be that has no process yet: it is being made.
 const groupAge = time.Minute
 
-// sweepGroups takes the groups away that were left by who was killed. The kernel removes none that has processes.
-func sweepGroups(now time.Time) {
+// sweepGroups takes the groups below a root of the kernel's away that were left by who was killed. The kernel removes none that has
+// processes.
+func sweepGroups(root string, now time.Time) {
 	for _, of := range []string{"", "memory", "cpu"} {
-		sweepBelow(filepath.Join(cgroupRoot, of, "penstock"), now.Add(-groupAge))
-	}
-}
-
-func sweepBelow(parent string, before time.Time) {
-	entries, err := os.ReadDir(parent)
-	if err != nil {
-		return // there are none
-	}
-	for _, e := range entries {
-		if info, err := e.Info(); err == nil && e.IsDir() && info.ModTime().Before(before) {
-			_ = os.Remove(filepath.Join(parent, e.Name())) // what is in use stays
+		parent := filepath.Join(root, of, "penstock")
+		entries, _ := os.ReadDir(parent) // there may be none
+		for _, e := range entries {
+			if info, err := e.Info(); err == nil && e.IsDir() && now.Sub(info.ModTime()) > groupAge {
+				_ = os.Remove(filepath.Join(parent, e.Name())) // what is in use stays
+			}
 		}
 	}
 }

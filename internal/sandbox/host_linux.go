@@ -132,7 +132,7 @@ func (h *Host) start() (err error) {
 	}
 	prepared := make(chan error, 1)
 	go func() {
-		sweepGroups(time.Now())
+		sweepGroups(cgroupRoot, time.Now())
 		var err error
 		h.base, err = h.prepareBase()
 		prepared <- err

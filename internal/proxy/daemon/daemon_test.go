@@ -849,8 +849,8 @@ func TestChallenges(t *testing.T) {
 	set(t, c, table)
 	for _, process := range []string{"the first", "the second"} {
 		for url, want := range map[string]int{
-			"shop.example.com" + tlsauto.ChallengePath + "/token": http.StatusNotFound, "shop.example.com/": http.StatusOK,
-			"web.localhost" + tlsauto.ChallengePath + "/token": http.StatusOK,
+			"shop.example.com/.well-known/acme-challenge/token": http.StatusNotFound, "shop.example.com/": http.StatusOK,
+			"web.localhost/.well-known/acme-challenge/token": http.StatusOK,
 		} {
 			host, path, _ := strings.Cut(url, "/")
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.Listeners["http"]+"/"+path, nil)
