@@ -19,7 +19,6 @@ type Front struct {
 	Path   string
 	Strip  bool
 	Sticky proxy.Sticky // a release's affinity takes its place
-	Paused bool
 
 	MaxBody         int64
 	ResponseTimeout time.Duration
@@ -137,7 +136,7 @@ func settled(claims []claim) []proxy.Route {
 func (f Front) routes(s cd.Share, releases map[cd.ReleaseID]*cd.Release) []proxy.Route {
 	main := proxy.Route{
 		Name: f.Repository + "/" + f.Environment + "/" + f.Service, Hosts: f.Hosts, Path: f.Path, Strip: f.Strip,
-		Sticky: f.Sticky, Paused: f.Paused, MaxBody: f.MaxBody, ResponseTimeout: f.ResponseTimeout, GRPC: f.GRPC,
+		Sticky: f.Sticky, MaxBody: f.MaxBody, ResponseTimeout: f.ResponseTimeout, GRPC: f.GRPC,
 	}
 	if s.New == 0 {
 		return []proxy.Route{main} // nothing serves yet: 503

@@ -135,12 +135,12 @@ func TestTableNeverLeadsNowhere(t *testing.T) {
 func TestTableSettings(t *testing.T) {
 	old, fresh := twoReleases(cd.Shifting, 10, cd.Canary)
 	f := shopFront
-	f.Path, f.Strip, f.Paused, f.MaxBody, f.ResponseTimeout, f.GRPC = "/api", true, true, 1<<20, time.Minute, true
+	f.Path, f.Strip, f.MaxBody, f.ResponseTimeout, f.GRPC = "/api", true, 1<<20, time.Minute, true
 	f.Sticky = proxy.Sticky{Header: "x-user"}
 	got := Table([]*cd.Release{old, fresh}, []Front{f}).Routes[0]
 	got.Pools = nil
 	want := proxy.Route{
-		Name: "acme/shop/production/web", Hosts: f.Hosts, Path: "/api", Strip: true, Paused: true, MaxBody: 1 << 20,
+		Name: "acme/shop/production/web", Hosts: f.Hosts, Path: "/api", Strip: true, MaxBody: 1 << 20,
 		ResponseTimeout: time.Minute, GRPC: true, Sticky: proxy.Sticky{Header: "x-user"},
 	}
 	if indented(t, got) != indented(t, want) {
